@@ -1,0 +1,142 @@
+"""Blocks that several families share, and their initialization.
+
+Everything is made of torch's own modules and plain operators (`x + y`, `x * gate`,
+`torch.cat`, `functional.pad`), so that tracing, pruning, folding and quantizing see
+each operation.
+"""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch norm and, if given, an activation: children `conv`, `norm`, `activation`.
+
+    `padding` defaults to what keeps the resolution of an odd kernel at stride 1.
+    """
+
+    conv: nn.Conv2d
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        bias: bool = False,
+        momentum: float = 0.1,
+        activation: nn.Module | None = None,
+    ) -> None:
+        padding = kernel // 2 if padding is None else padding
+        children: dict[str, nn.Module] = {
+            "conv": nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias),
+            "norm": nn.BatchNorm2d(outputs, momentum=momentum),
+        }
+        if activation is not None:
+            children["activation"] = activation
+        super().__init__(OrderedDict(children))
+
+
+class SqueezeExcite(nn.Sequential):
+    """The gate of squeeze-and-excitation (Hu et al. 2017): one factor in (0, 1) for each channel.
+
+    [batch, channels, height, width] -> [batch, channels, 1, 1]. The block that owns it multiplies.
+    """
+
+    def __init__(self, channels: int, squeezed: int, activation: nn.Module) -> None:
+        super().__init__(
+            OrderedDict(
+                pool=nn.AdaptiveAvgPool2d(1),
+                reduce=nn.Conv2d(channels, squeezed, 1),
+                activation=activation,
+                expand=nn.Conv2d(squeezed, channels, 1),
+                sigmoid=nn.Sigmoid(),
+            )
+        )
+
+
+class DropConnect(nn.Module):
+    """In training, drop the whole branch of an image with probability `rate` and scale the others up to keep the mean.
+
+    Stochastic depth (Huang et al. 2016) as EfficientNet has it. Like `nn.Dropout`, it draws from torch's
+    default generator, which the training loop seeds at every step.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = functional.dropout(torch.ones_like(x[:, :1, :1, :1]), self.rate)  # [batch, 1, 1, 1], 0 or 1/(1-rate)
+        return x * kept
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class CosineLinear(nn.Linear):
+    """Cosines between a feature vector of length 1 and a learned direction for each class.
+
+    [batch, features] -> [batch, classes], in [-1, 1]. `weight` is [classes, features], without bias.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__(features, classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, functional.normalize(self.weight, dim=1)).clamp(-1.0, 1.0)
+
+
+class Normalize(nn.Module):
+    """Scale each feature vector to length 1: [batch, features] -> [batch, features]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=1)
+
+
+def initialize_he_out(module: nn.Module, generator: torch.Generator, linear_std: float | None = None) -> None:
+    """Set every parameter and statistic as MobileNet code does, in place.
+
+    Convolutions N(0, sqrt(2 / (k*k*c_out))) with bias 0 (also depthwise ones, whose n is then k*k*C and
+    not the k*k of their fan), norms 1 and 0, linear layers N(0, `linear_std`) with bias 0, or, without
+    `linear_std`, uniform in +-1/sqrt(features). Directions of a cosine head are random and of length 1.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = math.prod(layer.kernel_size) * layer.out_channels
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / fan_out), generator=generator)
+            zero_bias(layer)
+        elif isinstance(layer, CosineLinear):
+            nn.init.normal_(layer.weight, generator=generator)
+            with torch.no_grad():
+                layer.weight.div_(layer.weight.norm(dim=1, keepdim=True))
+        elif isinstance(layer, nn.Linear):
+            if linear_std is not None:
+                nn.init.normal_(layer.weight, 0.0, linear_std, generator=generator)
+            else:
+                bound = 1.0 / math.sqrt(layer.in_features)
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            zero_bias(layer)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+
+
+def zero_bias(layer: nn.Conv2d | nn.Linear) -> None:
+    """Set the layer's bias to 0, if it has one."""
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """`channels` rounded to a multiple of `divisor`, one more if that loses over a tenth (MobileNetV2's rule)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,0 +1,198 @@
+"""The families of networks, by name, and how a person writes one down.
+
+`NAME[:SETTINGS]` names a model: settings are separated by commas, a bare word is a
+preset of the family, `key=value` sets one value as TOML would write it (text may go
+without quotes), and what stands later wins: `c_efficientnet:v1,expansion=3,classes=100`.
+
+Importing this file imports no torch; a family is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from netpress.errors import UserError
+from netpress.settings import Count, Settings, parse
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class ModelSettings(Settings):
+    """What every family's settings have in common."""
+
+    classes: Count = 100
+    """How many classes the network tells apart: the length of its output."""
+    channels: Count = 3
+    """Channels of the input image: 3 for colour, 1 for grey."""
+    image_size: Count = 32
+    """Height and width of the input image, in pixels."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of network: its settings, its published settings by name, and how to build it.
+
+    `build` makes the module, also under `torch.device("meta")`; `initialize` sets every
+    parameter from the given generator; `presets` maps a bare word to the settings it stands for.
+    """
+
+    name: str
+    settings: type[ModelSettings]
+    build: Callable[[Any], nn.Module]
+    initialize: Callable[[nn.Module, Any, torch.Generator], None]
+    presets: Mapping[str, Mapping[str, Any]]
+    description: str
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What `NAME:SETTINGS` means: a family and its complete settings."""
+
+    family: Family
+    settings: ModelSettings
+
+    def build(self, generator: torch.Generator | None = None) -> nn.Module:
+        """The module, as `build_model` makes it."""
+        return build_model(self.family.name, self.settings.model_dump(mode="json"), generator)
+
+
+_BUILT_IN = {
+    "c_efficientnet": "netpress.models.c_efficientnet",
+    "import": "netpress.models.imported",
+}
+_FAMILIES: dict[str, Family] = {}
+
+
+def register_family(
+    name: str,
+    settings: type[ModelSettings],
+    build: Callable[[Any], nn.Module],
+    initialize: Callable[[nn.Module, Any, torch.Generator], None],
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    description: str = "",
+) -> Family:
+    """Make a family known by `name`. Its description defaults to the first line of the settings' docstring."""
+    if name in _FAMILIES:
+        raise ValueError(f"the model family {name} is registered twice")
+    first_line = (description or settings.__doc__ or "").strip().split("\n")[0]
+    _FAMILIES[name] = Family(name, settings, build, initialize, dict(presets or {}), first_line)
+    return _FAMILIES[name]
+
+
+def family_names() -> list[str]:
+    """The names of all families, sorted, without importing them."""
+    return sorted(_BUILT_IN.keys() | _FAMILIES.keys())
+
+
+def family_named(name: str) -> Family:
+    """The family called `name`. Raises UserError, listing the names, if there is none."""
+    if name not in _FAMILIES and name in _BUILT_IN:
+        importlib.import_module(_BUILT_IN[name])
+    if name not in _FAMILIES:
+        raise UserError(f"{name}: no such model; {_suggest(name, family_names())}")
+    return _FAMILIES[name]
+
+
+def families() -> dict[str, Family]:
+    """All families by name."""
+    return {name: family_named(name) for name in family_names()}
+
+
+def choose_model(
+    name: str, presets: Iterable[str] = (), values: Mapping[str, Any] | None = None, path: str = "model"
+) -> ModelChoice:
+    """The family `name` with `presets` applied in order and `values` on top.
+
+    `path` is put before the keys that error messages name. Raises UserError for an unknown
+    family or preset, SettingsError with every wrong setting at once.
+    """
+    family = family_named(name)
+    merged: dict[str, Any] = {}
+    for preset in presets:
+        merged |= _preset(family, preset)
+    return ModelChoice(family, parse(family.settings, merged | dict(values or {}), path))
+
+
+def parse_model(text: str) -> ModelChoice:
+    """The model that `NAME[:SETTINGS]` names (see the head of this file). Raises UserError."""
+    name, _, rest = text.partition(":")
+    family = family_named(name.strip())
+    values: dict[str, Any] = {}
+    for item in _split(rest):
+        key, equals, value = item.partition("=")
+        if equals:
+            values[key.strip()] = _parse_value(value.strip())
+        else:
+            values |= _preset(family, item)
+    return ModelChoice(family, parse(family.settings, values, family.name))
+
+
+def build_model(name: str, settings: Mapping[str, Any], generator: torch.Generator | None = None) -> nn.Module:
+    """The module of family `name` with these settings, initialized from `generator` (default: seed 0).
+
+    Under `torch.device("meta")` it has shapes only, and nothing is drawn.
+    torch's global generator is left as it was.
+    """
+    import torch
+
+    family = family_named(name)
+    parsed = parse(family.settings, settings, "model")
+    if torch.get_default_device().type == "meta":
+        return family.build(parsed)
+    generator = generator or torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        # Constructors of torch's own modules know no other generator than the global one.
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        module = family.build(parsed)
+    family.initialize(module, parsed, generator)
+    return module
+
+
+def _preset(family: Family, name: str) -> Mapping[str, Any]:
+    if name in family.presets:
+        return family.presets[name]
+    if not family.presets:
+        raise UserError(f"{family.name}: it has no presets, so {name!r} means nothing; write key=value")
+    keys = ", ".join(family.settings.model_fields)
+    raise UserError(
+        f"{family.name}: {name!r} is not a preset; {_suggest(name, list(family.presets))}, "
+        f"or key=value with one of {keys}"
+    )
+
+
+def _suggest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
+    return (f"did you mean {close[0]}? " if close else "") + f"choose one of {', '.join(names)}"
+
+
+def _split(text: str) -> list[str]:
+    """`a,b=[1,2],c="x,y"` -> its items; commas inside brackets, braces and quotes do not separate."""
+    items, depth, quote, start = [], 0, "", 0
+    for index, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[{(":
+            depth += 1
+        elif character in "]})":
+            depth -= 1
+        elif character == "," and depth == 0:
+            items.append(text[start:index])
+            start = index + 1
+    items.append(text[start:])
+    return [item.strip() for item in items if item.strip()]
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text  # a word without quotes

@@ -1,0 +1,115 @@
+"""Which layers a setting means: by kind, or by a pattern on their names.
+
+    select(module, "pointwise")                      every 1x1 convolution
+    select(module, ["stem", "blocks.0.*.conv"])      the first convolution, and some by name
+
+A setting that matches nothing is an error, never silence.
+"""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from netpress.errors import UserError
+from netpress.models.blocks import SqueezeExcite
+
+Layers = list[tuple[str, nn.Module]]
+
+
+def layers_with_weights(module: nn.Module) -> Layers:
+    """Every layer that owns a `weight` of more than one dimension, by name, in order of definition."""
+    found = []
+    for name, layer in module.named_modules():
+        weight = layer._parameters.get("weight")
+        if weight is not None and weight.dim() > 1:
+            found.append((name, layer))
+    return found
+
+
+def select(module: nn.Module, what: str | Sequence[str], path: str = "layers") -> Layers:
+    """The layers that `what` names, without repetition, in order of definition.
+
+    Each item is a kind (see `KINDS`) or a glob pattern on layer names (`blocks.*.expand.conv`).
+    Raises UserError, with `path` as the setting's name, for an item that matches no layer.
+    """
+    layers = layers_with_weights(module)
+    chosen: set[str] = set()
+    for item in [what] if isinstance(what, str) else what:
+        if item in KINDS:
+            names = {name for name, _ in KINDS[item](module, layers)}
+        else:
+            names = {name for name, _ in layers if fnmatchcase(name, item)}
+        if not names:
+            raise UserError(f"{path}: {_explain(item, layers)}")
+        chosen |= names
+    return [(name, layer) for name, layer in layers if name in chosen]
+
+
+def kinds_of(module: nn.Module) -> dict[str, list[str]]:
+    """The kinds that this module has, each with the names of its layers."""
+    layers = layers_with_weights(module)
+    found = {kind: [name for name, _ in matching(module, layers)] for kind, matching in KINDS.items()}
+    return {kind: names for kind, names in found.items() if names}
+
+
+def _explain(item: str, layers: Layers) -> str:
+    names = [name for name, _ in layers]
+    shown = ", ".join(names[:3] + (["...", names[-1]] if len(names) > 4 else names[3:]))
+    problem = "this network has no such layer" if item in KINDS else "matches no layer"
+    return f"{item!r}: {problem}; kinds are {', '.join(KINDS)}; its layers are called {shown}"
+
+
+def _convolutions(layers: Layers) -> list[tuple[str, nn.Conv2d]]:
+    return [(name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d)]
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    return layer.groups > 1 and layer.groups == layer.in_channels
+
+
+def _stem(module: nn.Module, layers: Layers) -> Layers:
+    return list(_convolutions(layers)[:1])
+
+
+def _pointwise(module: nn.Module, layers: Layers) -> Layers:
+    found = [(n, c) for n, c in _convolutions(layers) if c.kernel_size == (1, 1) and c.groups == 1]
+    stem = _stem(module, layers)
+    return [layer for layer in found if layer not in stem]
+
+
+def _depthwise(module: nn.Module, layers: Layers) -> Layers:
+    return [(name, layer) for name, layer in _convolutions(layers) if _is_depthwise(layer)]
+
+
+def _grouped(module: nn.Module, layers: Layers) -> Layers:
+    return [(name, layer) for name, layer in _convolutions(layers) if layer.groups > 1 and not _is_depthwise(layer)]
+
+
+def _squeeze_excite(module: nn.Module, layers: Layers) -> Layers:
+    gates = [f"{name}." for name, part in module.named_modules() if isinstance(part, SqueezeExcite)]
+    return [(name, layer) for name, layer in layers if name.startswith(tuple(gates))]
+
+
+def _linear(module: nn.Module, layers: Layers) -> Layers:
+    return [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear)]
+
+
+def _classifier(module: nn.Module, layers: Layers) -> Layers:
+    return _linear(module, layers)[-1:]
+
+
+KINDS: dict[str, Callable[[nn.Module, Layers], Layers]] = {
+    "stem": _stem,
+    "pointwise": _pointwise,
+    "depthwise": _depthwise,
+    "grouped": _grouped,
+    "squeeze_excite": _squeeze_excite,
+    "classifier": _classifier,
+    "conv": lambda module, layers: list(_convolutions(layers)),
+    "linear": _linear,
+    "all": lambda module, layers: layers,
+}
+"""stem: the first convolution. pointwise: 1x1, not grouped, those of squeeze-and-excitation included, the stem
+not. depthwise: as many groups as input channels. grouped: fewer. squeeze_excite: both layers of every gate.
+classifier: the last linear layer. conv, linear: by module. all: every weight of more than one dimension."""
