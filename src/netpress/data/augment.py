@@ -1,0 +1,81 @@
+"""Random changes of training images, a whole batch at a time, on the device where the images are."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from netpress.settings import Natural, Settings, between
+
+Level = Annotated[int, between(0, 255)]
+
+
+class AugmentSettings(Settings):
+    """How training images are changed before the network sees them, in the order of these settings."""
+
+    crop: Natural = 4
+    """Pad by this many pixels on each side, then cut out a window of the image's size at a random place; 0: not."""
+
+    fill: Level = 0
+    """Value of the padding, 0 (black) to 255."""
+
+    flip: bool = True
+    """Mirror left and right with probability 1/2."""
+
+    cutout: Natural = 0
+    """Side in pixels of a square around a random place that is filled, clipped at the border; 0: not."""
+
+    cutout_fill: Level = 128
+    """Value of the cutout square, 0 to 255."""
+
+
+def augment(images: Tensor, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
+    """Augment a batch: uint8 [batch, channels, height, width] in and out, on the images' device.
+
+    Every image draws for itself. The input is not changed. All numbers are drawn on the
+    generator's device, so a CPU generator gives the same images on every device.
+    """
+    if settings.crop or settings.flip:
+        images = crop_and_flip(images, settings.crop, settings.fill, settings.flip, generator)
+    if settings.cutout:
+        images = cut_out(images, settings.cutout, settings.cutout_fill, generator)
+    return images
+
+
+def crop_and_flip(images: Tensor, padding: int, fill: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """A random window of each padded image, mirrored with probability 1/2 if `flip`; one gather for both.
+
+    images: uint8 [batch, channels, height, width]. Same shape back.
+    """
+    batch, channels, height, width = images.shape
+    device = images.device
+    offsets = _draw(2 * padding + 1, (batch, 2), generator).to(device)  # of the window in the padded image
+    rows = torch.arange(height, device=device) + offsets[:, :1]  # [batch, height]
+    columns = torch.arange(width, device=device).expand(batch, -1)
+    if flip:
+        mirrored = _draw(2, (batch, 1), generator).to(device)
+        columns = torch.where(mirrored.bool(), width - 1 - columns, columns)
+    columns = columns + offsets[:, 1:]  # [batch, width]
+    padded = torch.nn.functional.pad(images, (padding,) * 4, value=fill)
+    places = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]  # [batch, height, width]
+    places = places.view(batch, 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, places).view(batch, channels, height, width)
+
+
+def cut_out(images: Tensor, size: int, fill: int, generator: torch.Generator) -> Tensor:
+    """Fill a square of `size` pixels around a uniform place of each image (DeVries and Taylor 2017).
+
+    images: uint8 [batch, channels, height, width], unchanged.
+    """
+    batch, _, height, width = images.shape
+    inside = []
+    for length in (height, width):
+        start = _draw(length, (batch, 1), generator).to(images.device) - size // 2
+        place = torch.arange(length, device=images.device)
+        inside.append((place >= start) & (place < start + size))  # [batch, length]
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # [batch, 1, height, width]
+    return images.masked_fill(square, fill)
+
+
+def _draw(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(count, shape, generator=generator, device=generator.device)

@@ -1,0 +1,57 @@
+"""Labelled images as one uint8 tensor, and how a set of them is divided."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from netpress.devices import generator_for
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one size with their classes."""
+
+    images: Tensor  # uint8 [count, channels, height, width]
+    labels: Tensor  # int64 [count]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def take(self, indices: Tensor) -> "Images":
+        """The images at `indices` (int64, CPU), copied."""
+        indices = indices.to(self.labels.device)
+        return Images(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device | str) -> "Images":
+        """The same images on `device`."""
+        return Images(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was published: training images, test images, names of the classes."""
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+
+
+def draw_stratified(labels: Tensor, count: int, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+    """Draw `count` images so that every class keeps its share; returns the indices (drawn, left), both ascending.
+
+    Shares that are no whole number are rounded so that the total is exact: the largest
+    remainders round up. Equal arguments give equal draws.
+    """
+    sizes = torch.bincount(labels)  # [classes]
+    shares = sizes.double() * count / max(1, len(labels))
+    quotas = shares.floor().long()
+    missing = count - int(quotas.sum())
+    quotas[(shares - quotas).argsort(descending=True, stable=True)[:missing]] += 1
+    order = torch.randperm(len(labels), generator=generator_for(seed, "data", purpose))
+    order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within each
+    starts = sizes.cumsum(0) - sizes
+    classes = labels[order]
+    rank = torch.arange(len(labels)) - starts[classes]  # place within the class
+    drawn = rank < quotas[classes]
+    return order[drawn].sort().values, order[~drawn].sort().values

@@ -1,0 +1,114 @@
+"""Reads the pickled arrays of old data sets without running anything that they name.
+
+A pickle is a small program: it may name any function of any installed package and have
+it called. This reader resolves only the names by which numpy arrays are pickled, and
+gives them stand-ins that record what they are told. So no code of numpy runs on the
+file's data either; arrays are then made from the recorded bytes after checking them.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netpress.errors import Failure
+
+_READ_ERRORS = (
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    AssertionError,
+    NotImplementedError,
+)
+
+
+class _Dtype:
+    """What a pickle says of a dtype: its code, then in its state the byte order."""
+
+    def __init__(self, code: Any, *flags: Any) -> None:
+        self.code = code.decode("ascii") if isinstance(code, bytes) else code
+        self.order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order = state[1]
+        self.order = order.decode("ascii") if isinstance(order, bytes) else order
+
+    def resolve(self) -> np.dtype:
+        if not isinstance(self.code, str) or self.code[:1] not in "uifb" or not self.code[1:].isdigit():
+            raise ValueError(f"arrays of {self.code!r} have no place here")
+        return np.dtype(self.code).newbyteorder({"|": "=", "<": "<", ">": ">"}.get(self.order, "="))
+
+
+class _Array:
+    """What a pickle says of an array: (version, shape, dtype, column by column?, bytes)."""
+
+    array: np.ndarray
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, by_column, content = state
+        if isinstance(content, str):  # Python 2 wrote bytes as text
+            content = content.encode("latin1")
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
+            raise ValueError("an array of something else than numbers")
+        self.array = np.frombuffer(content, dtype.resolve()).reshape(shape, order="F" if by_column else "C")
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    return _Array()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise ValueError(f"text in {encoding!r}")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,  # how Python 3 writes bytes in protocol 2
+}
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array") from None
+
+    def persistent_load(self, key: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to objects outside the file")
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The dictionary pickled in `path`, its keys as text, its arrays as numpy arrays.
+
+    Raises Failure when the file cannot be read, is damaged, or holds anything else than
+    plain containers, texts, numbers and arrays of numbers.
+    """
+    try:
+        content = _Reader(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read ({error.strerror or error})") from error
+    except _READ_ERRORS as error:
+        raise Failure(f"{path}: damaged, or not a data file ({error})") from error
+    if not isinstance(content, dict):
+        raise Failure(f"{path}: not a data file (it holds a {type(content).__name__})")
+    return {_text(key): value.array if isinstance(value, _Array) else value for key, value in content.items()}
+
+
+def _text(key: Any) -> str:
+    return key.decode("latin1") if isinstance(key, bytes) else str(key)

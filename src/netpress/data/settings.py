@@ -1,0 +1,44 @@
+"""What a recipe's [data] table may say."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
+
+from netpress.settings import Count, Settings, above, between
+
+OpenFraction = Annotated[float, above(0), between(0, 0.9)]
+
+
+class DataSettings(Settings):
+    """Which images to learn from, and how they are divided."""
+
+    dataset: Literal["digits", "cifar10", "cifar100", "folder"] = "digits"
+    """The data set. `digits` comes with netpress; the others are read from the folder named by --data."""
+
+    train_images: Count | None = None
+    """Train on this many images only, every class keeping its share (for trials). Validation and test stay whole."""
+
+    validation: Annotated[float, between(0, 0.9)] = 0.1
+    """Share of the training images set apart to select on; the same images for every seed-equal run."""
+
+    select_on: Literal["validation", "test"] = "validation"
+    """What selections in a run look at. With `test`, as some papers did, no image is set apart for validation."""
+
+    image_size: Annotated[int, between(4, 1024)] | None = None
+    """Side of the square images in pixels, for `digits` and `folder` (32 if not given). CIFAR is 32."""
+
+    test_fraction: OpenFraction | None = None
+    """For a `folder` without train/ and test/: the share of each class that becomes the test set."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.select_on == "validation" and self.validation == 0:
+            raise ValueError('validation = 0 leaves nothing to select on: give a share, or select_on = "test"')
+        if self.image_size not in (None, 32) and self.dataset.startswith("cifar"):
+            raise ValueError(f"image_size = {self.image_size}: {self.dataset} has images of 32 pixels")
+        if self.test_fraction is not None and self.dataset != "folder":
+            raise ValueError(f"test_fraction: {self.dataset} comes with its own test images; only a folder needs it")
+        return self
+
+
+DEFAULT_SIZE = 32  # pixels, where image_size is not given
