@@ -1,0 +1,152 @@
+"""A stage: one step of a run, and what it is given besides its network and settings.
+
+A stage is a function `(network, settings, context) -> network`. It owns one folder of
+the run; what it writes there is its metrics and, while it is under way, its state:
+
+    01-train/metrics.jsonl       one line an epoch
+    01-train/state.safetensors   where to go on after an interruption; gone once done
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from netpress.console import Console
+from netpress.data import Dataset
+from netpress.errors import Failure, UserError
+from netpress.files import atomic_write
+from netpress.network import Network
+from netpress.settings import Settings
+
+STATE = "state.safetensors"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use: its folder, the data, the device, its seed, and the terminal.
+
+    `seed` belongs to this stage alone (derived from the run's seed and the stage's place).
+    `initial` is the network as the run created it, before any training, for stages that
+    rewind; None where there is none.
+    """
+
+    folder: Path
+    device: torch.device
+    seed: int
+    console: Console
+    dataset: Dataset | None = None
+    initial: Network | None = None
+    save_every_seconds: float = 60.0
+    name: str = "stage"
+    on_log: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
+
+    @property
+    def data(self) -> Dataset:
+        """The data set; a UserError where the command was given none."""
+        if self.dataset is None:
+            raise UserError(f"{self.name}: this stage needs data; give --data DIR or a [data] table")
+        return self.dataset
+
+    def part(self, name: str) -> "Context":
+        """A context for one part of the stage (a round), with its own folder and state."""
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return replace(self, folder=folder, name=f"{self.name}/{name}")
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line of figures to the stage's metrics."""
+        line = {"stage": self.name, **line}
+        try:
+            with (self.folder / METRICS).open("a") as metrics:
+                metrics.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise Failure(f"{self.folder / METRICS}: cannot be written: {error.strerror}") from error
+        self.on_log(line)
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines logged so far; a last line cut short by an interruption is left out."""
+        return read_metrics(self.folder / METRICS)
+
+    def truncate_log(self, lines: int) -> None:
+        """Keep only the first `lines` lines: what was logged after the state was saved is logged again."""
+        kept = self.logged()[:lines]
+        atomic_write(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def save_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Replace the stage's saved state, at once or not at all. `values` must be plain JSON."""
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        data = safetensors.torch.save(contiguous, {"values": json.dumps(values)})
+        atomic_write(self.folder / STATE, data)
+
+    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The saved state, or None where the stage has not begun. Raises Failure if the file is damaged."""
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, framework="pt") as state:
+                values = json.loads((state.metadata() or {})["values"])
+                tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+            raise Failure(f"{path}: the saved state is damaged ({error}); delete it to start this stage anew") from error
+        return tensors, values
+
+    def clear_state(self) -> None:
+        """Forget the saved state, once the stage's result is safe."""
+        (self.folder / STATE).unlink(missing_ok=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics.jsonl; [] where there is none."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]  # what follows the last newline was cut short
+    return [json.loads(line) for line in lines]
+
+
+PlanRow = dict[str, Any]
+"""One line of `netpress plan`: {"what": ..., plus figures by name}."""
+
+StageFunction = Callable[[Network, Any, Context], Network]
+PlanFunction = Callable[[Network, Any], list[PlanRow]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A registered kind of stage."""
+
+    kind: str
+    settings: type[Settings]
+    run: StageFunction
+    plan: PlanFunction
+    description: str
+
+
+_STAGES: dict[str, Stage] = {}
+
+
+def register_stage(
+    kind: str, settings: type[Settings], run: StageFunction, plan: PlanFunction, description: str = ""
+) -> None:
+    """Make a kind of stage known to recipes and to `netpress apply`.
+
+    `settings` must have a field `kind: Literal[kind] = kind`. `plan` lists what the stage would
+    touch and cost, without running it.
+    """
+    if kind in _STAGES:
+        raise ValueError(f"the stage {kind} is registered twice")
+    first_line = (description or settings.__doc__ or "").strip().split("\n")[0]
+    _STAGES[kind] = Stage(kind, settings, run, plan, first_line)
+
+
+def stages() -> dict[str, Stage]:
+    """All registered stages by kind. The rooms that register them must have been imported."""
+    return dict(_STAGES)
