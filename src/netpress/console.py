@@ -1,0 +1,226 @@
+"""What a person sees while netpress works: lines, warnings and progress.
+
+On a terminal, progress is one rich bar with figures and the time left. Elsewhere (a
+pipe, a log file, continuous integration) it is a plain line at the start, at most one
+every `interval` seconds, and one at the end. A console can also write every line to a
+log file, so that a run folder keeps what was said.
+
+This file imports neither torch nor, before a bar is drawn, rich.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from netpress.errors import Failure
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Display
+    from rich.progress import TaskID
+
+Figure = str | int | float
+
+
+class Console:
+    """Where messages go. `say` and progress go to `stream` (standard output), `warn` and `error` to standard error.
+
+    quiet: leave out `say` and progress on the stream; the log file still gets them.
+    log: a file to append every line to, each with the time of day. Its folder must exist.
+    stream: give sys.stderr where standard output carries data (`--json`).
+    interval: the least time between two plain progress lines, in seconds.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        *,
+        log: Path | None = None,
+        stream: TextIO | None = None,
+        interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.quiet = quiet
+        self.log = log
+        self.interval = interval
+        self.clock = clock
+        self._stream = stream
+        self._display: Display | None = None  # rich's live display, while one is open
+
+    @property
+    def stream(self) -> TextIO:
+        """Looked up at each use: standard output may be replaced after the console was made."""
+        return self._stream if self._stream is not None else sys.stdout
+
+    def with_log(self, path: Path) -> "Console":
+        """A console that speaks as this one does and also writes to the file `path`."""
+        return Console(self.quiet, log=path, stream=self._stream, interval=self.interval, clock=self.clock)
+
+    def say(self, text: str = "") -> None:
+        """A line for people. Raises Failure if the log file cannot be written."""
+        self._print(text)
+        self._write_log(text)
+
+    def warn(self, text: str) -> None:
+        """Something the user should know that does not stop the work."""
+        self._print_beside(f"warning: {text}", "yellow")
+        self._write_log(f"warning: {text}")
+
+    def error(self, text: str) -> None:
+        """The one message with which a command ends badly. Never raises: a full disk must still be reported."""
+        self._print_beside(f"error: {text}", "red")
+        with suppress(Failure):
+            self._write_log(f"error: {text}")
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator["Progress"]:
+        """Show the progress of `total` steps of work called `title`. May be nested."""
+        if self.quiet or not self._is_terminal():
+            yield Progress(self, title, total)
+            return
+        with self._open_display() as display:
+            task = display.add_task(title, total=total, figures="")
+            try:
+                yield Progress(self, title, total, display, task)
+            finally:
+                display.remove_task(task)
+
+    @contextmanager
+    def _open_display(self) -> Iterator["Display"]:
+        if self._display is not None:  # nested progress: one more line in the open display
+            yield self._display
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Display
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        with Display(*columns, console=RichConsole(file=self.stream), transient=True) as display:
+            self._display = display
+            try:
+                yield display
+            finally:
+                self._display = None
+
+    def _is_terminal(self) -> bool:
+        return self.stream.isatty()
+
+    def _print(self, text: str) -> None:
+        if self.quiet:
+            return
+        if self._display is not None:
+            self._display.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            write_line(self.stream, text)
+
+    def _print_beside(self, text: str, colour: str) -> None:
+        if self._display is not None:
+            self._display.console.print(text, style=colour, markup=False, highlight=False, soft_wrap=True)
+        else:
+            write_line(sys.stderr, text)
+
+    def _write_log(self, text: str) -> None:
+        if self.log is None:
+            return
+        stamp = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with self.log.open("a", encoding="utf-8") as file:  # opened for each line: a killed run keeps them all
+                file.writelines(f"{stamp}  {line}\n" for line in text.split("\n"))
+        except OSError as error:
+            raise Failure(
+                f"{self.log}: the log cannot be written ({error.strerror}); free space and run again"
+            ) from None
+
+
+class Progress:
+    """The progress of one piece of work, made by `Console.progress`."""
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        total: int,
+        display: "Display | None" = None,
+        task: "TaskID | None" = None,
+    ) -> None:
+        self.title = title
+        self.total = total
+        self._console = console
+        self._display = display
+        self._task = task
+        self._start = console.clock()
+        self._first_done: int | None = None  # work found done at the first update, as in a resumed run
+        self._last_line: float | None = None
+
+    def update(self, done: int, **figures: Figure) -> None:
+        """Say that `done` of `total` steps are done, with figures such as epoch="3/10", loss=1.2, accuracy=0.61.
+
+        Cheap enough to be called at every step.
+        """
+        now = self._console.clock()
+        if self._first_done is None:
+            self._first_done, self._start = done, now
+        due = self._last_line is None or now - self._last_line >= self._console.interval or done >= self.total
+        if self._display is not None and self._task is not None:
+            self._display.update(self._task, completed=done, figures=describe_figures(figures), refresh=due)
+        if due:
+            self._last_line = now
+            line = self._describe(done, now, figures)
+            if self._display is None:
+                self._console.say(line)
+            else:
+                self._console._write_log(line)
+
+    def _describe(self, done: int, now: float, figures: dict[str, Figure]) -> str:
+        parts = [f"{self.title} {done}/{self.total}", describe_figures(figures)]
+        worked = done - (self._first_done or 0)
+        if worked > 0 and done < self.total:
+            left = (now - self._start) / worked * (self.total - done)
+            parts.append(f"{describe_seconds(left)} left")
+        return "  ".join(part for part in parts if part)
+
+
+def describe_figures(figures: dict[str, Figure]) -> str:
+    """Figures as people read them: `epoch 3/10  loss 1.234  accuracy 61.3%  512 images/s`."""
+    return "  ".join(_describe_figure(name, value) for name, value in figures.items())
+
+
+def _describe_figure(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return f"{name.replace('_', ' ')} {value}"
+    if name.endswith("_per_second"):
+        return f"{value:,.0f} {name.removesuffix('_per_second').replace('_', ' ')}/s"
+    if name.endswith("accuracy"):
+        return f"{name.replace('_', ' ')} {value:.2%}"
+    return f"{name.replace('_', ' ')} {value if isinstance(value, int) else format(value, '.4g')}"
+
+
+def describe_seconds(seconds: float) -> str:
+    """A time in the two units that matter: `8 s`, `2 min 05 s`, `3 h 20 min`, `2 d 4 h`."""
+    whole = round(seconds)
+    if whole < 10:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def write_line(stream: TextIO, text: str) -> None:
+    """Write a line and flush it; characters that the stream's encoding lacks are replaced, not fatal."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    stream.flush()
