@@ -18,11 +18,11 @@ def unsettle_norms(module: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(generator=generator)
-            layer.running_var.uniform_(0.5, 2.0, generator=generator)
-            if layer.affine:
-                nn.init.normal_(layer.weight, 1.0, 0.5, generator=generator)
-                nn.init.normal_(layer.bias, 0.0, 0.5, generator=generator)
+            if layer.track_running_stats:
+                layer.running_mean.normal_(generator=generator)
+                layer.running_var.uniform_(0.5, 2.0, generator=generator)
+            for parameter in layer.parameters():
+                nn.init.normal_(parameter, 1.0, 0.5, generator=generator)
     return module
 
 

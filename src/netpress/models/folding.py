@@ -74,8 +74,10 @@ def fold_norms(module: nn.Module) -> list[Pair]:
             # In float64, so that folding itself costs no accuracy.
             factor = (norm.running_var.double() + norm.eps).rsqrt()  # [out_channels]
             shift = -norm.running_mean.double() * factor
-            if norm.affine:
-                factor, shift = factor * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+            if norm.weight is not None:
+                factor, shift = factor * norm.weight.double(), shift * norm.weight.double()
+            if norm.bias is not None:
+                shift = shift + norm.bias.double()
             if conv.bias is not None:
                 shift = shift + conv.bias.double() * factor
             dtype = conv.weight.dtype
