@@ -1,0 +1,62 @@
+"""How wide the sums of integer products grow: adder trees and fixed accumulators.
+
+An adder tree without overflow adds n products in pairs, level by level; every level is one bit wider than
+the one before, so that no sum is ever rounded (RIAIR, winner of the MicroNet Challenge 2019). An operation is
+as wide as its widest input, so an add at level l (from 0) costs `first_bits + l` bits.
+"""
+
+import torch
+from torch import Tensor
+
+from netpress.numerics.formats import AnyFormat, Binary, Fixed, Float16, Float32, Integer, Power, Ternary
+
+
+def tree_bits(count: Tensor, first_bits: int) -> Tensor:
+    """Summed widths of the adds of a tree over `count` values of `first_bits` bits, elementwise: int64.
+
+    A value left over at a level waits for the next one. A tree over one value, or none, adds nothing.
+    """
+    count = count.to(torch.int64).clone()
+    total = torch.zeros_like(count)
+    level = 0
+    while bool((count > 1).any()):
+        total += count // 2 * (first_bits + level)
+        count = (count + 1) // 2
+        level += 1
+    return total
+
+
+def tree_width(count: int, first_bits: int) -> int:
+    """Width of the tree's result: one bit more for every level, `first_bits + ceil(log2(count))`."""
+    return first_bits + max(0, count - 1).bit_length()
+
+
+def signed_width(largest: int) -> int:
+    """Bits of the two's complement integers that hold every number from -largest to largest."""
+    return int(largest).bit_length() + 1
+
+
+def is_integer(format: AnyFormat) -> bool:
+    """Whether values of this format are computed as integers."""
+    return isinstance(format, Fixed | Integer | Ternary | Binary)
+
+
+def operand_bits(format: AnyFormat) -> int:
+    """Bits of a value where it enters an operation: ternary values need two, though one and a mask store them."""
+    match format:
+        case Ternary():
+            return 2
+        case Power():
+            return 32
+        case Float16() | Float32() | Fixed() | Integer() | Binary():
+            return format.bits
+
+
+def product_bits(weights: AnyFormat, activations: AnyFormat) -> int:
+    """Bits that hold every product of a weight and an activation, both stored integers.
+
+    Factors of w and a bits make w + a bits; +-1 only changes a sign, which takes one bit more than the activation.
+    """
+    if isinstance(weights, Binary | Ternary):
+        return operand_bits(activations) + 1
+    return operand_bits(weights) + operand_bits(activations)
