@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from netpress.data import Dataset
 from netpress.devices import generator_for, seed_for
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
@@ -124,6 +125,19 @@ def resolve(text: str, *, allow_import: bool = False) -> Network:
         raise UserError(f"{text}: no such file")
     choice = parse_model(text)
     return create(choice.family.name, choice.settings.model_dump(mode="json"))
+
+
+def check_fit(network: Network, dataset: Dataset) -> None:
+    """Raise UserError unless `network` takes the images of `dataset` and tells its classes apart."""
+    if len(network.classes) != len(dataset.classes):
+        raise UserError(
+            f"the network tells {len(network.classes)} classes apart, {dataset.name} has {len(dataset.classes)}"
+        )
+    size = tuple(dataset.test.images.shape[1:])
+    if network.input.size != size:
+        raise UserError(
+            f"the network takes images of {network.input.size} (channels, height, width), {dataset.name} has {size}"
+        )
 
 
 def copy(network: Network) -> Network:
@@ -233,9 +247,7 @@ def _rebuild(path: Path, description: dict[str, Any], allow_import: bool) -> Net
         )
     module = build(architecture)
     fields = description["input"]
-    spec = InputSpec(
-        fields["channels"], fields["height"], fields["width"], tuple(fields["mean"]), tuple(fields["std"])
-    )
+    spec = InputSpec(fields["channels"], fields["height"], fields["width"], tuple(fields["mean"]), tuple(fields["std"]))
     classes = tuple(description["classes"])
     return Network(module, architecture, spec, classes, formats=description["formats"], facts=description["facts"])
 

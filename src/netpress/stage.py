@@ -96,7 +96,9 @@ class Context:
                 values = json.loads((state.metadata() or {})["values"])
                 tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
         except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
-            raise Failure(f"{path}: the saved state is damaged ({error}); delete it to start this stage anew") from error
+            raise Failure(
+                f"{path}: the saved state is damaged ({error}); delete it to begin this stage anew"
+            ) from error
         return tensors, values
 
     def clear_state(self) -> None:
