@@ -1,0 +1,21 @@
+"""Training: the loop, losses, regularizers, optimizers, teachers, and evaluation."""
+
+from netpress.training.evaluation import Evaluation, evaluate, evaluate_module, predict
+from netpress.training.loop import Trained, run_training
+from netpress.training.settings import TrainSettings
+from netpress.training.teachers import MeanTeacher, load_teachers
+from netpress.training.train import plan, train
+
+__all__ = [
+    "Evaluation",
+    "MeanTeacher",
+    "TrainSettings",
+    "Trained",
+    "evaluate",
+    "evaluate_module",
+    "load_teachers",
+    "plan",
+    "predict",
+    "run_training",
+    "train",
+]

@@ -1,0 +1,85 @@
+"""What a training can be asked to do: the settings of the `train` stage.
+
+The defaults are a plain, sound training; the recipes of the published systems name what they change.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from netpress.data import AugmentSettings, MixSettings
+from netpress.settings import Count, Fraction, Positive, Settings
+from netpress.training.losses import AdaptiveLabelSmoothing, CrossEntropy, Distillation, LabelSmoothing
+from netpress.training.optimizers import Adam, AdamW, Constant, Cosine, Sgd, Step
+from netpress.training.regularizers import Orthogonality
+
+OptimizerSettings = Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")]
+ScheduleSettings = Annotated[Cosine | Step | Constant, Field(discriminator="kind")]
+LossSettings = Annotated[CrossEntropy | LabelSmoothing | AdaptiveLabelSmoothing, Field(discriminator="kind")]
+
+
+class Average(Settings):
+    """An exponential moving average (EMA) of the weights, evaluated and kept in their place."""
+
+    decay: Fraction = 0.999
+    """Share of the old average kept at each step."""
+    warmup: bool = True
+    """Use at most (1 + step) / (10 + step), so that the first weights are soon forgotten."""
+
+
+class EarlyStopping(Settings):
+    """End a round when the selection accuracy has stopped rising."""
+
+    patience: Count = 10
+    """Evaluations in a row without a better accuracy before the round ends."""
+
+
+class TrainSettings(Settings):
+    """Train the network: SGD or Adam, schedules with restarts, smoothing, orthogonality, mixing, averaging."""
+
+    kind: Literal["train"] = "train"
+    epochs: Count = 30
+    """Passes over the training images, all rounds together."""
+    rounds: Count = 1
+    """Warm restarts: the epochs are shared evenly; each round has a new optimizer and a new schedule."""
+    batch_size: Count = 128
+    """Images a step."""
+    optimizer: OptimizerSettings = Sgd()
+    """How the weights move."""
+    schedule: ScheduleSettings = Cosine()
+    """The learning rate over a round."""
+    loss: LossSettings = CrossEntropy()
+    """What is made small."""
+    distillation: Distillation | None = None
+    """A teacher's answers as a second target."""
+    orthogonality: Orthogonality | None = None
+    """SRIP, a penalty that keeps the singular values of weight matrices near 1."""
+    augment: AugmentSettings = AugmentSettings()
+    """Random changes of each training image."""
+    mix: MixSettings = MixSettings()
+    """Mixing of two images and their labels."""
+    average: Average | None = None
+    """Moving average of the weights."""
+    clip_norm: Positive | None = None
+    """Largest Euclidean norm of all gradients together; a longer gradient is shortened."""
+    keep: Literal["last", "best"] = "last"
+    """The weights kept: the last ones, or those of the last round that did best on the selection images."""
+    early_stopping: EarlyStopping | None = None
+    """When to end a round before its time."""
+    evaluate_every: Count = 1
+    """Epochs between evaluations on the selection images; the last epoch of a round is always evaluated."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; auto is bfloat16 on a GPU that has it and float32 on a CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network with torch.compile; auto is on for a GPU and off on a CPU, where it pays little."""
+
+    @model_validator(mode="after")
+    def _rounds_have_epochs(self) -> Self:
+        if self.rounds > self.epochs:
+            raise ValueError(f"{self.rounds} rounds need at least as many epochs, not {self.epochs}")
+        return self
+
+    def epochs_of(self, round_index: int) -> int:
+        """Epochs of round `round_index` (from 0); what does not divide evenly goes to the first rounds."""
+        share, left = divmod(self.epochs, self.rounds)
+        return share + (round_index < left)

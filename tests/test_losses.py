@@ -1,0 +1,139 @@
+"""Losses against slow, plain implementations of their formulae."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from netpress.data import Mixed
+from netpress.errors import UserError
+from netpress.training.losses import (
+    AdaptiveLabelSmoothing,
+    CrossEntropy,
+    LabelSmoothing,
+    class_likeness,
+    classifier_weight,
+    count_right,
+    cross_entropy,
+    distill,
+    target_table,
+)
+
+CLASSES = 7
+
+
+def _draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _labels(count: int, seed: int) -> Tensor:
+    return torch.randint(CLASSES, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def _log_softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    total = math.log(sum(math.exp(value - top) for value in row)) + top
+    return [value - total for value in row]
+
+
+def _plain_cross_entropy(logits: Tensor, targets: list[list[float]]) -> float:
+    rows = [_log_softmax(row) for row in logits.tolist()]
+    losses = [-sum(q * p for q, p in zip(target, row, strict=True)) for target, row in zip(targets, rows, strict=True)]
+    return sum(losses) / len(losses)
+
+
+def _plain_likeness(weight: Tensor, transform) -> list[list[float]]:
+    rows = weight.tolist()
+    table = []
+    for y, own in enumerate(rows):
+        scores = []
+        for k, other in enumerate(rows):
+            cosine = sum(a * b for a, b in zip(own, other, strict=True)) / (math.hypot(*own) * math.hypot(*other))
+            scores.append(0.0 if k == y else math.exp(transform(cosine)))
+        table.append([score / sum(scores) for score in scores])
+    return table
+
+
+def _mixed(weight: float = 0.3) -> Mixed:
+    return Mixed(_labels(9, 1), _labels(9, 2), weight)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize("over", [None, "all", "others"])
+def test_mixed_smoothed_cross_entropy_equals_the_formula(weight, over):
+    logits, mixed, epsilon = _draw(9, CLASSES), _mixed(weight), 0.2
+    settings = LabelSmoothing(epsilon=epsilon, over=over) if over else CrossEntropy()
+
+    def row(label: int) -> list[float]:
+        if over is None:
+            return [float(k == label) for k in range(CLASSES)]
+        if over == "all":
+            return [(1 - epsilon) * (k == label) + epsilon / CLASSES for k in range(CLASSES)]
+        return [1 - epsilon if k == label else epsilon / (CLASSES - 1) for k in range(CLASSES)]
+
+    expected = weight * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_a.tolist()])
+    expected += (1 - weight) * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_b.tolist()])
+    table = target_table(settings, CLASSES) if over else None
+    assert cross_entropy(logits, mixed, table).item() == pytest.approx(expected, rel=1e-5)
+    if over is None:  # the table of plain cross-entropy says the same as no table
+        assert cross_entropy(logits, mixed, target_table(settings, CLASSES)).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "transform"), [("paper", lambda cosine: cosine / 0.2), ("code", lambda cosine: abs(cosine))]
+)
+def test_adaptive_smoothing_equals_class_by_class(variant, transform):
+    settings = AdaptiveLabelSmoothing(variant=variant, epsilon=0.3)
+    weight, logits, mixed = _draw(CLASSES, 11, seed=3), _draw(9, CLASSES), _mixed()
+    plain = _plain_likeness(weight, transform)
+    likeness = class_likeness(weight, settings)
+    torch.testing.assert_close(likeness, torch.tensor(plain), rtol=1e-4, atol=1e-6)
+
+    def row(label: int) -> list[float]:
+        return [0.7 * (k == label) + 0.3 * plain[label][k] for k in range(CLASSES)]
+
+    expected = 0.3 * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_a.tolist()])
+    expected += 0.7 * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_b.tolist()])
+    table = target_table(settings, CLASSES, likeness)
+    assert cross_entropy(logits, mixed, table).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_target_row_is_a_distribution():
+    weight = _draw(CLASSES, 5)
+    for settings in (CrossEntropy(), LabelSmoothing(), LabelSmoothing(over="others"), AdaptiveLabelSmoothing()):
+        likeness = class_likeness(weight, AdaptiveLabelSmoothing())
+        table = target_table(settings, CLASSES, likeness)
+        torch.testing.assert_close(table.sum(1), torch.ones(CLASSES))
+        assert (table >= 0).all()
+
+
+def test_the_code_variant_gives_opposite_classes_as_much_as_like_ones():
+    weight = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, -0.1], [0.0, 1.0]])
+    paper = class_likeness(weight, AdaptiveLabelSmoothing())[0]
+    code = class_likeness(weight, AdaptiveLabelSmoothing(variant="code"))[0]
+    assert paper[1] > 100 * paper[2]
+    assert code[1] == pytest.approx(code[2].item())
+
+
+def test_classifier_is_the_last_linear_layer():
+    module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    assert classifier_weight(module).shape == (3, 5)
+    assert classifier_weight(nn.Sequential(nn.Conv2d(4, 3, 1))).shape == (3, 4)
+    with pytest.raises(UserError, match="no linear layer"):
+        classifier_weight(nn.Conv2d(3, 4, 3))
+
+
+def test_distillation_is_the_divergence_of_softened_answers():
+    student, teacher, temperature = _draw(4, CLASSES), _draw(4, CLASSES, seed=5), 3.0
+    p = (teacher / temperature).softmax(1)
+    q = (student / temperature).softmax(1)
+    expected = (p * (p.log() - q.log())).sum() / 4 * temperature**2
+    assert distill(student, teacher, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert distill(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_mixed_image_counts_as_the_shares_of_its_labels():
+    logits = torch.eye(3)
+    mixed = Mixed(torch.tensor([0, 1, 0]), torch.tensor([1, 1, 2]), 0.75)
+    assert count_right(logits, mixed).item() == pytest.approx(0.75 + 1.0 + 0.25)

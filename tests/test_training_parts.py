@@ -1,0 +1,182 @@
+"""Optimizers, schedules, averages, masks, settings: the parts of a training one by one."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from netpress.errors import Failure
+from netpress.network import Architecture, InputSpec, Network
+from netpress.settings import SettingsError, parse
+from netpress.training import TrainSettings
+from netpress.training.averaging import WeightAverage
+from netpress.training.masking import MaskHolder
+from netpress.training.optimizers import AdamW, Constant, Cosine, Sgd, Step, decay_groups, make_optimizer, rate_at
+from netpress.training.state import load_optimizer, optimizer_tensors, prefixed, section
+
+
+def test_the_cosine_of_2019_starts_below_the_full_rate_and_ends_at_the_minimum():
+    schedule = Cosine(minimum=0.0005, per="epoch")
+    rates = [rate_at(0.1, schedule, epoch, 0, 150, 1563) for epoch in range(150)]
+    assert rates[0] == pytest.approx(0.099989, abs=5e-7)
+    assert rates[-1] == pytest.approx(0.0005, abs=1e-12)
+    for e in (1, 40, 75, 150):
+        assert rates[e - 1] == pytest.approx(0.0005 + 0.04975 * (1 + math.cos(math.pi * e / 150)))
+
+
+def test_a_schedule_per_step_moves_within_an_epoch():
+    schedule = Cosine(per="step")
+    assert rate_at(0.1, schedule, 0, 0, 2, 10) > rate_at(0.1, schedule, 0, 9, 2, 10)
+    assert rate_at(0.1, schedule, 1, 9, 2, 10) == pytest.approx(0)
+
+
+def test_step_milestones_and_warmup():
+    schedule = Step(milestones=(0.6667, 1.0), factor=0.1, per="epoch")
+    rates = [rate_at(0.1, schedule, epoch, 0, 150, 1) for epoch in range(150)]
+    assert rates[98] == pytest.approx(0.1)
+    assert rates[99] == pytest.approx(0.01)  # e = 100
+    assert rates[149] == pytest.approx(0.001)  # e = 150
+    rising = Constant(warmup=2, per="step")
+    assert [rate_at(0.8, rising, e, s, 4, 2) for e in range(3) for s in range(2)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
+    )
+
+
+def test_biases_and_norms_do_not_decay_unless_asked():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    matrices, vectors = decay_groups(module.parameters(), 1e-5, decay_1d=False)
+    assert {parameter.ndim for parameter in matrices["params"]} == {4, 2}
+    assert {parameter.ndim for parameter in vectors["params"]} == {1}
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (1e-5, 0.0)
+    assert [g["weight_decay"] for g in decay_groups(module.parameters(), 1e-5, decay_1d=True)] == [1e-5, 1e-5]
+    module[0].requires_grad_(False)
+    assert sum(len(g["params"]) for g in decay_groups(module.parameters(), 1e-5, False)) == 4
+
+
+@pytest.mark.parametrize("settings", [Sgd(), AdamW()])
+def test_an_optimizer_goes_on_from_its_saved_buffers(settings):
+    def advance(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            images = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            module(images).square().sum().backward()
+            optimizer.step()
+
+    def fresh() -> nn.Module:
+        module = nn.Conv2d(3, 5, 2).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+        return module
+
+    whole = fresh()
+    optimizer = make_optimizer(whole, settings)
+    advance(whole, optimizer, range(3))
+    saved = {name: tensor.contiguous().clone() for name, tensor in optimizer_tensors(optimizer).items()}
+    parted = fresh()
+    parted.load_state_dict(whole.state_dict())
+    advance(whole, optimizer, range(3, 6))
+    again = make_optimizer(parted, settings)
+    load_optimizer(again, saved)
+    advance(parted, again, range(3, 6))
+    assert torch.equal(parted.weight, whole.weight)
+    assert torch.equal(parted.bias, whole.bias)
+
+
+def test_sections_are_what_was_prefixed():
+    tensors = {"a.b": torch.ones(1), "c": torch.zeros(1)}
+    joined = prefixed("one", tensors) | prefixed("one-more", {"d": torch.ones(2)})
+    assert section("one", joined).keys() == tensors.keys()
+    assert section("one-more", joined).keys() == {"d"}
+
+
+def test_the_average_follows_its_recursion_and_gives_the_weights_back():
+    module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2))
+    average = WeightAverage(module, decay=0.9, warmup=False)
+    expected = module[0].weight.detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            module[0].weight.add_(step + 1)
+        module(torch.randn(3, 2, generator=torch.Generator().manual_seed(step)))
+        average.update()
+        expected = 0.9 * expected + 0.1 * module[0].weight.detach()
+    torch.testing.assert_close(average.tensors["0.weight"], expected)
+    assert average.tensors["1.num_batches_tracked"] == 5
+    own = module[0].weight.detach().clone()
+    with average.applied():
+        torch.testing.assert_close(module[0].weight.detach(), expected)
+    assert torch.equal(module[0].weight, own)
+
+
+def test_a_warm_average_forgets_the_first_weights_soon():
+    module = nn.Linear(1, 1)
+    nn.init.zeros_(module.weight)
+    warm, cold = WeightAverage(module, 0.999), WeightAverage(module, 0.999, warmup=False)
+    nn.init.ones_(module.weight)
+    for _ in range(20):
+        warm.update()
+        cold.update()
+    assert warm.tensors["weight"] > 0.95
+    assert cold.tensors["weight"] < 0.05
+
+
+def _masked_network() -> Network:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Flatten(), nn.Linear(16, 2)).to(
+        memory_format=torch.channels_last
+    )
+    generator = torch.Generator().manual_seed(0)
+    masks = {
+        name: torch.rand(p.shape, generator=generator) > 0.5 for name, p in module.named_parameters() if p.ndim > 1
+    }
+    spec = InputSpec(3, 2, 2, (0.5,) * 3, (0.25,) * 3)
+    return Network(module, Architecture("none", {}), spec, ("a", "b"), masks=masks)
+
+
+@pytest.mark.parametrize("settings", [Sgd(weight_decay=0.1), AdamW()])
+def test_masked_weights_stay_zero_and_gather_no_momentum(settings):
+    network = _masked_network()
+    holder = MaskHolder(network)
+    holder.mask_weights()
+    optimizer = make_optimizer(network.module, settings)
+    for step in range(3):
+        optimizer.zero_grad()
+        images = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(step))
+        network.module(images).square().sum().backward()
+        holder.mask_gradients()
+        optimizer.step()
+        for name, parameter in network.module.named_parameters():
+            if name in network.masks:
+                gone = ~network.masks[name]
+                assert (parameter[gone] == 0).all()
+                assert (parameter[~gone] != 0).all()
+                for buffer in optimizer.state[parameter].values():
+                    assert buffer.ndim == 0 or (buffer[gone] == 0).all()
+
+
+def test_a_mask_without_a_parameter_is_refused():
+    network = _masked_network()
+    network.masks["7.weight"] = torch.ones(1, dtype=torch.bool)
+    with pytest.raises(Failure, match=r"7\.weight"):
+        MaskHolder(network)
+
+
+def test_epochs_are_shared_among_rounds():
+    settings = TrainSettings(epochs=10, rounds=4)
+    assert [settings.epochs_of(index) for index in range(4)] == [3, 3, 2, 2]
+    assert [TrainSettings(epochs=600, rounds=4).epochs_of(index) for index in range(4)] == [150] * 4
+
+
+def test_wrong_settings_are_all_named():
+    with pytest.raises(SettingsError) as raised:
+        parse(
+            TrainSettings,
+            {"epochs": 0, "optimizer": {"kind": "sdg"}, "loss": {"kind": "label_smoothing", "epsilon": 2.0}},
+            "stages.0",
+        )
+    message = str(raised.value)
+    assert "stages.0.epochs: 0 is not at least 1" in message
+    assert "stages.0.optimizer: 'sdg' is not one of" in message
+    assert "epsilon: 2.0 is not between 0 and 1" in message
+    with pytest.raises(SettingsError, match="4 rounds need at least as many epochs, not 2"):
+        parse(TrainSettings, {"epochs": 2, "rounds": 4})
