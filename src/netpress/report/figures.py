@@ -1,0 +1,80 @@
+"""How figures are written on the page. Each function takes any value; what is no number becomes a dash."""
+
+from typing import Any
+
+from netpress.console import describe_seconds
+from netpress.report.facts import number
+
+NOTHING = "\N{EN DASH}"
+
+
+def percent(value: Any, digits: int = 2) -> str:
+    """A fraction as a percentage: .9778 -> 97.78%."""
+    known = number(value)
+    return NOTHING if known is None else f"{known:.{digits}%}"
+
+
+def whole(value: Any) -> str:
+    """A count with its thousands set apart; a fraction of one is kept to one digit (score cards count halves)."""
+    known = number(value)
+    if known is None:
+        return NOTHING
+    return f"{known:,.0f}" if abs(known - round(known)) < 0.05 else f"{known:,.1f}"
+
+
+def short(value: Any) -> str:
+    """A count in four digits and a unit: 26052115 -> 26.05 M."""
+    known = number(value)
+    if known is None:
+        return NOTHING
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(known) >= size:
+            return f"{known / size:.4g} {unit}"
+    return f"{known:.4g}"
+
+
+def decimal(value: Any) -> str:
+    """A score, to five places."""
+    known = number(value)
+    return NOTHING if known is None else f"{known:.5f}"
+
+
+def duration(value: Any) -> str:
+    """Seconds as people say them."""
+    known = number(value)
+    return NOTHING if known is None else describe_seconds(known)
+
+
+def plain(value: Any) -> str:
+    """Any setting or environment value; the empty and the absent (jinja's undefined) are a dash."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return NOTHING
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(entry) for entry in value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or NOTHING
+
+
+def label(name: str) -> str:
+    """The name of a figure for people: `images_per_second` -> images/s."""
+    return name.replace("_per_second", "/s").replace("_", " ")
+
+
+def share(part: Any, total: Any) -> float:
+    """`part` of `total` as a fraction from 0 to 1; 0 where either is unknown."""
+    part, total = number(part), number(total)
+    return max(0.0, min(1.0, part / total)) if part and total else 0.0
+
+
+FILTERS = {
+    "percent": percent,
+    "whole": whole,
+    "short": short,
+    "decimal": decimal,
+    "duration": duration,
+    "plain": plain,
+    "label": label,
+}

@@ -1,0 +1,84 @@
+"""The page of a run: one HTML file with its style, script and drawings inside, for any browser, offline."""
+
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from netpress.files import atomic_write
+from netpress.report.board import AXIS, GATE, compare
+from netpress.report.curves import draw_charts
+from netpress.report.facts import RunFacts, number, read_run
+from netpress.report.figures import FILTERS
+from netpress.report.tables import (
+    describe_card,
+    describe_stage,
+    flatten,
+    read_layers,
+    sparsity,
+    tabulate_kinds,
+    tabulate_layers,
+    tabulate_steps,
+)
+
+REPORT = "report.html"
+
+
+def make_report(run_folder: Path) -> Path:
+    """Write the report.html of a run and return its path.
+
+    A run that is not finished, or lacks a piece, gives a page that says so. Raises UserError
+    if the folder holds no run, Failure if the page cannot be written.
+    """
+    run_folder = Path(run_folder)
+    page = render(read_run(run_folder))
+    atomic_write(run_folder / REPORT, page)
+    return run_folder / REPORT
+
+
+def render(run: RunFacts) -> str:
+    """The page as HTML. Every text that comes from the run is escaped."""
+    templates = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= FILTERS
+    layers = read_layers(run)
+    return templates.get_template("page.html").render(
+        run=run,
+        score=run.score or {},
+        style=Markup(_read("page.css")),
+        script=Markup(_read("page.js")),
+        asked=[(room, flatten(table)) for room, table in _rooms(run)],
+        describe_stage=describe_stage,
+        sparsity=sparsity,
+        steps={stage.name: tabulate_steps(stage) for stage in run.stages},
+        charts=draw_charts(run.stages),
+        card=describe_card(run.score or {}),
+        kinds=tabulate_kinds(layers) if layers else None,
+        layers=tabulate_layers(layers) if layers else None,
+        overall=_overall_sparsity(run),
+        board=compare(run),
+        axis=AXIS,
+        gate=GATE,
+        number=number,
+    )
+
+
+def _read(name: str) -> str:
+    return (resources.files("netpress.report") / name).read_text(encoding="utf-8")
+
+
+def _rooms(run: RunFacts) -> list[tuple[str, dict[str, object]]]:
+    """The recipe's tables besides its stages."""
+    tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score")]
+    return [(name, table) for name, table in tables if isinstance(table, dict)]
+
+
+def _overall_sparsity(run: RunFacts) -> float | None:
+    """Of the last finished stage: what the final network is."""
+    done = [stage for stage in run.stages if stage.state == "done"]
+    return sparsity(done[-1].done) if done else None

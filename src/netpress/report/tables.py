@@ -1,0 +1,178 @@
+"""The rows of the page's tables."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netpress.report.facts import RunFacts, StageFacts, number
+from netpress.report.figures import label, percent, plain, share, short, whole
+
+HEADLINES = ("epochs", "rounds", "amount", "layers", "gate", "preset", "method", "bits", "weights")
+"""Settings that say in a line what a stage was asked to do, wherever they stand in its table."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what it shows, the value it is sorted by, and the length of its bar (0 to 1), if it has one."""
+
+    text: str
+    value: float | str
+    bar: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column names, which of them hold numbers, and rows."""
+
+    columns: list[str]
+    numeric: list[bool]
+    rows: list[list[Cell]]
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested tables as (dotted path, value)."""
+    flat: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat += flatten(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
+    return flat
+
+
+def describe_stage(stage: StageFacts) -> str:
+    """The settings of a stage that say most, in a line."""
+    flat = flatten(stage.settings)
+    return ", ".join(f"{label(path).replace('.', ' ')} {plain(value)}" for path, value in flat if path.split(".")[-1] in HEADLINES)
+
+
+def sparsity(figures: Mapping[str, Any]) -> float | None:
+    """The fraction of weights that are zero."""
+    weights, nonzeros = number(figures.get("weights")), number(figures.get("nonzeros"))
+    return None if not weights or nonzeros is None else 1 - nonzeros / weights
+
+
+def tabulate_steps(stage: StageFacts) -> Table | None:
+    """What a stage logged besides epochs (rounds, sweeps): every figure under the name it was logged by."""
+    names = [name for name in _union(stage.steps) if name not in ("stage", "kind")]
+    if not names:
+        return None
+    rows = [[_step_cell(name, line.get(name)) for name in names] for line in stage.steps]
+    numeric = [any(number(line.get(name)) is not None for line in stage.steps) for name in names]
+    return Table([label(name) for name in names], numeric, rows)
+
+
+def _step_cell(name: str, value: Any) -> Cell:
+    known = number(value)
+    if known is None:
+        return Cell(plain(value), plain(value))
+    if name.startswith("accuracy") or name.endswith(("accuracy", "sparsity")):
+        return Cell(percent(known), known)
+    return Cell(whole(known) if isinstance(value, int) else plain(value), known)
+
+
+def _union(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    names: dict[str, None] = {}
+    for line in lines:
+        names.update(dict.fromkeys(line))
+    return list(names)
+
+
+Layer = Mapping[str, Any]
+
+
+def read_layers(run: RunFacts) -> list[Layer]:
+    """The rows of the score card, with `operations` where the card gives only its two parts."""
+    found = (run.score or {}).get("layers")
+    layers = [layer for layer in found if isinstance(layer, dict)] if isinstance(found, list) else []
+    return [{**layer, "operations": _operations(layer)} for layer in layers]
+
+
+def _operations(layer: Layer) -> float:
+    told = number(layer.get("operations"))
+    if told is not None:
+        return told
+    return (number(layer.get("multiplications")) or 0) + (number(layer.get("additions")) or 0)
+
+
+LAYER_COUNTS = {
+    "weights": "weights",
+    "nonzeros": "non-zero",
+    "multiplications": "multiplications",
+    "additions": "additions",
+    "mask_bits": "mask bits",
+}
+
+
+def tabulate_layers(layers: list[Layer]) -> Table:
+    """The score card layer by layer, with bars for storage and operations (the longest bar is the largest layer)."""
+    counts = [name for name in LAYER_COUNTS if any(number(layer.get(name)) is not None for layer in layers)]
+    largest = {name: _largest(layers, name) for name in ("storage_bits", "operations")}
+    columns = ["layer", "kind", *(LAYER_COUNTS[name] for name in counts), "sparsity", "storage bits", "operations"]
+    rows = []
+    for layer in layers:
+        zeros = sparsity(layer)
+        row = [_text(layer.get("name")), _text(layer.get("kind"))]
+        row += [Cell(whole(layer.get(name)), _order(layer.get(name))) for name in counts]
+        row.append(Cell(percent(zeros, 1), _order(zeros)))
+        for name, most in largest.items():
+            value = layer.get(name)
+            row.append(Cell(whole(value), _order(value), share(value, most)))
+        rows.append(row)
+    return Table(columns, [False, False, *([True] * (len(columns) - 2))], rows)
+
+
+def tabulate_kinds(layers: list[Layer]) -> Table:
+    """The score card by kind of layer: how much of the storage and of the operations each kind has."""
+    kinds: dict[str, list[Layer]] = {}
+    for layer in layers:
+        kinds.setdefault(plain(layer.get("kind")), []).append(layer)
+    storage, operations = _sum(layers, "storage_bits"), _sum(layers, "operations")
+    rows = []
+    for kind, members in sorted(kinds.items(), key=lambda item: -_sum(item[1], "operations")):
+        weights, nonzeros = _sum(members, "weights"), _sum(members, "nonzeros")
+        zeros = sparsity({"weights": weights, "nonzeros": nonzeros})
+        stored, computed = _sum(members, "storage_bits"), _sum(members, "operations")
+        rows.append(
+            [
+                _text(kind),
+                Cell(str(len(members)), len(members)),
+                Cell(whole(weights), weights),
+                Cell(percent(zeros, 1), _order(zeros)),
+                Cell(percent(share(stored, storage), 1), stored, share(stored, storage)),
+                Cell(percent(share(computed, operations), 1), computed, share(computed, operations)),
+            ]
+        )
+    columns = ["kind", "rows", "weights", "sparsity", "of storage", "of operations"]
+    return Table(columns, [False, True, True, True, True, True], rows)
+
+
+def _text(value: Any) -> Cell:
+    return Cell(plain(value), plain(value))
+
+
+def _order(value: Any) -> float:
+    """What a cell is sorted by; the unknown comes last."""
+    known = number(value)
+    return -1.0 if known is None else known
+
+
+def _largest(layers: list[Layer], name: str) -> float:
+    return max((number(layer.get(name)) or 0 for layer in layers), default=0)
+
+
+def _sum(layers: Iterable[Layer], name: str) -> float:
+    return sum(number(layer.get(name)) or 0 for layer in layers)
+
+
+def describe_card(score: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The small figures of the score card that are neither a headline nor a layer."""
+    shown = {"accuracy", "params", "operations", "score", "layers", "top5"}
+    rows = []
+    for name, value in score.items():
+        if name in shown or isinstance(value, list | dict):
+            continue
+        known = number(value)
+        big = known is not None and abs(known) >= 10_000
+        rows.append((label(name), short(value) if big else plain(value)))
+    return rows
