@@ -1,0 +1,333 @@
+"""Convolutions and linear layers that compute with integers.
+
+A quantized layer rounds its input to the integers q of a grid (scale s, zero point z), multiplies them with
+integer weights w, sums, and only then returns to floats:
+
+    y = (sum of w * q) * (s * s_w) + (bias - s * s_w * z * sum of w)
+
+The second bracket is one constant a channel, so each output costs one multiplication and one addition. Padding is
+z, which stands for 0. Everything outside the sum is float32 or, in evaluation, really float16 (`arithmetic`).
+
+In training and in ordinary evaluation the integers live in float32, which holds them exactly up to 2**24;
+`netpress.numerics.integer` runs the same layers with integer sums of any size. The layers are subclasses of
+`nn.Conv2d` and `nn.Linear`; their weights are floats on their grid, so other code reads them as usual.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from netpress.numerics.accumulators import is_integer, product_bits, tree_width
+from netpress.numerics.calibration import Sigma, calibrate_tensor
+from netpress.numerics.formats import (
+    AnyFormat,
+    Binary,
+    Fixed,
+    Float16,
+    Float32,
+    Integer,
+    NumberFormat,
+    Ternary,
+    integer_range,
+    scale_format,
+    significant_bits,
+    zero_point_format,
+)
+from netpress.numerics.rounding import dequantize, pass_through, quantize, scale_gradient, snap, stored_scale
+from netpress.settings import Settings, between
+
+Arithmetic = Literal["float16", "float32"]
+Scales = tuple[Tensor | None, Tensor | None]
+"""Of the weights, [] or [outputs], and of the input, []."""
+
+
+class LayerFormats(Settings):
+    """How one layer stores and computes."""
+
+    weight: NumberFormat = Integer(bits=8, scale="channel")
+    """Format of the weights."""
+    input: NumberFormat = Integer(bits=8, scale="tensor", signed=False, zero_point=True)
+    """Format of the values that enter the layer: one scale for the tensor."""
+    bias: Annotated[Float16 | Float32 | Fixed, Field(discriminator="kind")] = Float16()
+    """Format of the bias; fixed point takes its exponent from the biases by Wave's SigmaMax, lambda 10."""
+    arithmetic: Arithmetic = "float16"
+    """Arithmetic outside the sums, in evaluation: scale, bias, and what other modules do with the output."""
+    accumulators: Literal["tree"] | Annotated[int, between(2, 64)] = Field(default="tree")
+    """Width of the sums: an adder tree that grows a bit a level, or one width in bits for all."""
+
+    @property
+    def integer(self) -> bool:
+        """Whether the sums are of integers."""
+        return is_integer(self.weight) and is_integer(self.input)
+
+
+def check_formats(formats: LayerFormats) -> None:
+    """Raise ValueError for formats that a layer cannot compute with."""
+    weight, value = formats.weight, formats.input
+    if isinstance(weight, Integer) and (weight.zero_point or weight.scale == "none" or not weight.signed):
+        raise ValueError("weights are signed integers with a scale and without a zero point")
+    if isinstance(value, Integer) and value.scale != "tensor":
+        raise ValueError('inputs have one scale: use scale = "tensor"')
+    if not isinstance(value, Float16 | Float32 | Fixed | Integer):
+        raise ValueError(f"inputs cannot be {value.kind}; use int, fixed, float16 or float32")
+    if isinstance(weight, Integer) and weight.bits < 2:
+        raise ValueError("weights of 1 bit are kind = 'binary'")
+
+
+class QuantizedLayer(nn.Module):
+    """What quantized convolutions and linear layers share. Not used alone."""
+
+    formats: LayerFormats
+    weight: Tensor
+    bias: Any  # Tensor or None; torch's own two classes disagree about the annotation
+    weight_scale: nn.Parameter | None  # [] or [outputs]
+    input_scale: nn.Parameter | None  # []
+    input_zero_point: Tensor | None  # [], a whole number
+    plain: bool  # compute as the float layer that this was: for tracing and exports
+    exact_sums: Callable[["QuantizedLayer", Tensor, Tensor], Tensor] | None
+
+    def set_formats(self, formats: LayerFormats) -> None:
+        """Add the tensors that the formats need, still without meaning: scales 1, zero point 0."""
+        check_formats(formats)
+        self.formats = formats
+        self.plain, self.exact_sums = False, None
+        device, weight = self.weight.device, formats.weight
+        self.weight_scale = self.input_scale = None
+        if isinstance(weight, Fixed | Integer | Ternary | Binary):
+            shape = (len(self.weight),) if weight.scale == "channel" else ()
+            self.weight_scale = nn.Parameter(torch.ones(shape, device=device), requires_grad=False)
+        if isinstance(formats.input, Fixed | Integer):
+            self.input_scale = nn.Parameter(torch.ones((), device=device), requires_grad=False)
+        has_zero_point = isinstance(formats.input, Integer) and formats.input.zero_point
+        self.register_buffer("input_zero_point", torch.zeros((), device=device) if has_zero_point else None)
+
+    def tensor_formats(self) -> dict[str, AnyFormat]:
+        """Formats of the layer's tensors by their names in it, and under `input` that of what enters."""
+        formats: dict[str, AnyFormat] = {"weight": self.formats.weight, "input": self.formats.input}
+        if self.bias is not None:
+            formats["bias"] = self.formats.bias
+        if isinstance(self.formats.weight, Fixed | Integer | Ternary | Binary):
+            formats["weight_scale"] = scale_format(self.formats.weight)
+        if isinstance(self.formats.input, Fixed | Integer):
+            formats["input_scale"] = scale_format(self.formats.input)
+        if isinstance(self.formats.input, Integer) and self.formats.input.zero_point:
+            formats["input_zero_point"] = zero_point_format(self.formats.input)
+        return formats
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.plain:
+            return self.sum(x, self.weight, self.bias)
+        if self.training and isinstance(self.formats.weight, Binary):
+            with torch.no_grad():
+                self.weight.clamp_(-1, 1)  # BinaryConnect: weights beyond 1 would never come back
+        with torch.autocast(x.device.type, enabled=False):  # narrower floats do not hold the integers
+            scales = self.scales(x[0].numel())
+            weight, values = self.stored_weight(scales[0]), self.stored_input(x, scales[1])
+            if self.exact_sums is not None and self.formats.integer:
+                return self.finish(self.exact_sums(self, values, weight), weight, scales, centred=False)
+            if self.input_zero_point is not None:
+                values = values - self.input_zero_point
+            return self.finish(self.sum(values, weight, None), weight, scales, centred=True)
+
+    def sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's sums of products."""
+        raise NotImplementedError
+
+    def spread(self, per_channel: Tensor) -> Tensor:
+        """[outputs] or [] -> the shape in which it meets the output."""
+        raise NotImplementedError
+
+    def scales(self, inputs: int = 1) -> Scales:
+        """The scales of weights and input as they are stored; those that learn, with LSQ's gradient.
+
+        inputs: values that enter for one image.
+        """
+        return (
+            _learning(self.weight_scale, self.formats.weight, self.weight.numel()),
+            _learning(self.input_scale, self.formats.input, inputs),
+        )
+
+    def stored_weight(self, scale: Tensor | None) -> Tensor:
+        """The weights as stored integers (in float32), or as floats of their format."""
+        format = self.formats.weight
+        if isinstance(format, Fixed | Integer | Ternary | Binary):
+            assert scale is not None
+            return quantize(self.weight, format, scale)
+        return _snap_straight(self.weight, format)
+
+    def stored_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
+        """The input as stored integers (in float32), or as floats of its format."""
+        format = self.formats.input
+        if isinstance(format, Fixed | Integer):
+            assert scale is not None
+            return quantize(x.float(), format, scale, self.input_zero_point)
+        return _snap_straight(x.float(), format)
+
+    def integers(self) -> Tensor:
+        """The stored integers of the weights, as floats without gradient."""
+        return self.stored_weight(self.scales()[0]).detach()
+
+    def finish(self, sums: Tensor, weight: Tensor, scales: Scales, centred: bool) -> Tensor:
+        """From the sums to the output. `centred` sums are those of q - z, others those of q itself."""
+        scale = self.weight.new_ones(())
+        for factor in scales:
+            scale = scale if factor is None else scale * factor
+        bias = self.bias if self.bias is not None else scale.new_zeros(())
+        half = self.formats.arithmetic == "float16" and not self.training
+        if half or not centred:
+            taps = weight.flatten(1).sum(1)  # [outputs]
+            zero = taps * self.input_zero_point if self.input_zero_point is not None else None
+            if zero is not None:
+                bias = bias - scale * zero
+                sums = sums + self.spread(zero) if centred else sums
+        if not half:
+            return sums.float() * self.spread(scale) + self.spread(bias)
+        if not self.formats.integer:
+            sums = sums.half()
+            if self.weight_scale is not None or self.input_scale is not None:
+                sums = sums * self.spread(scale).half()
+            return sums + self.spread(bias).half()
+        # A shift that brings the largest possible sum to 2**8 keeps both factors within float16's normal range.
+        low, high = integer_range(self.formats.input)  # type: ignore[arg-type]
+        bound = weight.abs().flatten(1).sum(1).clamp(min=1) * max(-low, high)
+        shift = torch.exp2(torch.ceil(torch.log2(bound)) - 8)
+        rounded = (sums / self.spread(shift)).half()
+        return rounded * self.spread(scale * shift).half() + self.spread(bias).half()
+
+    def products(self) -> int:
+        """Products in the largest of the layer's sums: weights that are not zero, of one output."""
+        return int((self.weight != 0).flatten(1).sum(1).max())
+
+    def claimed_width(self) -> int:
+        """Bits of the accumulators that a score may charge: the adder tree's result, or the fixed width."""
+        if self.formats.accumulators != "tree":
+            return self.formats.accumulators
+        return tree_width(self.products(), product_bits(self.formats.weight, self.formats.input))
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Put weights, bias and scales on the grids that they are stored on, in place. The outputs stay the same."""
+        weight_scale, input_scale = (None if scale is None else scale.detach() for scale in self.scales())
+        stored = self.stored_weight(weight_scale)
+        self.weight.copy_(stored if weight_scale is None else dequantize(stored, weight_scale))
+        if weight_scale is not None:
+            self.weight_scale = nn.Parameter(weight_scale, requires_grad=False)
+        if input_scale is not None:
+            self.input_scale = nn.Parameter(input_scale, requires_grad=False)
+        if self.bias is not None:
+            self.bias.copy_(_snap_bias(self.bias, self.formats.bias))
+
+
+class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
+    """A convolution over integers: [batch, inputs, height, width] -> [batch, outputs, ...], zero padding only."""
+
+    def __init__(self, *arguments: Any, formats: LayerFormats, **settings: Any) -> None:
+        nn.Conv2d.__init__(self, *arguments, **settings)
+        if self.padding_mode != "zeros":
+            raise ValueError(f"padding_mode {self.padding_mode!r} cannot be quantized; only zeros can")
+        self.set_formats(formats)
+
+    def sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+    def spread(self, per_channel: Tensor) -> Tensor:
+        return per_channel.reshape(-1, 1, 1) if per_channel.dim() else per_channel
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """A linear layer over integers: [..., inputs] -> [..., outputs]."""
+
+    def __init__(self, *arguments: Any, formats: LayerFormats, **settings: Any) -> None:
+        nn.Linear.__init__(self, *arguments, **settings)
+        self.set_formats(formats)
+
+    def sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return functional.linear(x, weight, bias)
+
+    def spread(self, per_channel: Tensor) -> Tensor:
+        return per_channel
+
+
+def quantized_like(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
+    """A quantized layer of the same shape that takes over `layer`'s own weight and bias.
+
+    Raises TypeError for anything but `nn.Conv2d` and `nn.Linear` themselves: a subclass computes something else.
+    """
+    new: QuantizedLayer
+    if type(layer) in (nn.Conv2d, QuantizedConv2d):
+        assert isinstance(layer, nn.Conv2d)
+        new = QuantizedConv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.bias is not None,
+            layer.padding_mode,
+            device="meta",
+            formats=formats,
+        )
+    elif type(layer) in (nn.Linear, QuantizedLinear):
+        assert isinstance(layer, nn.Linear)
+        bias = layer.bias is not None
+        new = QuantizedLinear(layer.in_features, layer.out_features, bias, device="meta", formats=formats)
+    else:
+        raise TypeError(f"{type(layer).__name__} cannot be quantized, only Conv2d and Linear")
+    new.weight, new.bias = layer.weight, layer.bias
+    new.set_formats(formats)  # once more, on the weight's device
+    return new.train(layer.training)
+
+
+def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
+    """The quantized layers of a module by name, in order of definition."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantizedLayer)}
+
+
+@contextmanager
+def plain_layers(module: nn.Module) -> Iterator[None]:
+    """Within, quantized layers compute as plain float convolutions and linear layers with their stored weights.
+
+    For code that must see each as one operation: tracing, counting, exports.
+    """
+    layers = list(quantized_layers(module).values())
+    for layer in layers:
+        layer.plain = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.plain = False
+
+
+def freeze(module: nn.Module) -> None:
+    """Freeze every quantized layer of the module: what its file will hold is what it computes with."""
+    for layer in quantized_layers(module).values():
+        layer.freeze()
+
+
+def _learning(scale: nn.Parameter | None, format: AnyFormat, count: int) -> Tensor | None:
+    if scale is None or not scale.requires_grad:
+        return scale
+    assert isinstance(format, Fixed | Integer | Ternary | Binary)
+    slowed = scale_gradient(scale, count // max(1, scale.numel()), format)
+    return stored_scale(slowed, format, significant_bits(format))
+
+
+def _snap_straight(x: Tensor, format: AnyFormat) -> Tensor:
+    if not isinstance(format, Float16):
+        return x
+    rounded = x.half().float()
+    return pass_through(rounded, x) if x.requires_grad else rounded
+
+
+def _snap_bias(bias: Tensor, format: AnyFormat) -> Tensor:
+    if isinstance(format, Fixed):
+        return snap(bias, format, calibrate_tensor(bias, format, Sigma(deviations=10.0))[0])
+    return snap(bias, format)
