@@ -3,7 +3,7 @@
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class _Training:
         # Where the training is: the next step to take, all from 0.
         self.round = self.epoch = self.step = 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=context.device)  # loss, SRIP, right; of this epoch
+        self.rate = 0.0  # the learning rate of the step before
         self.lines = 0  # logged so far
         self.seconds = 0.0  # spent in this epoch before the last interruption
         self.best: dict[str, Tensor] = {}
@@ -100,17 +101,16 @@ class _Training:
         if self.step == 0:
             self.taken.begin_epoch()
         batches = self._batches(self.round, self.epoch)
-        rate = 0.0
         before = self.seconds
         started = saved = shown = time.monotonic()
         first = self.step
         while self.step < len(batches):
-            rate = self._rate()
+            self.rate = self._rate()
             randomness = StepRandomness(
                 self.context.seed, (self.context.name, self.round, self.epoch, self.step), device
             )
             indices = batches[self.step].to(device, non_blocking=True)
-            figures = self.taken.take(indices, rate, randomness)
+            figures = self.taken.take(indices, self.rate, randomness)
             figures[:2] *= len(indices)  # means become sums, since the last batch may be smaller
             self.sums += figures
             self.step += 1
@@ -118,7 +118,7 @@ class _Training:
             now = time.monotonic()
             due = now - saved >= self.context.save_every_seconds and not last
             if device.type == "cpu" or self.step % CHECK_EVERY == 0 or due or last:
-                self._check_finite(rate)
+                self._check_finite()
             self.seconds = before + now - started
             if last or now - shown >= SHOW_EVERY:
                 shown = now
@@ -126,15 +126,15 @@ class _Training:
             if due:
                 self._save()
                 saved = time.monotonic()
-        return self._end_epoch(rate)
+        return self._end_epoch()
 
-    def _end_epoch(self, rate: float) -> float | None:
+    def _end_epoch(self) -> float | None:
         """Measure on the selection images where it is due, log, and remember the best; the accuracy, if measured."""
         loss, term, right = (self.sums / self._images()).tolist()
         line: dict[str, Any] = {
             "round": self.round + 1,
             "epoch": self._epochs_before() + self.epoch + 1,
-            "learning_rate": rate,
+            "learning_rate": self.rate,
             "loss": loss,
             "train_accuracy": right,
         }
@@ -193,16 +193,20 @@ class _Training:
         spec = self.network.input
         return evaluate_module(self.network.module, self.selection, spec.mean, spec.std)
 
-    def _check_finite(self, rate: float) -> None:
+    def _check_finite(self) -> None:
         """Raises Failure where a loss or SRIP term of this epoch was not finite."""
-        if bool(torch.isfinite(self.sums).all()):
-            return
+        if not bool(torch.isfinite(self.sums).all()):
+            self._diverge("the loss")
+
+    def _diverge(self, what: str) -> NoReturn:
+        epoch = self._epochs_before() + self.epoch + 1
+        hints = "a smaller learning rate, a warmup or clip_norm"
+        if self.settings.orthogonality:
+            hints += ", or a smaller orthogonality.coefficient"
         raise Failure(
-            f"{self.context.name}: the loss is not finite in epoch {self._epochs_before() + self.epoch + 1} "
-            f"of {self.settings.epochs}, at step {self.step} of {self.steps}, learning rate {rate:.3g}. "
-            "The state before it is kept. Try a smaller learning rate, a warmup, or clip_norm"
-            + (", or a smaller orthogonality.coefficient" if self.settings.orthogonality else "")
-            + "; then run again with --fresh"
+            f"{self.context.name}: {what} is not finite in epoch {epoch} of {self.settings.epochs}, "
+            f"at step {self.step} of {self.steps}, learning rate {self.rate:.3g}; "
+            f"the last good state stays in {self.context.folder}. Try {hints}, and run again with --fresh"
         )
 
     def _show(self, progress: Progress, images_per_second: float) -> None:
@@ -242,7 +246,9 @@ class _Training:
         return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
     def _save(self) -> None:
-        """Write down everything that the steps to come depend on."""
+        """Write down everything that the steps to come depend on; nothing where the weights have gone bad."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.taken.parameters):
+            self._diverge("a weight")
         tensors = prefixed("module", self._tensors()) | prefixed("optimizer", optimizer_tensors(self.taken.optimizer))
         tensors |= prefixed("best", self.best) | prefixed("last", self.last) | {"sums": self.sums}
         if self.taken.table is not None:
