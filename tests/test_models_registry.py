@@ -72,7 +72,7 @@ def test_a_name_alone_is_a_model() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("c_efficientnt:v1", ["c_efficientnt", "did you mean c_efficientnet", "import"]),
+        ("c_efficientnt:v1", ["c_efficientnt", "did you mean c_efficientnet", "wide_resnet"]),
         ("c_efficientnet:v3", ["'v3'", "v1", "v2", "paper", "expansion"]),
         ("c_efficientnet:expansion=wide", ["c_efficientnet.expansion", "'wide'"]),
         ("c_efficientnet:expansion=-1,widths=v9,size=3", ["expansion: -1", "widths: 'v9'", "size: no such setting"]),

@@ -70,7 +70,16 @@ def test_only_norms_that_follow_their_convolution_are_folded() -> None:
     assert fold_norms(module) == []
 
 
-FAMILIES = ["c_efficientnet:tiny", "c_efficientnet:tiny,downsample=shortcut"]
+FAMILIES = [
+    "c_efficientnet:tiny",
+    "c_efficientnet:tiny,downsample=shortcut",
+    "efficientnet:width=0.2,depth=0.3,stem_stride=2",
+    "efficientnet:width=0.2,depth=0.3,head=linear",
+    "densenet:growth=4,blocks=[2,3]",
+    "pyramidnet:depth=20,alpha=12",
+    "wide_resnet:depth=10,width=1",
+    "resnet:width=8",
+]
 
 
 @pytest.mark.parametrize("text", FAMILIES)
@@ -88,6 +97,25 @@ def test_every_norm_of_c_efficientnet_can_be_folded() -> None:
     with torch.device("meta"):
         module = parse_model("c_efficientnet:v1").build()
     assert len(find_foldable_norms(module)) == sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("text", "folded", "kept"),
+    [
+        # Norms before a ReLU and a 1x1 convolution, or after a concatenation, stay: only norm2 follows its convolution.
+        ("densenet:bc-100-12", 48, 51),
+        ("pyramidnet:272", 271, 91),  # first of each block and the last stay (Wave folded the same 271)
+        ("wide_resnet:28-10", 13, 12),  # the stem's output goes into one norm only, as the first block widens
+        ("resnet:18", 20, 0),
+        ("efficientnet:b0", 49, 0),
+    ],
+)
+def test_norms_before_their_convolution_are_not_folded(text: str, folded: int, kept: int) -> None:
+    with torch.device("meta"):
+        module = parse_model(text).build()
+    pairs = find_foldable_norms(module)
+    assert len(pairs) == folded
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in module.modules()) - folded == kept
 
 
 def test_folding_keeps_zeros_zero_and_the_mode() -> None:

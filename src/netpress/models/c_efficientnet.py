@@ -80,11 +80,16 @@ class CEfficientNetSettings(ModelSettings):
     """First weights: as their code, as the paper (semi-orthogonal by QR), or scaled like their converged nets."""
 
     @model_validator(mode="after")
-    def _released_as_it_was(self) -> Self:
+    def _parts_fit_together(self) -> Self:
         if self.released and (self.downsample != "plain" or not self.downsample_gate or not self.squeeze_ratio):
             raise ValueError(
                 "released = true goes with downsample = 'plain', downsample_gate = true and a squeeze_ratio above 0"
             )
+        table = WIDTHS[self.widths]
+        halvings = [table.stem_stride, *(stage.stride for stage in table.stages)].count(2)
+        if self.downsample == "shortcut" and self.image_size % 2**halvings:
+            # The 2x2 kernel drops an odd last row that the shortcut keeps.
+            raise ValueError(f"downsample = 'shortcut' needs an image_size that is a multiple of {2**halvings}")
         return self
 
 

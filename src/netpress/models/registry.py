@@ -65,7 +65,12 @@ class ModelChoice:
 
 _BUILT_IN = {
     "c_efficientnet": "netpress.models.c_efficientnet",
+    "densenet": "netpress.models.densenet",
+    "efficientnet": "netpress.models.efficientnet",
     "import": "netpress.models.imported",
+    "pyramidnet": "netpress.models.pyramidnet",
+    "resnet": "netpress.models.resnet",
+    "wide_resnet": "netpress.models.wide_resnet",
 }
 _FAMILIES: dict[str, Family] = {}
 

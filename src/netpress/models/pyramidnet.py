@@ -1,0 +1,138 @@
+"""PyramidNet with ShakeDrop: the network that Wave Computing compressed in 2019 (272 layers, alpha 200).
+
+Han, Kim and Kim, "Deep Pyramidal Residual Networks" (arXiv 1610.02915): the width grows by
+the same amount at every block, and shortcuts are padded with zero channels. Yamada et al.,
+"ShakeDrop Regularization" (arXiv 1802.02375), disturbs the residual branches in training.
+"""
+
+import math
+from typing import Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from netpress.models.blocks import initialize_he_out
+from netpress.models.registry import ModelSettings, register_family
+from netpress.settings import Count, Fraction, NonNegative
+
+EXPANSION = 4  # output channels of a bottleneck as a multiple of its inner ones
+CONVOLUTIONS = 3  # of a bottleneck
+STAGES = 3
+
+
+class PyramidNetSettings(ModelSettings):
+    """PyramidNet with bottlenecks and ShakeDrop (Wave Computing 2019: 272): width grows at every block."""
+
+    depth: Count = 272
+    """Layers: 9n + 2, for n bottlenecks in each of three stages."""
+    alpha: NonNegative = 200.0
+    """Channels, before the expansion by 4, that are added over the whole network to the 16 of the stem."""
+    shakedrop: Fraction = 0.5
+    """Probability at the last block that its branch is disturbed in training; it grows linearly from the first."""
+
+    @model_validator(mode="after")
+    def _whole_bottlenecks(self) -> Self:
+        if (self.depth - 2) % (STAGES * CONVOLUTIONS) or self.depth < 11:
+            raise ValueError(f"depth = {self.depth} is not 9n + 2 with n at least 1, such as 110, 164 or 272")
+        return self
+
+
+class ShakeDrop(nn.Module):
+    """In training, with probability `rate`, a block's branch is scaled by noise, backward by other noise.
+
+    Each forward pass draws one gate for the batch. Open (1 - rate): the branch passes. Shut: image by image it is
+    multiplied by alpha ~ U(-1, 1) forward, and its gradient by an independent beta ~ U(0, 1). In evaluation
+    the branch is multiplied by its expected factor, 1 - rate (equation 6 of the paper).
+    Like `nn.Dropout`, it draws from torch's default generator, which the training loop seeds at every step.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x * (1.0 - self.rate)
+        shape = (x.shape[0], 1, 1, 1)
+        shut = (torch.rand((), device=x.device) < self.rate).to(x.dtype)
+        alpha = torch.empty(shape, device=x.device, dtype=x.dtype).uniform_(-1.0, 1.0)
+        beta = torch.empty(shape, device=x.device, dtype=x.dtype).uniform_(0.0, 1.0)
+        forward = 1.0 + shut * (alpha - 1.0)  # 1 where open, alpha where shut
+        backward = 1.0 + shut * (beta - 1.0)
+        shaken = x * backward
+        return shaken + (x * forward - shaken).detach()  # the value of x * forward, the gradient of x * backward
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.4f}"
+
+
+class Bottleneck(nn.Module):
+    """[batch, inputs, h, w] -> [batch, 4 * inside, h/stride, w/stride]; its shortcut gets zero channels."""
+
+    def __init__(self, inputs: int, inside: int, stride: int, rate: float) -> None:
+        super().__init__()
+        outputs = inside * EXPANSION
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, inside, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(inside)
+        self.relu2 = nn.ReLU()
+        self.conv2 = nn.Conv2d(inside, inside, 3, stride, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(inside)
+        self.relu3 = nn.ReLU()
+        self.conv3 = nn.Conv2d(inside, outputs, 1, bias=False)
+        self.norm4 = nn.BatchNorm2d(outputs)
+        self.shakedrop = ShakeDrop(rate)
+        self.downsample = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else None
+        self.added_channels = outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(self.norm1(x))
+        y = self.conv2(self.relu2(self.norm2(y)))
+        y = self.norm4(self.conv3(self.relu3(self.norm3(y))))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        if self.added_channels:
+            shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.added_channels))
+        return self.shakedrop(y) + shortcut
+
+
+class PyramidNet(nn.Module):
+    """[batch, channels, height, width] -> logits [batch, classes]."""
+
+    def __init__(self, settings: PyramidNetSettings) -> None:
+        super().__init__()
+        per_stage = (settings.depth - 2) // (STAGES * CONVOLUTIONS)
+        total = STAGES * per_stage
+        channels = 16
+        self.stem = nn.Conv2d(settings.channels, channels, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(channels)
+        blocks: list[nn.Module] = []
+        for index in range(total):
+            inside = math.floor(16 + settings.alpha * (index + 1) / total + 0.5)
+            stride = 2 if index and index % per_stage == 0 else 1
+            blocks.append(Bottleneck(channels, inside, stride, settings.shakedrop * (index + 1) / total))
+            channels = inside * EXPANSION
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(channels, settings.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norm(self.blocks(self.stem_norm(self.stem(x)))))
+        return self.classifier(self.flatten(self.pool(x)))
+
+
+def initialize(module: nn.Module, settings: PyramidNetSettings, generator: torch.Generator) -> None:
+    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform."""
+    initialize_he_out(module, generator)
+
+
+PRESETS = {
+    "272": {"depth": 272, "alpha": 200.0},
+    "110": {"depth": 110, "alpha": 84.0},
+}
+
+register_family("pyramidnet", PyramidNetSettings, PyramidNet, initialize, PRESETS)

@@ -1,0 +1,71 @@
+"""ResNet-18 for 32x32: the network that IMT's CIFAR-10 score is relative to.
+
+He et al. (arXiv 1512.03385), with the stem that small images need: 3x3, stride 1, no pooling.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from netpress.models.blocks import ConvNorm, initialize_he_out
+from netpress.models.registry import ModelSettings, register_family
+from netpress.settings import Count
+
+
+class ResNetSettings(ModelSettings):
+    """ResNet for 32x32 (18: the baseline of IMT's CIFAR-10 score): basic blocks of two 3x3 convolutions."""
+
+    classes: Count = 10
+    """How many classes the network tells apart: the length of its output."""
+    width: Count = 64
+    """Channels of the first stage; each later stage doubles them."""
+    blocks: tuple[Count, ...] = (2, 2, 2, 2)
+    """Blocks in each stage; every stage but the first halves the resolution."""
+
+
+class Block(nn.Module):
+    """[batch, inputs, h, w] -> [batch, outputs, h/stride, w/stride]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(inputs, outputs, 3, stride=stride, activation=nn.ReLU())
+        self.second = ConvNorm(outputs, outputs, 3)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = ConvNorm(inputs, outputs, stride=stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.first(x))
+        return self.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """[batch, channels, height, width] -> logits [batch, classes]."""
+
+    def __init__(self, settings: ResNetSettings) -> None:
+        super().__init__()
+        channels = settings.width
+        self.stem = ConvNorm(settings.channels, channels, 3, activation=nn.ReLU())
+        blocks: list[nn.Module] = []
+        for stage, count in enumerate(settings.blocks):
+            outputs = settings.width * 2**stage
+            for index in range(count):
+                blocks.append(Block(channels, outputs, 2 if stage and index == 0 else 1))
+                channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(channels, settings.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.flatten(self.pool(self.blocks(self.stem(x)))))
+
+
+def initialize(module: nn.Module, settings: ResNetSettings, generator: torch.Generator) -> None:
+    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform."""
+    initialize_he_out(module, generator)
+
+
+PRESETS = {"18": {"blocks": [2, 2, 2, 2]}}
+
+register_family("resnet", ResNetSettings, ResNet, initialize, PRESETS)
