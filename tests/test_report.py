@@ -86,6 +86,7 @@ def write_run(folder: Path) -> Path:
         "operations": 26_177_231.5,
         "score": 0.0054598,
         "dataset": "cifar100",
+        "loss": 1.4321,
         "select_on": "validation",
         "layers": example_layers(),
     }
@@ -198,12 +199,15 @@ def test_a_finished_run_is_told_whole(run: Path) -> None:
         "0.00546",  # score
         "official",
         "62.14%",  # after 01-train
+        "c_efficientnet (widths v1, expansion 3) · on cifar100 · seed 7",
+        "begun 2026-01-31 12:00 +0000",
         "180,182",  # non-zero weights after 02-prune
         "60.0%",  # its sparsity
         "20 min 34 s",  # its time
         "train epochs 4",  # asked of 02-prune
         "Example processor, 2 cores, Linux",
-        "0123456789abcdef",
+        "0123456789ab...",
+        "loss 1.432, on the test images of cifar100",
         "torch 2.13.0",
         "blocks.3.depthwise",
         'kind = "prune"',  # recipe.toml itself

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from netpress.report.facts import StageFacts, number
 from netpress.report.figures import percent
@@ -90,7 +90,11 @@ def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup
             _draw_bands(bands, len(epochs)),
             _draw_rules(ticks, y, chart.write),
             _draw_epochs(len(epochs), x),
-            *(_draw_curve(points, x, y, f"series-{position}") for position, points in enumerate(curves.values())),
+            *(
+                _draw_curve([point for point in points if band.start <= point[0] < band.end], x, y, position)
+                for position, points in enumerate(curves.values())
+                for band in bands
+            ),
             Markup('<line class="cursor" y1="{}" y2="{}" visibility="hidden"/>').format(TOP, HEIGHT - BOTTOM),
         ]
     )
@@ -216,10 +220,15 @@ def _draw_epochs(epochs: int, x: Callable[[float], float]) -> Markup:
 
 
 def _draw_curve(
-    points: Sequence[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float], style: str
+    points: Sequence[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float], position: int
 ) -> Markup:
+    """One curve within one band: figures of different stages are not joined."""
+    if not points:
+        return Markup()
     if len(points) == 1:
         ((epoch, value),) = points
-        return Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(style, x(epoch), y(value))
+        return Markup('<circle class="dot series-{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>').format(
+            position, x(epoch), y(value)
+        )
     path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in points)
-    return Markup('<polyline class="curve {}" points="{}"/>').format(style, escape(path))
+    return Markup('<polyline class="curve series-{}" points="{}"/>').format(position, path)

@@ -1,5 +1,6 @@
 """How figures are written on the page. Each function takes any value; what is no number becomes a dash."""
 
+import re
 from typing import Any
 
 from netpress.console import describe_seconds
@@ -45,6 +46,12 @@ def duration(value: Any) -> str:
     return NOTHING if known is None else describe_seconds(known)
 
 
+def moment(value: Any) -> str:
+    """A time of day in ISO 8601, to the minute, with its offset: 2026-01-31 12:00 +0000."""
+    text = str(value)
+    return f"{text[:10]} {text[11:16]} {text[19:]}".rstrip() if text[10:11] == "T" else text
+
+
 def plain(value: Any) -> str:
     """Any setting or environment value; the empty and the absent (jinja's undefined) are a dash."""
     if isinstance(value, bool):
@@ -56,6 +63,12 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(entry) for entry in value)
     return f"{value:g}" if isinstance(value, float) else str(value) or NOTHING
+
+
+def brief(value: Any) -> str:
+    """As `plain`, with checksums and commits cut to what tells them apart; the file has them whole."""
+    text = plain(value)
+    return f"{text[:12]}..." if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
 def label(name: str) -> str:
@@ -75,6 +88,8 @@ FILTERS = {
     "short": short,
     "decimal": decimal,
     "duration": duration,
+    "moment": moment,
     "plain": plain,
+    "brief": brief,
     "label": label,
 }

@@ -10,7 +10,7 @@ from netpress.files import atomic_write
 from netpress.report.board import AXIS, GATE, compare
 from netpress.report.curves import draw_charts
 from netpress.report.facts import RunFacts, number, read_run
-from netpress.report.figures import FILTERS
+from netpress.report.figures import FILTERS, label, plain
 from netpress.report.tables import (
     describe_card,
     describe_stage,
@@ -50,6 +50,7 @@ def render(run: RunFacts) -> str:
     return templates.get_template("page.html").render(
         run=run,
         score=run.score or {},
+        summary=_summarise(run),
         style=Markup(_read("page.css")),
         script=Markup(_read("page.js")),
         asked=[(room, flatten(table)) for room, table in _rooms(run)],
@@ -76,6 +77,18 @@ def _rooms(run: RunFacts) -> list[tuple[str, dict[str, object]]]:
     """The recipe's tables besides its stages."""
     tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score")]
     return [(name, table) for name, table in tables if isinstance(table, dict)]
+
+
+def _summarise(run: RunFacts) -> str:
+    """Data, model and seed in a line."""
+    tables = dict(_rooms(run))
+    model = dict(tables.get("model", {}))
+    name = model.pop("family", model.pop("network", None))
+    settings = ", ".join(f"{label(path)} {plain(value)}" for path, value in flatten(model))
+    parts = [f"{plain(name)} ({settings})" if settings else plain(name)] if name is not None else []
+    parts += [f"on {run.dataset}"] if run.dataset else []
+    parts += [f"seed {plain(run.recipe['seed'])}"] if "seed" in run.recipe else []
+    return " · ".join(parts)
 
 
 def _overall_sparsity(run: RunFacts) -> float | None:

@@ -43,7 +43,9 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
 def describe_stage(stage: StageFacts) -> str:
     """The settings of a stage that say most, in a line."""
     flat = flatten(stage.settings)
-    return ", ".join(f"{label(path).replace('.', ' ')} {plain(value)}" for path, value in flat if path.split(".")[-1] in HEADLINES)
+    return ", ".join(
+        f"{label(path).replace('.', ' ')} {plain(value)}" for path, value in flat if path.split(".")[-1] in HEADLINES
+    )
 
 
 def sparsity(figures: Mapping[str, Any]) -> float | None:
@@ -167,7 +169,18 @@ def _sum(layers: Iterable[Layer], name: str) -> float:
 
 def describe_card(score: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The small figures of the score card that are neither a headline nor a layer."""
-    shown = {"accuracy", "params", "operations", "score", "layers", "top5"}
+    shown = {
+        "accuracy",
+        "params",
+        "operations",
+        "score",
+        "layers",
+        "top5",
+        "loss",
+        "convention",
+        "dataset",
+        "select_on",
+    }
     rows = []
     for name, value in score.items():
         if name in shown or isinstance(value, list | dict):
