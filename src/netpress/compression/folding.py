@@ -1,0 +1,88 @@
+"""The `fold` stage: fold batch norms into the convolutions before them.
+
+The structural work is `netpress.models.folding`; here the result is checked against the network
+that it came from, and the edit is recorded, so that the network rebuilds folded.
+"""
+
+from typing import Literal
+
+import torch
+
+from netpress.devices import generator_for
+from netpress.errors import Failure, UserError
+from netpress.models.folding import Pair, find_foldable_norms, fold_norms, folding_edit
+from netpress.network import Network, copy
+from netpress.settings import Positive, Settings
+from netpress.stage import Context, PlanRow, register_stage
+
+IMAGES = 8  # random inputs in the check
+
+
+class FoldSettings(Settings):
+    """Fold batch norms into the convolutions before them: the same answers with fewer operations."""
+
+    kind: Literal["fold"] = "fold"
+    tolerance: Positive = 1e-4
+    """Largest difference of a logit on random inputs, as a share of the largest logit: rounding of float32."""
+
+
+def fold(network: Network, settings: FoldSettings, context: Context) -> Network:
+    """A folded copy of `network`, its masks as they were.
+
+    Raises UserError if no norm can be folded or if a tensor in play has a number format already
+    (folding would take it off its grid), Failure if the logits differ by more than the tolerance.
+    """
+    folded = copy(network)
+    folded.module.cpu()
+    pairs = find_foldable_norms(folded.module)
+    _check_formats(network, pairs)
+    if not pairs:
+        raise UserError(
+            f"{context.name}: nothing to fold: no batch norm follows a convolution directly; leave this stage out"
+        )
+    before = _logits(folded, context.seed)
+    fold_norms(folded.module)
+    after = _logits(folded, context.seed)
+    difference = float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
+    if not difference <= settings.tolerance:
+        raise Failure(
+            f"{context.name}: after folding, logits differ by {difference:.2g} of the largest, above the "
+            f"tolerance of {settings.tolerance:g}; a norm with a running variance near 0 may be the cause"
+        )
+    folded.architecture.edits.append(folding_edit(pairs))
+    context.log({"folded": len(pairs), "difference": difference})
+    context.console.say(f"{context.name}: {len(pairs)} norms folded, logits differ by at most {difference:.1e}")
+    return folded
+
+
+def plan(network: Network, settings: FoldSettings) -> list[PlanRow]:
+    """One row for each norm that would go."""
+    return [
+        {"what": norm, "into": conv, "channels": network.module.get_submodule(norm).num_features, "epochs": 0}
+        for conv, norm in find_foldable_norms(network.module)
+    ]
+
+
+def _check_formats(network: Network, pairs: list[Pair]) -> None:
+    names = {name for pair in pairs for name in pair}
+    for name in network.formats:
+        if name in names or name.rpartition(".")[0] in names:
+            raise UserError(
+                f"{name} has a number format already, and folding would change its values; fold before the stage that "
+                "gives formats"
+            )
+
+
+def _logits(network: Network, seed: int) -> torch.Tensor:
+    """Answers to random inputs of the network's own size, [images, classes]."""
+    generator = generator_for(seed, "fold")
+    images = torch.randn(IMAGES, *network.input.size, generator=generator)
+    training = network.module.training
+    network.module.eval()
+    with torch.inference_mode():
+        logits: torch.Tensor = network.module(images).float()
+    network.module.train(training)
+    return logits
+
+
+register_stage("fold", FoldSettings, fold, plan)

@@ -1,0 +1,94 @@
+"""Which weights of a network exist: making masks, joining them, and counting what is left.
+
+A mask is a bool tensor of its parameter's shape, True where the weight exists; a network
+carries them by parameter name (`Network.masks`). What holds them during training is
+`netpress.training.masking`; nothing here wraps a module.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from netpress.errors import Failure
+from netpress.models.selection import select
+from netpress.network import Network
+from netpress.training.masking import MaskHolder
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Density:
+    """How full one tensor is: `nonzero` of its `weights` are not zero."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    nonzero: int
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that are zero."""
+        return 1 - self.nonzero / self.weights if self.weights else 0.0
+
+
+def select_weights(
+    network: Network, layers: str | Sequence[str] = ALL, path: str = "layers"
+) -> dict[str, nn.Parameter]:
+    """The weight tensors that `layers` means (see `netpress.models.selection`), by parameter name, in order.
+
+    "all" is every parameter of more than one dimension, whatever its layer calls it; a kind or a
+    pattern takes the layers' own `weight`. Raises UserError where something matches nothing.
+    """
+    if layers == ALL or list(layers) == [ALL]:
+        return network.weights()
+    chosen = {f"{name}.weight" if name else "weight" for name, _ in select(network.module, layers, path)}
+    return {name: weight for name, weight in network.weights().items() if name in chosen}
+
+
+def merge_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A weight exists where both say so; a tensor that only one of them knows follows that one."""
+    merged = dict(first)
+    for name, mask in second.items():
+        merged[name] = merged[name].to(mask.device) & mask if name in merged else mask
+    return merged
+
+
+def add_masks(network: Network, masks: Mapping[str, Tensor]) -> None:
+    """Merge `masks` into the network's own and set the weights that they remove to zero, in place.
+
+    Masks live on the CPU. Raises Failure for a mask whose name or shape no parameter has.
+    """
+    parameters = network.weights()
+    for name, mask in masks.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            found = tuple(parameters[name].shape) if name in parameters else "no such weight"
+            raise Failure(f"a mask for {name} of shape {tuple(mask.shape)}, but the network has {found}")
+    network.masks = merge_masks(network.masks, {name: mask.cpu() for name, mask in masks.items()})
+    apply_masks(network)
+
+
+def apply_masks(network: Network) -> None:
+    """Set every weight that the network's masks remove to zero, in place."""
+    MaskHolder(network).mask_weights()
+
+
+def masks_from_zeros(network: Network) -> dict[str, Tensor]:
+    """Masks that make a network's zeros permanent, for one pruned elsewhere: tensors without zeros have none."""
+    found = {name: (weight.detach() != 0).cpu() for name, weight in network.weights().items()}
+    return {name: mask for name, mask in found.items() if not bool(mask.all())}
+
+
+def densities(network: Network, layers: str | Sequence[str] = ALL) -> list[Density]:
+    """One row for each selected weight tensor, in order, counted from the weights as they are."""
+    weights = select_weights(network, layers)
+    return [
+        Density(name, tuple(weight.shape), weight.numel(), int(weight.detach().count_nonzero()))
+        for name, weight in weights.items()
+    ]
+
+
+def total_density(rows: Sequence[Density]) -> Density:
+    """All rows taken together."""
+    return Density("total", (), sum(row.weights for row in rows), sum(row.nonzero for row in rows))
