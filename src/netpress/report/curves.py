@@ -43,11 +43,16 @@ def _plain(value: float) -> str:
 
 
 CHARTS = (
-    Chart("Accuracy", {"accuracy": "selection images", "train_accuracy": "training images"}, percent),
-    Chart("Training loss", {"loss": "loss"}, _plain),
+    Chart("Accuracy", {"selection_accuracy": "selection images", "train_accuracy": "training images"}, percent),
+    Chart("Loss", {"selection_loss": "selection images", "loss": "training images"}, _plain),
     Chart("Learning rate", {"learning_rate": "learning rate"}, _plain, floor=0.0),
+    Chart("Regularizer", {"regularizer": "regularizer"}, _plain, floor=0.0),
     Chart("Speed", {"images_per_second": "images/s"}, lambda value: f"{value:,.0f}", floor=0.0),
 )
+
+Points = list[tuple[float, float]]
+Curves = dict[int, tuple[str, Points]]
+"""The curves of a chart that have points: place in the chart's series -> name, points."""
 
 
 def draw_charts(stages: Sequence[StageFacts]) -> list[Markup]:
@@ -71,9 +76,12 @@ def find_bands(epochs: Sequence[Epoch]) -> list[Band]:
 
 def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup | None:
     """An SVG of `chart`, or None if no epoch has a figure of it."""
-    curves = {name: thin([number(line.get(key)) for line in epochs], bands) for key, name in chart.series.items()}
-    curves = {name: points for name, points in curves.items() if points}
-    values = [value for points in curves.values() for _, value in points]
+    curves: Curves = {}
+    for position, (key, name) in enumerate(chart.series.items()):
+        points = thin([number(line.get(key)) for line in epochs], bands)
+        if points:
+            curves[position] = (name, points)
+    values = [value for _, points in curves.values() for _, value in points]
     if not values:
         return None
     ticks = choose_ticks(min(values) if chart.floor is None else min(*values, chart.floor), max(values))
@@ -92,7 +100,7 @@ def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup
             _draw_epochs(len(epochs), x),
             *(
                 _draw_curve([point for point in points if band.start <= point[0] < band.end], x, y, position)
-                for position, points in enumerate(curves.values())
+                for position, (_, points) in curves.items()
                 for band in bands
             ),
             Markup('<line class="cursor" y1="{}" y2="{}" visibility="hidden"/>').format(TOP, HEIGHT - BOTTOM),
@@ -103,7 +111,7 @@ def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup
         "left": LEFT,
         "right": WIDTH - RIGHT,
         "bands": [[pretty(band.name), band.start, band.end] for band in bands],
-        "series": {name: [[epoch, chart.write(value)] for epoch, value in points] for name, points in curves.items()},
+        "series": {name: [[epoch, chart.write(value)] for epoch, value in points] for name, points in curves.values()},
     }
     return Markup(
         '<figure class="chart"><figcaption><b>{title}</b>{legend}<output></output></figcaption>'
@@ -111,7 +119,7 @@ def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup
         "</figure>"
     ).format(
         title=chart.title,
-        legend=_legend(curves),
+        legend=_legend(chart, curves),
         width=WIDTH,
         height=HEIGHT,
         label=_describe(chart, curves),
@@ -120,7 +128,7 @@ def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup
     )
 
 
-def thin(values: Sequence[float | None], bands: Sequence[Band]) -> list[tuple[float, float]]:
+def thin(values: Sequence[float | None], bands: Sequence[Band]) -> Points:
     """(epoch, value) of the known values; beyond MOST_POINTS, means of consecutive epochs of one band."""
     group = math.ceil(len(values) / MOST_POINTS)
     points = []
@@ -151,19 +159,19 @@ def pretty(name: str) -> str:
     return ", ".join(words)
 
 
-def _describe(chart: Chart, curves: dict[str, list[tuple[float, float]]]) -> str:
+def _describe(chart: Chart, curves: Curves) -> str:
     """The drawing in words, for those who do not see it."""
     said = [
-        f"{name} from {chart.write(points[0][1])} to {chart.write(points[-1][1])}" for name, points in curves.items()
+        f"{name} from {chart.write(points[0][1])} to {chart.write(points[-1][1])}" for name, points in curves.values()
     ]
     return f"{chart.title} over the epochs: {'; '.join(said)}"
 
 
-def _legend(curves: dict[str, list[tuple[float, float]]]) -> Markup:
-    if len(curves) < 2:
+def _legend(chart: Chart, curves: Curves) -> Markup:
+    if len(chart.series) < 2:
         return Markup()
     return Markup().join(
-        Markup('<span class="key series-{}">{}</span>').format(position, name) for position, name in enumerate(curves)
+        Markup('<span class="key series-{}">{}</span>').format(position, name) for position, (name, _) in curves.items()
     )
 
 

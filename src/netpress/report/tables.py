@@ -84,17 +84,9 @@ Layer = Mapping[str, Any]
 
 
 def read_layers(run: RunFacts) -> list[Layer]:
-    """The rows of the score card, with `operations` where the card gives only its two parts."""
+    """The rows of the score card."""
     found = (run.score or {}).get("layers")
-    layers = [layer for layer in found if isinstance(layer, dict)] if isinstance(found, list) else []
-    return [{**layer, "operations": _operations(layer)} for layer in layers]
-
-
-def _operations(layer: Layer) -> float:
-    told = number(layer.get("operations"))
-    if told is not None:
-        return told
-    return (number(layer.get("multiplications")) or 0) + (number(layer.get("additions")) or 0)
+    return [layer for layer in found if isinstance(layer, dict)] if isinstance(found, list) else []
 
 
 LAYER_COUNTS = {
@@ -102,15 +94,17 @@ LAYER_COUNTS = {
     "nonzeros": "non-zero",
     "multiplications": "multiplications",
     "additions": "additions",
-    "mask_bits": "mask bits",
+    "storage_bits": "bits of values",
+    "mask_bits": "bits of mask",
 }
 
 
 def tabulate_layers(layers: list[Layer]) -> Table:
-    """The score card layer by layer, with bars for storage and operations (the longest bar is the largest layer)."""
+    """The score card layer by layer, with bars for parameters and operations (the longest bar is the largest layer)."""
     counts = [name for name in LAYER_COUNTS if any(number(layer.get(name)) is not None for layer in layers)]
-    largest = {name: _largest(layers, name) for name in ("storage_bits", "operations")}
-    columns = ["layer", "kind", *(LAYER_COUNTS[name] for name in counts), "sparsity", "storage bits", "operations"]
+    largest = {name: _largest(layers, name) for name in ("params", "operations")}
+    columns = ["layer", "kind", *(LAYER_COUNTS[name] for name in counts), "sparsity", "params", "operations"]
+    noted = any("uncounted" in layer for layer in layers)
     rows = []
     for layer in layers:
         zeros = sparsity(layer)
@@ -120,21 +114,24 @@ def tabulate_layers(layers: list[Layer]) -> Table:
         for name, most in largest.items():
             value = layer.get(name)
             row.append(Cell(whole(value), _order(value), share(value, most)))
+        if noted:
+            row.append(_text(layer.get("uncounted", "")))
         rows.append(row)
-    return Table(columns, [False, False, *([True] * (len(columns) - 2))], rows)
+    numeric = [False, False, *([True] * (len(columns) - 2))]
+    return Table([*columns, "not counted"], [*numeric, False], rows) if noted else Table(columns, numeric, rows)
 
 
 def tabulate_kinds(layers: list[Layer]) -> Table:
-    """The score card by kind of layer: how much of the storage and of the operations each kind has."""
+    """The score card by kind of layer: each kind's part of the parameters (stored values) and of the operations."""
     kinds: dict[str, list[Layer]] = {}
     for layer in layers:
         kinds.setdefault(plain(layer.get("kind")), []).append(layer)
-    storage, operations = _sum(layers, "storage_bits"), _sum(layers, "operations")
+    storage, operations = _sum(layers, "params"), _sum(layers, "operations")
     rows = []
     for kind, members in sorted(kinds.items(), key=lambda item: -_sum(item[1], "operations")):
         weights, nonzeros = _sum(members, "weights"), _sum(members, "nonzeros")
         zeros = sparsity({"weights": weights, "nonzeros": nonzeros})
-        stored, computed = _sum(members, "storage_bits"), _sum(members, "operations")
+        stored, computed = _sum(members, "params"), _sum(members, "operations")
         rows.append(
             [
                 _text(kind),
@@ -145,12 +142,13 @@ def tabulate_kinds(layers: list[Layer]) -> Table:
                 Cell(percent(share(computed, operations), 1), computed, share(computed, operations)),
             ]
         )
-    columns = ["kind", "rows", "weights", "sparsity", "of storage", "of operations"]
+    columns = ["kind", "rows", "weights", "sparsity", "of parameters", "of operations"]
     return Table(columns, [False, True, True, True, True, True], rows)
 
 
 def _text(value: Any) -> Cell:
-    return Cell(plain(value), plain(value))
+    text = "" if value == "" else plain(value)
+    return Cell(text, text)
 
 
 def _order(value: Any) -> float:
@@ -168,24 +166,39 @@ def _sum(layers: Iterable[Layer], name: str) -> float:
 
 
 def describe_card(score: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The small figures of the score card that are neither a headline nor a layer."""
-    shown = {
-        "accuracy",
-        "params",
-        "operations",
-        "score",
-        "layers",
-        "top5",
-        "loss",
-        "convention",
-        "dataset",
-        "select_on",
-    }
+    """The figures of the score card that are neither a headline nor a layer's."""
     rows = []
     for name, value in score.items():
-        if name in shown or isinstance(value, list | dict):
+        if name in HEADLINE_FIGURES or isinstance(value, list | dict):
             continue
         known = number(value)
         big = known is not None and abs(known) >= 10_000
         rows.append((label(name), short(value) if big else plain(value)))
     return rows
+
+
+HEADLINE_FIGURES = frozenset(
+    [
+        "accuracy",
+        "top5",
+        "loss",
+        "params",
+        "operations",
+        "score",
+        "params_score",
+        "operations_score",
+        "convention",
+        "dataset",
+        "select_on",
+        "layers",
+    ]
+)
+
+
+def list_notes(score: Mapping[str, Any]) -> list[str]:
+    """What the score card says of itself in words: what it assumed, and notes."""
+    notes = []
+    for name, before in (("assumed", "assumed: "), ("notes", "")):
+        found = score.get(name)
+        notes += [f"{before}{plain(note)}" for note in found] if isinstance(found, list) else []
+    return notes
