@@ -1,0 +1,5 @@
+"""`python -m netpress` is `netpress`."""
+
+from netpress.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""The Python API: the same things that the command line does, as functions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from netpress.console import Console
+from netpress.data import DataSettings, load_dataset
+from netpress.devices import choose_device, choose_threads, set_threads
+from netpress.errors import UserError
+from netpress.network import Network, check_fit, resolve, save
+from netpress.pipeline import RunResult, run_recipe
+from netpress.recipe import Recipe, check_recipe, read_recipe
+from netpress.scoring import score
+from netpress.settings import parse
+from netpress.training import Evaluation
+from netpress.training import evaluate as evaluate_images
+
+__all__ = ["evaluate", "load", "run", "save", "score"]
+
+
+def run(
+    recipe: str | Path | dict[str, Any] | Recipe,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    set: Sequence[str] = (),
+    device: str = "auto",
+    seed: int | None = None,
+    fresh: bool = False,
+    console: Console | None = None,
+) -> RunResult:
+    """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
+
+    `set` takes overrides such as "stages.0.epochs=2". An interrupted run goes on when called again.
+    Raises netpress.errors.UserError or Failure.
+    """
+    if isinstance(recipe, dict):
+        recipe = check_recipe(recipe if seed is None else {**recipe, "seed": seed})
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(str(recipe), set, seed)
+    folder = Path(out) if out else Path("runs") / recipe.name
+    return run_recipe(recipe, folder, data=Path(data) if data else None, device=device, fresh=fresh, console=console)
+
+
+def load(network: str | Path, *, allow_import: bool = False) -> Network:
+    """The network in a file or run folder, or a new one from NAME[:SETTINGS].
+
+    A file that names its author's own class runs that class's code: refused unless `allow_import`.
+    """
+    return resolve(str(network), allow_import=allow_import)
+
+
+def evaluate(
+    network: Network | str | Path,
+    *,
+    data: str | Path | None = None,
+    dataset: str | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Evaluation:
+    """Accuracy on the test images of `dataset` (by default the one the network was trained on)."""
+    if not isinstance(network, Network):
+        network = load(network)
+    name = dataset or network.facts.get("dataset")
+    if name is None:
+        raise UserError("evaluate: this network does not say what it was trained on; name it with --dataset")
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        set_threads(choose_threads())
+    settings = parse(DataSettings, {"dataset": name}, "data")
+    loaded = load_dataset(settings, Path(data) if data else None, 0, console or Console(quiet=True))
+    check_fit(network, loaded)
+    return evaluate_images(network, loaded.test, device=chosen)

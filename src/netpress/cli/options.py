@@ -1,0 +1,68 @@
+"""The options that several commands share, and how they print."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
+NetworkName = Annotated[
+    str, typer.Argument(metavar="NETWORK", help="A network file, a run folder, or a model as NAME[:SETTINGS].")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Where the data set is; what can be downloaded and is absent goes there.")
+]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", help="See `netpress list datasets`; by default the one it was trained on.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, by its path; repeatable.")
+]
+EpochsScale = Annotated[float, typer.Option(help="Multiply every number of epochs, for a trial: 0.01.")]
+DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Decides every random choice.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AllowImport = Annotated[
+    bool, typer.Option("--allow-import", help="Trust a network file that runs its author's own Python class.")
+]
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON."""
+    print(json.dumps(value, indent=1))
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print rows whose keys may change from one to the next: a table for each stretch of equal keys."""
+    for _, stretch in itertools.groupby(rows, key=tuple):
+        print_table(list(stretch))
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows of equal keys as a table; numbers to the right, with thousands separated."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0]:
+        number = any(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    # A pipe or a file has no width of its own; lines are then as long as they need to be.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

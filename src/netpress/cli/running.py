@@ -1,0 +1,125 @@
+"""Commands that do the work: run, plan, apply, report, new."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netpress.cli.options import (
+    AllowImport,
+    AsJson,
+    DataFolder,
+    DatasetName,
+    DeviceName,
+    EpochsScale,
+    NetworkName,
+    Overrides,
+    RecipeName,
+    Seed,
+    print_json,
+    print_rows,
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this file's commands into the command line."""
+    for command in (run, plan, apply, report, new):
+        app.command()(command)
+
+
+def run(
+    recipe: RecipeName,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
+    overrides: Overrides = None,
+    epochs_scale: EpochsScale = 1.0,
+    device: DeviceName = "auto",
+    seed: Seed = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where this folder holds a run.")] = False,
+    save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state at least this often.")] = 60.0,
+) -> None:
+    """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again."""
+    from netpress.console import Console
+    from netpress.pipeline import run_recipe
+    from netpress.recipe import read_recipe
+
+    resolved = read_recipe(recipe, overrides or [], seed, epochs_scale)
+    folder = out or Path("runs") / resolved.name
+    result = run_recipe(
+        resolved, folder, data=data, device=device, fresh=fresh, console=Console(), save_every_seconds=save_every
+    )
+    print(f"accuracy    {result.accuracy:.2%} of the test images")
+    print(f"parameters  {result.params:,.0f} values of 32 bits stored")
+    print(f"operations  {result.operations:,.0f} of 32 bits an image")
+    print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
+    print(f"report      {result.report}")
+
+
+def plan(
+    recipe: RecipeName,
+    data: DataFolder = None,
+    overrides: Overrides = None,
+    epochs_scale: EpochsScale = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
+    from netpress.planning import plan_recipe
+    from netpress.recipe import read_recipe
+
+    resolved = read_recipe(recipe, overrides or [], None, epochs_scale)
+    planned = plan_recipe(resolved, data)
+    if as_json:
+        print_json(planned)
+        return
+    print(planned["summary"])
+    for stage in planned["stages"]:
+        print(f"\n{stage['name']}")
+        print_rows(stage["rows"])
+
+
+def apply(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A kind of stage: see `netpress list stages`.")],
+    network: NetworkName,
+    out: Annotated[Path, typer.Option(help="Where the resulting network is written.")],
+    data: DataFolder = None,
+    dataset: DatasetName = None,
+    overrides: Overrides = None,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    allow_import: AllowImport = False,
+) -> None:
+    """Apply one stage to one network, without a recipe."""
+    from netpress.console import Console
+    from netpress.single import apply_stage
+
+    apply_stage(
+        stage,
+        network,
+        out,
+        overrides or [],
+        data=data,
+        dataset=dataset,
+        device=device,
+        seed=seed or 0,
+        allow_import=allow_import,
+        console=Console(),
+    )
+    print(f"network     {out}")
+
+
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
+    """Write a run's report.html again."""
+    from netpress.report import make_report
+
+    print(make_report(folder))
+
+
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the recipe is called: NAME.toml is written.")],
+    like: Annotated[str, typer.Option(metavar="RECIPE", help="The shipped recipe to begin from.")] = "digits",
+) -> None:
+    """Write NAME.toml, a commented recipe to edit."""
+    from netpress.recipe import draft_recipe
+
+    path = draft_recipe(name, like)
+    print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress run {path}`")

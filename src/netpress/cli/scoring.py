@@ -1,0 +1,121 @@
+"""Commands that count: score, verify."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from netpress.cli.options import AllowImport, AsJson, Overrides, print_json, print_table
+from netpress.errors import UserError
+
+if TYPE_CHECKING:
+    from netpress.scoring import ScoreCard
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this file's commands into the command line."""
+    for command in (score, verify):
+        app.command()(command)
+
+
+def score(
+    networks: Annotated[
+        list[str],
+        typer.Argument(metavar="NETWORK...", help="Network files, run folders, or models as NAME[:SETTINGS]."),
+    ],
+    convention: Annotated[str | None, typer.Option(help="Whose rules: see `netpress list conventions`.")] = None,
+    track: Annotated[str | None, typer.Option(help="What it is relative to: cifar100, imagenet, ...")] = None,
+    weight_bits: Annotated[int | None, typer.Option(help="Assume this width of weights.")] = None,
+    activation_bits: Annotated[int | None, typer.Option(help="Assume this width of activations.")] = None,
+    accumulator: Annotated[str | None, typer.Option(help="Assume sums in a tree, or of 16 or 32 bits.")] = None,
+    overrides: Overrides = None,
+    per: Annotated[str, typer.Option(help="layer, kind or block.")] = "block",
+    explain: Annotated[bool, typer.Option("--explain", help="Print the rules applied, with their sources.")] = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a row.")] = False,
+    allow_import: AllowImport = False,
+) -> None:
+    """Count a network's parameters and operations by a convention; several networks are compared."""
+    from netpress.network import resolve
+    from netpress.recipe import parse_value
+    from netpress.scoring import score as count
+
+    options: dict[str, Any] = {"track": track, "weight_bits": weight_bits, "activation_bits": activation_bits}
+    options["accumulator"] = accumulator
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UserError(f"--set {override}: write key=value")
+        options[key.strip()] = parse_value(value.strip())
+    cards = {}
+    for name in networks:
+        cards[name] = count(resolve(name, allow_import=allow_import), convention=convention, **options)
+    if as_json:
+        # Every weight appears in a row of its layer; groups are for people.
+        values = [{"network": name} | card.as_json("layer" if per == "block" else per) for name, card in cards.items()]
+        print_json(values[0] if len(values) == 1 else values)
+    elif as_csv:
+        for card in cards.values():
+            print(card.as_csv(per), end="")
+    elif explain:
+        print("\n\n".join(f"{name}: {card.explain()}" for name, card in cards.items()))
+    elif len(cards) == 1:
+        _print_card(*cards.popitem(), per)
+    else:
+        print_table([{"network": name} | _totals(card) for name, card in cards.items()])
+
+
+def _totals(card: "ScoreCard") -> dict[str, Any]:
+    return {
+        "score": f"{card.score:.6f}",
+        "parameters": f"{card.params:,.2f}",
+        "operations": f"{card.operations:,.0f}",
+        "of_parameters": f"{card.params_score:.6f}",
+        "of_operations": f"{card.operations_score:.6f}",
+        "accuracy": "" if card.accuracy is None else f"{card.accuracy:.2%}",
+        "convention": card.convention,
+    }
+
+
+def _print_card(name: str, card: "ScoreCard", per: str) -> None:
+    rows = [
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "weights": row.weights,
+            "nonzeros": row.nonzeros,
+            "params": f"{row.params:,.1f}",
+            "multiplications": round(row.multiplications),
+            "additions": round(row.additions),
+            "operations": f"{row.operations:,.0f}",
+            "note": row.note or row.uncounted,
+        }
+        for row in card.grouped(per)  # type: ignore[arg-type]
+    ]
+    print_table(rows)
+    print()
+    for line in (*(f"assumed: {text}" for text in card.assumed), *card.notes):
+        print(line)
+    print(f"network     {name}")
+    print(f"parameters  {card.params:,.2f} values of 32 bits: {card.params_score:.7f}")
+    print(f"operations  {card.operations:,.0f} of 32 bits an image: {card.operations_score:.7f}")
+    print(f"score       {card.score:.7f} by the {card.convention} convention, {card.track.name} track")
+    if card.accuracy is not None:
+        gate = "meets" if card.meets_gate else "misses"
+        print(f"accuracy    {card.accuracy:.2%}: {gate} the gate of {card.track.gate:.0%}")
+
+
+def verify(
+    vectors: Annotated[Path, typer.Argument(metavar="VECTORS.json", help="Cases of the official counter.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run a file of counting cases through the official counter; exit code 1 where any disagrees."""
+    from netpress.scoring import verify as check
+
+    result = check(vectors)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        print(result.summary())
+    if not result.agrees:
+        raise typer.Exit(1)

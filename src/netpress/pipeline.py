@@ -1,0 +1,272 @@
+"""From a recipe to a run folder: stages in order, each done once, interrupted ones taken up again.
+
+runs/NAME/recipe.toml        the resolved recipe: every setting stated
+          environment.json   seed, versions, git commit, device, threads, data checksum
+          01-train/ ...      one folder a stage: metrics.jsonl, network.netpress, done.json
+          metrics.jsonl      the metrics of all stages
+          network.netpress   the result
+          score.json         its accuracy and score card
+          report.html        the page
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from netpress.console import Console
+from netpress.data import Dataset, load_dataset
+from netpress.devices import choose_device, seed_for
+from netpress.environment import describe_environment, settle_threads
+from netpress.errors import Failure, UserError
+from netpress.files import atomic_write, dump_toml
+from netpress.network import SUFFIX, Network, check_fit, copy, create, load, resolve, save
+from netpress.recipe import Recipe, understand_model
+from netpress.report import make_report
+from netpress.scoring import score
+from netpress.settings import Settings
+from netpress.stage import METRICS, Context, Stage, read_metrics, stages
+from netpress.training import evaluate
+
+RECIPE = "recipe.toml"
+ENVIRONMENT = "environment.json"
+DONE = "done.json"
+SCORE = "score.json"
+REPORT = "report.html"
+NETWORK = f"network{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. `accuracy` is a fraction, `score` by the recipe's convention."""
+
+    folder: Path
+    accuracy: float
+    params: float
+    operations: float
+    score: float
+    report: Path
+    network: Network
+
+
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    console: Console | None = None,
+    save_every_seconds: float = 60.0,
+) -> RunResult:
+    """Run `recipe` into `folder`, going on where an earlier call with the same recipe was interrupted.
+
+    Raises UserError if the folder holds a run of another recipe or data, Failure if a stage fails.
+    """
+    console = console or Console(quiet=True)
+    chosen = choose_device(device)
+    with _claimed(folder, recipe, fresh):
+        dataset = load_dataset(recipe.data, data, recipe.seed, console)
+        environment = _settle_environment(folder, recipe, dataset, chosen, console)
+        settle_threads(environment)
+        initial = create_network(recipe, dataset)
+        network = copy(initial)
+        for index, settings in enumerate(recipe.stages):
+            name = f"{index + 1:02d}-{settings.kind}"  # type: ignore[attr-defined]
+            context = Context(
+                folder / name,
+                chosen,
+                seed_for(recipe.seed, "stage", index),
+                console,
+                dataset,
+                initial,
+                save_every_seconds,
+                name,
+                lambda line: collect_metrics(folder),
+            )
+            network = run_stage(network, settings, context)
+        return _finish(recipe, folder, network, dataset, chosen, console)
+
+
+def create_network(recipe: Recipe, dataset: Dataset) -> Network:
+    """The network that the recipe starts from: new, or read from the file it names."""
+    table = understand_model(recipe.model)
+    channels, side = dataset.train.images.shape[1:3]
+    if table.network is not None:
+        network = resolve(table.network, allow_import=True)
+        check_fit(network, dataset)
+        return network
+    measured = {"classes": len(dataset.classes), "channels": channels, "image_size": side}
+    for key, value in measured.items():
+        if table.settings.get(key, value) != value:
+            raise UserError(f"model.{key}: the recipe says {table.settings[key]}, {dataset.name} has {value}")
+    assert table.family is not None
+    return create(
+        table.family,
+        {**table.settings, **measured},
+        classes=dataset.classes,
+        mean=dataset.mean,
+        std=dataset.std,
+        seed=recipe.seed,
+    )
+
+
+def run_stage(network: Network, settings: Settings, context: Context) -> Network:
+    """Run one stage in its folder, or load its result if it is done."""
+    stage = _stage_of(settings)
+    done = context.folder / DONE
+    if done.exists():
+        context.console.say(f"{context.name}: done before")
+        return load(context.folder / NETWORK, allow_import=True)
+    context.folder.mkdir(parents=True, exist_ok=True)
+    network = stage.run(network, settings, context)
+    network.facts.pop("accuracy", None)  # an earlier figure does not speak for what the stage made
+    save(network, context.folder / NETWORK)
+    atomic_write(done, json.dumps(_summarise(network, stage, context), indent=1))
+    context.clear_state()
+    return network
+
+
+def _stage_of(settings: Settings) -> Stage:
+    return stages()[settings.kind]  # type: ignore[attr-defined]
+
+
+def _summarise(network: Network, stage: Stage, context: Context) -> dict[str, Any]:
+    """What the stage came to; its selection accuracy is measured here, the same way for every stage."""
+    logged = read_all_metrics(context.folder)
+    summary: dict[str, Any] = {"kind": stage.kind, "seconds": sum(line.get("seconds", 0) for line in logged)}
+    if context.dataset is not None and len(context.dataset.selection.labels):
+        measured = evaluate(network, context.dataset.selection, device=context.device)
+        summary |= {"accuracy": measured.accuracy, "loss": measured.loss, "select_on": context.dataset.select_on}
+        context.console.say(f"{context.name}: {measured.accuracy:.2%} on the {context.dataset.select_on} images")
+    weights = network.weights()
+    summary["weights"] = sum(weight.numel() for weight in weights.values())
+    summary["nonzeros"] = sum(int(weight.detach().count_nonzero()) for weight in weights.values())
+    return summary
+
+
+def _finish(
+    recipe: Recipe, folder: Path, network: Network, dataset: Dataset, device: torch.device, console: Console
+) -> RunResult:
+    """The final figures: accuracy on the test images (seen here for the first time), score, report."""
+    measured = evaluate(network, dataset.test, device=device)
+    network.facts |= {"accuracy": measured.accuracy, "dataset": dataset.name, "images": measured.count}
+    save(network, folder / NETWORK)
+    card = score(network, settings=recipe.score)
+    figures = card.as_json() | {
+        "accuracy": measured.accuracy,
+        "top5": measured.top5,
+        "loss": measured.loss,
+        "dataset": dataset.name,
+        "select_on": dataset.select_on,
+    }
+    atomic_write(folder / SCORE, json.dumps(figures, indent=1))
+    collect_metrics(folder)
+    report = make_report(folder)
+    return RunResult(folder, measured.accuracy, card.params, card.operations, card.score, report, network)
+
+
+def read_all_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a stage and of its parts (rounds), in order of time."""
+    files = sorted(folder.rglob(METRICS), key=_natural)
+    return [line for file in files for line in read_metrics(file)]
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """Sort key in which round-10 follows round-9."""
+    words = str(path).replace("-", "/").split("/")
+    return [(0, int(word)) if word.isdigit() else (1, word) for word in words]
+
+
+def collect_metrics(folder: Path) -> None:
+    """Write the run's metrics.jsonl anew from its stages' own."""
+    lines = [line for stage in sorted(folder.glob("[0-9][0-9]-*")) for line in read_all_metrics(stage)]
+    atomic_write(folder / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, recipe: Recipe, fresh: bool) -> Iterator[None]:
+    """Make `folder` this recipe's run folder and keep other processes out of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be used as a folder ({error.strerror})") from None
+    try:
+        _lock(lock, folder)
+        _settle_recipe(folder, recipe, fresh)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks; the user keeps runs apart
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise Failure(
+            f"{folder}: another netpress is at work in this folder; wait for it or choose another --out"
+        ) from None
+
+
+def _settle_recipe(folder: Path, recipe: Recipe, fresh: bool) -> None:
+    path = folder / RECIPE
+    text = dump_toml(recipe.model_dump(mode="json", exclude_none=True))
+    if fresh and path.exists():
+        _clear(folder)
+    if path.exists() and path.read_text() != text:
+        raise UserError(
+            f"{folder}: holds a run of another recipe (see {path}); "
+            "choose another --out, or give --fresh to begin anew in its place"
+        )
+    if not path.exists() and any(folder.iterdir()):
+        raise UserError(f"--out {folder}: is not empty and holds no run; choose another folder")
+    atomic_write(path, text)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
+    for stage in folder.glob("[0-9][0-9]-*"):
+        shutil.rmtree(stage)
+    for name in (METRICS, SCORE, REPORT, NETWORK, ENVIRONMENT, "log.txt", RECIPE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _settle_environment(
+    folder: Path, recipe: Recipe, dataset: Dataset, device: torch.device, console: Console
+) -> dict[str, Any]:
+    """Record where the run happens; on resuming, refuse other data and warn of other versions."""
+    path = folder / ENVIRONMENT
+    now = describe_environment(recipe.seed, device) | {"data_checksum": dataset.checksum}
+    if not path.exists():
+        atomic_write(path, json.dumps(now, indent=1))
+        return now
+    before: dict[str, Any] = json.loads(path.read_text())
+    if before["data_checksum"] != dataset.checksum:
+        raise UserError(f"{folder}: this run began with other data; give the same --data, or --fresh to begin anew")
+    for key in ("versions", "device"):
+        if before[key] != now[key]:
+            console.warn(f"{folder}: the run began with {key} {before[key]}, now {now[key]}: bits may differ")
+    resumed = [*before.get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
+    before = before | {"resumed": resumed}
+    atomic_write(path, json.dumps(before, indent=1))
+    return before
+
+
+def plan_rows(recipe: Recipe, network: Network) -> Sequence[tuple[str, list[dict[str, Any]]]]:
+    """For each stage, what it would touch and cost, without running anything."""
+    return [
+        (f"{index + 1:02d}-{_stage_of(settings).kind}", _stage_of(settings).plan(network, settings))
+        for index, settings in enumerate(recipe.stages)
+    ]

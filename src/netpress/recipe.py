@@ -1,0 +1,221 @@
+"""A recipe: what data, what model, which stages in which order, and how to score.
+
+The settings of each part live beside its code; they meet here. A recipe is TOML:
+
+    name = "first"
+    [data]
+    dataset = "digits"
+    [model]
+    family = "c_efficientnet"
+    preset = "tiny"
+    [[stages]]
+    kind = "train"
+    epochs = 10
+"""
+
+import functools
+import importlib
+import operator
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, create_model
+
+from netpress.data import DataSettings
+from netpress.errors import UserError
+from netpress.files import atomic_write
+from netpress.models.registry import choose_model, family_named
+from netpress.scoring import ScoreSettings
+from netpress.settings import Natural, Settings, SettingsError, parse
+from netpress.stage import stages
+
+STAGE_ROOMS = ("netpress.training", "netpress.compression")
+for room in STAGE_ROOMS:  # importing a room registers its stages
+    importlib.import_module(room)
+
+
+class Recipe(Settings):
+    """A whole recipe, resolved: every setting stated. `stages` holds each stage's own settings."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run's folder."""
+    description: str = ""
+    seed: Natural = 0
+    """Decides every random choice of the run on a CPU."""
+    data: DataSettings = DataSettings()
+    model: dict[str, Any]
+    """`family` with its settings (a `preset` first, then single settings), or `network`: a file to start from."""
+    stages: tuple[Settings, ...]
+    score: ScoreSettings = ScoreSettings()
+
+
+@functools.cache
+def recipe_schema() -> type[Recipe]:
+    """`Recipe` with `stages` typed as the union of all registered stages, told apart by `kind`."""
+    union = functools.reduce(operator.or_, (stage.settings for stage in stages().values()))
+    one = Annotated[union, Field(discriminator="kind")]
+    return create_model("Recipe", __base__=Recipe, stages=(tuple[one, ...], ...))
+
+
+@dataclass(frozen=True)
+class ModelTable:
+    """The [model] table understood: a family and the settings that the user fixed, or a network file."""
+
+    family: str | None
+    settings: dict[str, Any]
+    network: str | None = None
+
+
+def understand_model(table: dict[str, Any]) -> ModelTable:
+    """Check the [model] table against the family that it names. Raises SettingsError."""
+    table = dict(table)
+    if "network" in table:
+        network = table.pop("network")
+        if table or not isinstance(network, str):
+            raise SettingsError(["model.network: must be the path of a network, and stands alone in [model]"])
+        return ModelTable(None, {}, network)
+    name = table.pop("family", None)
+    if not isinstance(name, str):
+        raise SettingsError(["model.family: is missing; `netpress list models` shows the families"])
+    presets = table.pop("preset", [])
+    presets = [presets] if isinstance(presets, str) else presets
+    try:
+        choose_model(name, presets, table, "model")
+    except SettingsError:
+        raise
+    except UserError as error:
+        raise SettingsError([f"model: {error}"]) from None
+    known = family_named(name).presets
+    settings: dict[str, Any] = {}
+    for preset in presets:
+        settings |= known[preset]
+    settings |= table
+    return ModelTable(name, settings)
+
+
+def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = None, epochs_scale: float = 1.0) -> Recipe:
+    """The recipe called `name` (shipped) or stored in the file `name`, with `key=value` overrides applied.
+
+    Raises SettingsError with every problem at once, each with its path, or UserError if there is no such recipe.
+    """
+    values, source = load_values(name)
+    for override in overrides:
+        apply_override(values, override)
+    if seed is not None:
+        values["seed"] = seed
+    if epochs_scale != 1:
+        if not epochs_scale > 0:
+            raise UserError(f"--epochs-scale {epochs_scale}: must be above 0")
+        values = scale_epochs(values, epochs_scale)
+    return check_recipe(values, source)
+
+
+def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
+    """Validate a recipe given as plain values. Raises SettingsError with all problems."""
+    problems: list[str] = []
+    model = values.get("model")
+    if isinstance(model, dict):
+        try:
+            understand_model(model)
+        except SettingsError as error:
+            problems += error.problems
+    try:
+        recipe = parse(recipe_schema(), values)
+    except SettingsError as error:
+        raise SettingsError(error.problems + problems, source) from None
+    if problems:
+        raise SettingsError(problems, source)
+    return recipe
+
+
+def load_values(name: str) -> tuple[dict[str, Any], str]:
+    """The plain values of a recipe, and where they come from."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        if not path.is_file():
+            raise UserError(f"{path}: no such recipe file")
+        text, source = path.read_text(), str(path)
+    elif name in shipped():
+        text, source = (resources.files("netpress.recipes") / f"{name}.toml").read_text(), f"recipe {name}"
+    else:
+        raise UserError(f"{name}: no recipe of this name and no such file; shipped are {', '.join(shipped())}")
+    try:
+        return tomllib.loads(text), source
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source}: not valid TOML: {error}") from None
+
+
+def shipped() -> dict[str, str]:
+    """The recipes that come with netpress: name -> description."""
+    found = {}
+    for file in sorted(resources.files("netpress.recipes").iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".toml"):
+            found[file.name.removesuffix(".toml")] = tomllib.loads(file.read_text()).get("description", "")
+    return found
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one value by its path: `stages.0.epochs=2`, `data.dataset=cifar100`. Raises UserError."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override}: write it as path.to.key=value, for example stages.0.epochs=2")
+    target: Any = values
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        if isinstance(target, list):
+            index = int(key) if key.isdigit() else -1
+            if not 0 <= index < len(target):
+                raise UserError(f"--set {override}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
+            key = index  # type: ignore[assignment]
+        elif not isinstance(target, dict):
+            raise UserError(f"--set {override}: {'.'.join(keys[:position])} is a value, not a table")
+        if last:
+            target[key] = parse_value(text.strip())
+        elif isinstance(target, dict):
+            target = target.setdefault(key, {})
+        else:
+            target = target[key]
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML writes it; what is no TOML is taken as a string, so quotes may be left out."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def scale_epochs(values: Any, factor: float) -> Any:
+    """Every `epochs` of a recipe's values times `factor`, at least 1 (and at least one a round)."""
+    if isinstance(values, list):
+        return [scale_epochs(entry, factor) for entry in values]
+    if not isinstance(values, dict):
+        return values
+    scaled = {key: scale_epochs(entry, factor) for key, entry in values.items()}
+    if isinstance(scaled.get("epochs"), int):
+        rounds = scaled.get("rounds", 1)
+        scaled["epochs"] = max(rounds, round(scaled["epochs"] * factor))
+    return scaled
+
+
+def draft_recipe(name: str, like: str = "digits") -> Path:
+    """Write `name`.toml in the current folder: the shipped recipe `like`, comments and all, under a new name.
+
+    Raises UserError if the file is there already, or the name is not one a recipe may have.
+    """
+    path = Path(name if name.endswith(".toml") else f"{name}.toml")
+    if path.exists():
+        raise UserError(f"{path}: is there already; choose another name")
+    if like not in shipped():
+        raise UserError(f"--like {like}: no such recipe; shipped are {', '.join(shipped())}")
+    text = (resources.files("netpress.recipes") / f"{like}.toml").read_text()
+    lines = [f'name = "{path.stem}"' if line.startswith("name =") else line for line in text.splitlines()]
+    text = "\n".join(lines) + "\n"
+    check_recipe(tomllib.loads(text), str(path))
+    atomic_write(path, text)
+    return path

@@ -1,0 +1,145 @@
+"""The command line as a person meets it: what it prints, and how it says no."""
+
+import json
+import sys
+
+import pytest
+
+from netpress.cli import main
+from netpress.network import create, load, save
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run one command in an empty folder; gives (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["netpress", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return end.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def network(tmp_path):
+    path = tmp_path / "net.netpress"
+    made = create("c_efficientnet", {"widths": "tiny", "width_factor": 0.5, "classes": 10}, seed=1)
+    made.facts["dataset"] = "digits"
+    save(made, path)
+    return path
+
+
+def test_version_and_help(call):
+    code, out, _ = call("--version")
+    assert code == 0
+    assert out.startswith("netpress ")
+    for command in ("run", "plan", "evaluate", "score", "apply", "report", "new", "list"):
+        code, out, _ = call(command, "--help")
+        assert code == 0
+        assert "Usage" in out
+
+
+@pytest.mark.parametrize("what", ["recipes", "models", "stages", "datasets", "conventions"])
+def test_lists(call, what):
+    code, out, _ = call("list", what, "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert rows
+    assert all(row == rows[0] or row.keys() == rows[0].keys() for row in rows)
+    assert call("list", what)[0] == 0
+
+
+def test_evaluate_and_score(call, network):
+    code, out, _ = call("evaluate", network, "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == 300
+    code, out, _ = call("score", network, "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert figures["convention"] == "official"
+    assert {"params", "operations", "score", "layers"} <= figures.keys()
+    assert call("score", network)[0] == 0
+
+
+def test_published_network_by_name(call):
+    code, out, _ = call("score", "c_efficientnet:v1,expansion=3,classes=100", "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert sum(layer["weights"] for layer in figures["layers"]) == 450_456
+
+
+def test_apply_and_resume_folder(call, network, tmp_path):
+    code, out, err = call("apply", "prune", network, "--set", "amount=0.5", "--out", tmp_path / "half.netpress")
+    assert code == 0, err
+    pruned = load(tmp_path / "half.netpress")
+    weights = sum(weight.numel() for weight in pruned.weights().values())
+    left = sum(int(weight.count_nonzero()) for weight in pruned.weights().values())
+    assert left == weights - round(weights * 0.5) or abs(left / weights - 0.5) < 1e-3
+    assert not (tmp_path / "half.netpress.work").exists()
+
+
+def test_plan_of_the_published_recipe(call):
+    code, out, _ = call("plan", "c-efficientnet", "--json")
+    assert code == 0
+    planned = json.loads(out)
+    assert planned["weights"] == 450_456
+    train, prune = planned["stages"]
+    assert sum(row.get("epochs") or 0 for row in train["rows"]) == 600
+    rounds = [row for row in prune["rows"] if "amount" in row]
+    assert [row["amount"] for row in rounds] == pytest.approx([0.15, 0.30, 0.45, 0.60])
+    assert rounds[-1]["left"] == pytest.approx(450_456 * 0.4, abs=1)
+    assert call("plan", "c-efficientnet")[0] == 0
+
+
+def test_new_plan(call, tmp_path):
+    assert call("new", "mine")[0] == 0
+    code, out, _ = call("plan", "mine.toml")
+    assert code == 0
+    assert "02-prune" in out
+    code, _, err = call("new", "mine")
+    assert code == 2
+    assert "is there already" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["run", "nonsense"], 2, "no recipe of this name"),
+        (["run", "digits", "--set", "stages.1.amount=1.4"], 2, "stages.1.prune.amount: 1.4 is not between 0 and 1"),
+        (["run", "digits", "--set", "stages.0.layers=3"], 2, "stages.0.train.layers: no such setting"),
+        (["run", "digits", "--device", "tpu"], 2, "--device"),
+        (["run", "digits", "--epochs-scale", "0"], 2, "--epochs-scale"),
+        (["run", "digits", "--set", "data.dataset=folder"], 2, "--data"),
+        (["run", "digits", "--set", "data.dataset=folder", "--data", "missing"], 2, "missing"),
+        (["run", "digits", "--set", "stages.1.layers=blocks.99*"], 2, "blocks.99*"),
+        (["evaluate", "missing.netpress"], 2, "no such file"),
+        (["evaluate", "c_efficientnet:tiny,classes=10"], 2, "--dataset"),
+        (["evaluate", "c_efficientnet:tiny,classes=7", "--dataset", "digits"], 2, "7 classes"),
+        (["evaluate", "c_efficientnet:tiny", "--dataset", "mnist"], 2, "mnist"),
+        (["score", "resnext:50"], 2, "no such model"),
+        (["score", "c_efficientnet:tiny", "--convention", "mine"], 2, "mine"),
+        (["apply", "shrink", "c_efficientnet:tiny", "--out", "x"], 2, "no such stage"),
+        (["apply", "prune", "c_efficientnet:tiny", "--out", "x"], 2, "amount: is missing"),
+        (["apply", "train", "c_efficientnet:tiny", "--out", "x"], 2, "data"),
+        (["report", "nowhere"], 2, "nowhere"),
+        (["list", "colours"], 2, "recipes"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message(call, words, code, expected):
+    got, _, err = call(*words)
+    assert got == code, err
+    assert expected in " ".join(err.replace("│", " ").split())
+
+
+def test_damaged_network(call, network):
+    network.write_bytes(network.read_bytes()[:-100])
+    code, _, err = call("evaluate", network)
+    assert code == 1
+    assert err.startswith("netpress: ")
+    assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,112 @@
+"""Recipes: what is accepted, what is refused, and what a person is told."""
+
+import re
+import tomllib
+
+import pytest
+
+from netpress.errors import UserError
+from netpress.files import dump_toml
+from netpress.recipe import apply_override, check_recipe, draft_recipe, load_values, read_recipe, scale_epochs, shipped
+from netpress.settings import SettingsError
+
+
+@pytest.mark.parametrize("name", list(shipped()))
+def test_shipped_recipes_resolve_and_read_back_equal(name):
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    text = dump_toml(recipe.model_dump(mode="json", exclude_none=True))
+    assert check_recipe(tomllib.loads(text)) == recipe
+
+
+def test_every_problem_is_told_at_once_with_its_path():
+    values, source = load_values("digits")
+    values["stages"][1]["amount"] = 1.4
+    values["stages"][0]["epoch"] = 3
+    values["data"]["dataset"] = "mnist"
+    values["model"]["expansion"] = "wide"
+    with pytest.raises(SettingsError) as caught:
+        check_recipe(values, source)
+    message = str(caught.value)
+    assert "stages.1.prune.amount: 1.4 is not between 0 and 1" in message
+    assert "stages.0.train.epoch: no such setting" in message
+    assert "data.dataset: 'mnist' is not one of" in message
+    assert "model.expansion" in message
+    assert caught.value.exit_code == 2
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"model": {"family": "resnext"}}, "resnext"),
+        ({"model": {}}, "model.family"),
+        ({"model": {"family": "c_efficientnet", "preset": "v9"}}, "v9"),
+        ({"model": {"network": 3}}, "model.network"),
+        ({"stages": [{"kind": "shrink"}]}, "'shrink' is not one of"),
+        ({"stages": [{"epochs": 3}]}, "kind"),
+        ({"stages": [{"kind": "train", "epochs": 2.5}]}, "stages.0.train.epochs"),
+        ({"stages": [{"kind": "train", "epochs": True}]}, "stages.0.train.epochs"),
+        ({"stages": [{"kind": "train", "epochs": 0}]}, "0 is not at least 1"),
+        ({"seed": -1}, "seed: -1 is not at least 0"),
+        ({"name": "../x"}, "name"),
+        ({"colour": "red"}, "colour: no such setting"),
+    ],
+)
+def test_impossible_recipes(change, expected):
+    values, _ = load_values("digits")
+    with pytest.raises(UserError, match=re.escape(expected)):
+        check_recipe(values | change)
+
+
+def test_overrides():
+    values, _ = load_values("digits")
+    for text in (
+        "stages.0.epochs=2",
+        "data.train_images=50",
+        "model.init=orthogonal",
+        "stages.1.train.mix.kind=cutmix",
+    ):
+        apply_override(values, text)
+    recipe = check_recipe(values)
+    assert recipe.stages[0].epochs == 2
+    assert recipe.data.train_images == 50
+    assert recipe.model["init"] == "orthogonal"
+    assert recipe.stages[1].train.mix.kind == "cutmix"
+
+
+@pytest.mark.parametrize("text", ["stages.7.epochs=1", "stages.x.epochs=1", "epochs", "name.first=1", "=3"])
+def test_overrides_that_cannot_be(text):
+    values, _ = load_values("digits")
+    with pytest.raises(UserError, match="--set"):
+        apply_override(values, text)
+
+
+def test_epochs_scale_keeps_a_round_an_epoch():
+    values, _ = load_values("kaist-v1")
+    scaled = check_recipe(scale_epochs(values, 0.005))
+    assert (scaled.stages[0].epochs, scaled.stages[0].rounds) == (4, 4)
+    assert scaled.stages[1].train.epochs == 1
+
+
+def test_unknown_recipe_and_broken_toml(tmp_path):
+    with pytest.raises(UserError, match="digits"):
+        read_recipe("no-such-recipe")
+    with pytest.raises(UserError, match="no such recipe file"):
+        read_recipe(str(tmp_path / "none.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = [")
+    with pytest.raises(UserError, match="not valid TOML"):
+        read_recipe(str(broken))
+
+
+def test_new_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = draft_recipe("mine")
+    assert read_recipe(str(path)).name == "mine"
+    assert "# " in path.read_text()
+    with pytest.raises(UserError, match="is there already"):
+        draft_recipe("mine")
+    with pytest.raises(UserError, match="--like"):
+        draft_recipe("other", "nothing")

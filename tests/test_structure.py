@@ -1,0 +1,95 @@
+"""The house rules that a machine can check: who imports whom, and what starting costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "netpress"
+
+# A room imports only from rooms above it (CONTRIBUTING.md).
+ROOMS = [
+    "errors",
+    "settings",
+    "files",
+    "devices",
+    "console",
+    "numerics",
+    "data",
+    "models",
+    "network",
+    "stage",
+    "training",
+    "compression",
+    "scoring",
+    "export",
+    "report",
+    "search",
+    "recipe",
+    "environment",
+    "pipeline",
+    "planning",
+    "single",
+    "api",
+    "cli",
+    "__main__",
+]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("netpress.")}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_flow_one_way(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    allowed = set(ROOMS[: ROOMS.index(room) + 1])
+    assert imported_rooms(path) <= allowed
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_stay_short_and_safe(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & {"torchvision", "timm"}
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys; sys.argv = ['netpress', '--help']\n"
+        "from netpress.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+        "import netpress\nassert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "plan", "evaluate", "score", "apply", "report", "new", "list"):
+        assert command in done.stdout
+
+
+def test_no_gpu_packages_in_a_cpu_environment():
+    import importlib.metadata as metadata
+
+    import torch
+
+    if torch.version.cuda is None:
+        assert not [d.name for d in metadata.distributions() if (d.name or "").startswith("nvidia-")]
