@@ -102,23 +102,26 @@ LAYER_COUNTS = {
 def tabulate_layers(layers: list[Layer]) -> Table:
     """The score card layer by layer, with bars for parameters and operations (the longest bar is the largest layer)."""
     counts = [name for name in LAYER_COUNTS if any(number(layer.get(name)) is not None for layer in layers)]
+    noted = any(layer.get("uncounted") for layer in layers)
     largest = {name: _largest(layers, name) for name in ("params", "operations")}
-    columns = ["layer", "kind", *(LAYER_COUNTS[name] for name in counts), "sparsity", "params", "operations"]
-    noted = any("uncounted" in layer for layer in layers)
     rows = []
     for layer in layers:
         zeros = sparsity(layer)
         row = [_text(layer.get("name")), _text(layer.get("kind"))]
-        row += [Cell(whole(layer.get(name)), _order(layer.get(name))) for name in counts]
+        row += [_count(layer.get(name), share(layer.get(name), most)) for name, most in largest.items()]
         row.append(Cell(percent(zeros, 1), _order(zeros)))
-        for name, most in largest.items():
-            value = layer.get(name)
-            row.append(Cell(whole(value), _order(value), share(value, most)))
-        if noted:
-            row.append(_text(layer.get("uncounted", "")))
+        row += [_count(layer.get(name)) for name in counts]
+        row += [_text(layer.get("uncounted", ""))] if noted else []
         rows.append(row)
-    numeric = [False, False, *([True] * (len(columns) - 2))]
-    return Table([*columns, "not counted"], [*numeric, False], rows) if noted else Table(columns, numeric, rows)
+    numbers = ["params", "operations", "sparsity", *(LAYER_COUNTS[name] for name in counts)]
+    last = ["not counted"] if noted else []
+    return Table(
+        ["layer", "kind", *numbers, *last], [False, False, *(True for _ in numbers), *(False for _ in last)], rows
+    )
+
+
+def _count(value: Any, bar: float | None = None) -> Cell:
+    return Cell(whole(value), _order(value), bar)
 
 
 def tabulate_kinds(layers: list[Layer]) -> Table:
@@ -177,22 +180,10 @@ def describe_card(score: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-HEADLINE_FIGURES = frozenset(
-    [
-        "accuracy",
-        "top5",
-        "loss",
-        "params",
-        "operations",
-        "score",
-        "params_score",
-        "operations_score",
-        "convention",
-        "dataset",
-        "select_on",
-        "layers",
-    ]
-)
+HEADLINE_FIGURES = {
+    *("accuracy", "top5", "loss", "params", "operations", "score", "params_score", "operations_score"),
+    *("convention", "dataset", "select_on", "layers"),
+}
 
 
 def list_notes(score: Mapping[str, Any]) -> list[str]:
