@@ -5,9 +5,10 @@ from netpress.data.batches import normalize, shuffled_batches
 from netpress.data.dataset import Dataset, default_folder, load_dataset
 from netpress.data.images import Images
 from netpress.data.mixing import Mixed, MixSettings, mix
-from netpress.data.settings import DataSettings
+from netpress.data.settings import DATASETS, DataSettings
 
 __all__ = [
+    "DATASETS",
     "AugmentSettings",
     "DataSettings",
     "Dataset",

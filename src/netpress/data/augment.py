@@ -1,17 +1,32 @@
 """Random changes of training images, a whole batch at a time, on the device where the images are."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
-from netpress.settings import Natural, Settings, between
+from netpress.data.policies import PolicySet, find_policies
+from netpress.settings import Fraction, Natural, Settings, between
 
 Level = Annotated[int, between(0, 255)]
 
 
 class AugmentSettings(Settings):
     """How training images are changed before the network sees them, in the order of these settings."""
+
+    policy: str | tuple[str, ...] = "none"
+    """`none`, `trivial` (TrivialAugment), `rand` (RandAugment) or the path of a policy's JSON file; or several."""
+
+    combine: Literal["mixed", "copies"] = "mixed"
+    """Of several policies: `mixed` draws one for every image; `copies` passes over the images once under each of
+    them, so that an epoch is as many times longer (what KAIST's code does with four)."""
+
+    rand_operations: Annotated[int, between(1, 3)] = 2
+    """How many operations `rand` runs in a row."""
+
+    rand_level: Fraction = 0.3
+    """How strong the operations of `rand` are, 0 (nothing) to 1."""
 
     crop: Natural = 4
     """Pad by this many pixels on each side, then cut out a window of the image's size at a random place; 0: not."""
@@ -28,13 +43,46 @@ class AugmentSettings(Settings):
     cutout_fill: Level = 128
     """Value of the cutout square, 0 to 255."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if isinstance(self.policy, tuple) and (not self.policy or "none" in self.policy):
+            raise ValueError('policy: a list names at least one policy, and not "none"')
+        if self.combine == "copies" and len(self.policies) < 2:
+            raise ValueError('combine = "copies" needs several policies')
+        return self
 
-def augment(images: Tensor, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The names or paths of the policies; empty for none."""
+        if isinstance(self.policy, tuple):
+            return self.policy
+        return () if self.policy == "none" else (self.policy,)
+
+    @property
+    def copies(self) -> int:
+        """How many times an epoch passes over the training images."""
+        return len(self.policies) if self.combine == "copies" else 1
+
+    def read_policies(self) -> PolicySet | None:
+        """The policies, read and checked; None for none. Raises UserError: call it before a long run, too."""
+        return find_policies(self.policies, self.rand_operations, self.rand_level) if self.policies else None
+
+
+def augment(
+    images: Tensor, settings: AugmentSettings, generator: torch.Generator, copy: Tensor | None = None
+) -> Tensor:
     """Augment a batch: uint8 [batch, channels, height, width] in and out, on the images' device.
 
     Every image draws for itself. The input is not changed. All numbers are drawn on the
     generator's device, so a CPU generator gives the same images on every device.
+    copy: int64 [batch], which of `settings.copies` passes each image belongs to; needed
+    when there are several (of count * copies shuffled numbers, image = number % count and
+    copy = number // count).
     """
+    if (policies := settings.read_policies()) is not None:
+        if settings.combine == "copies" and copy is None:
+            raise ValueError('combine = "copies": say which copy each image belongs to')
+        images = policies(images, generator, copy if settings.combine == "copies" else None)
     if settings.crop or settings.flip:
         images = crop_and_flip(images, settings.crop, settings.fill, settings.flip, generator)
     if settings.cutout:

@@ -16,7 +16,7 @@ from netpress.data.images import Images, Source, draw_stratified
 from netpress.data.settings import DEFAULT_SIZE, DataSettings
 from netpress.errors import UserError
 
-_BLOCK = 4096  # images summed at a time
+_BLOCK = 512  # images summed at a time
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,15 @@ def _read(settings: DataSettings, folder: Path | None, seed: int, console: Conso
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images, as fractions of 255.
 
-    Summed in integers, so every machine gets the same figures. A constant channel gets
+    The sums are whole numbers below 2^53, exact in float64, so every machine gets the same
+    figures. A constant channel gets
     the deviation 1/255 rather than one that cannot be divided by.
     """
     count = images.shape[0] * images.shape[2] * images.shape[3]
-    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
     for block in images.split(_BLOCK):
-        values = block.transpose(0, 1).flatten(1).to(torch.int32)  # [channels, pixels]
+        values = block.transpose(0, 1).flatten(1).double()  # [channels, pixels]
         total += values.sum(1)
         squares += values.square_().sum(1)
     means = [int(value) / count for value in total]

@@ -58,7 +58,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _list_files(folder: Path, classes: Sequence[str], console: Console) -> list[tuple[Path, int]]:
     """(file, class index) of every image below the class folders."""
-    found, empty, others = [], [], 0
+    found: list[tuple[Path, int]] = []
+    empty, others = [], 0
     for index, name in enumerate(classes):
         paths = sorted(path for path in (folder / name).rglob("*") if path.is_file() and path.name[0] != ".")
         images = [path for path in paths if path.suffix.lower() in SUFFIXES]

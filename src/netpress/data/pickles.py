@@ -46,7 +46,7 @@ class _Dtype:
     def resolve(self) -> np.dtype:
         if not isinstance(self.code, str) or self.code[:1] not in "uifb" or not self.code[1:].isdigit():
             raise ValueError(f"arrays of {self.code!r} have no place here")
-        return np.dtype(self.code).newbyteorder({"|": "=", "<": "<", ">": ">"}.get(self.order, "="))
+        return np.dtype((self.order if self.order in ("<", ">") else "=") + self.code)
 
 
 class _Array:

@@ -6,6 +6,13 @@ from pydantic import model_validator
 
 from netpress.settings import Count, Settings, above, between
 
+DATASETS = {
+    "digits": "1,797 handwritten digits that come with netpress, 10 classes",
+    "cifar10": "60,000 photographs of 32 x 32 pixels, 10 classes (Krizhevsky 2009); downloaded when absent",
+    "cifar100": "60,000 photographs of 32 x 32 pixels, 100 classes (Krizhevsky 2009); downloaded when absent",
+    "folder": "your own images: a folder a class, below train/ and test/ or with a test_fraction",
+}
+
 OpenFraction = Annotated[float, above(0), between(0, 0.9)]
 
 

@@ -1,0 +1,122 @@
+"""Policy augmentation: whole batches of netpress against Pillow, image by image, in one process each.
+
+Both run the same policy on the same images in the same run. Pillow's side is what
+loaders do with a policy: an image from its array, the drawn operations, an array again.
+`python benchmarks/policies.py [POLICY.json]` prints the figures; without a file,
+RandAugment (2 operations in a row) is the policy.
+"""
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from torch import Tensor
+
+from netpress.data.operations import CUTOUT_COLOUR
+from netpress.data.policies import Policy, PolicySet, find_policies
+
+
+def run_with_pillow(image: Image.Image, name: str, value: float, centre: Sequence[float] = (0.5, 0.5)) -> Image.Image:
+    """One operation as Pillow does it; `centre` is where a cutout lies, as shares of width and height."""
+    width, height = image.size
+    affine: Mapping[str, tuple[float, ...]] = {
+        "ShearX": (1, value, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, value, 1, 0),
+        "TranslateX": (1, 0, value * width, 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, value * height),
+    }
+    if name in affine:
+        return image.transform(image.size, Image.Transform.AFFINE, affine[name])
+    if name == "Cutout":
+        return _cut_with_pillow(image, value * width, centre)
+    simple: Mapping[str, Callable[[], Image.Image]] = {
+        "Rotate": lambda: image.rotate(value),
+        "AutoContrast": lambda: ImageOps.autocontrast(image),
+        "Equalize": lambda: ImageOps.equalize(image),
+        "Invert": lambda: ImageOps.invert(image),
+        "Solarize": lambda: ImageOps.solarize(image, value),  # type: ignore[arg-type]
+        "Posterize": lambda: ImageOps.posterize(image, int(value)),
+    }
+    return simple[name]() if name in simple else getattr(ImageEnhance, name)(image).enhance(value)
+
+
+def _cut_with_pillow(image: Image.Image, side: float, centre: Sequence[float]) -> Image.Image:
+    if side <= 0:
+        return image
+    width, height = image.size
+    left = int(max(0, centre[0] * width - side / 2))
+    top = int(max(0, centre[1] * height - side / 2))
+    image = image.copy()
+    box = (left, top, min(width, left + side), min(height, top + side))
+    ImageDraw.Draw(image).rectangle(box, CUTOUT_COLOUR)
+    return image
+
+
+def run_policy_with_pillow(policy: Policy, image: np.ndarray, draw: random.Random) -> np.ndarray:
+    """A drawn sub-policy on one image, uint8 [height, width, 3]."""
+    changed = Image.fromarray(image)
+    for step in draw.choice(policy.sub_policies):
+        if draw.random() < step.probability:
+            value = step.values[draw.random() < 0.5]
+            changed = run_with_pillow(changed, step.operation, value, (draw.random(), draw.random()))
+    return np.asarray(changed)
+
+
+@dataclass(frozen=True)
+class PolicySpeed:
+    """Images a second: medians of the rounds, in which both sides take turns."""
+
+    policy: str
+    batch: int
+    threads: int
+    netpress: float
+    pillow: float
+    ratio: float
+
+
+def measure_policies(
+    policies: PolicySet, images: Tensor, batches: Sequence[int] = (128, 512, 2048), rounds: int = 7
+) -> list[PolicySpeed]:
+    """How fast `policies` run on batches of these sizes taken from `images` (uint8 [n, 3, height, width], CPU)."""
+    generator, draw = torch.Generator().manual_seed(0), random.Random(0)
+    policy = policies.policies[0]
+    arrays = list(images[:512].permute(0, 2, 3, 1).contiguous().numpy())
+    times: dict[int, list[float]] = {batch: [] for batch in (*batches, 0)}
+    for _ in range(rounds + 1):  # the first round warms up
+        start = time.perf_counter()
+        for array in arrays:
+            run_policy_with_pillow(policy, array, draw)
+        times[0].append((time.perf_counter() - start) / len(arrays))
+        for batch in batches:
+            chosen = images[torch.arange(batch) % len(images)]
+            start = time.perf_counter()
+            for _ in range(max(1, 1024 // batch)):
+                policies(chosen, generator)
+            times[batch].append((time.perf_counter() - start) / (batch * max(1, 1024 // batch)))
+    median = {batch: float(np.median(seconds[1:])) for batch, seconds in times.items()}
+    return [
+        PolicySpeed(
+            policy.name, batch, torch.get_num_threads(), 1 / median[batch], 1 / median[0], median[0] / median[batch]
+        )
+        for batch in batches
+    ]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one JSON line a batch size."""
+    policies = find_policies(list(arguments) or ["rand"], 2, 0.3)
+    # Pictures of smooth random colours: their speed does not depend on what they show.
+    small = torch.rand(2048, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    images = (torch.nn.functional.interpolate(small, (32, 32), mode="bilinear") * 255).to(torch.uint8)
+    for speed in measure_policies(policies, images):
+        print(json.dumps(asdict(speed)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,313 @@
+"""The fifteen operations of AutoAugment's family on uint8 batches, with Pillow's results.
+
+Each operation means what Pillow's function of the same purpose does to one image, to
+the same bits: geometric operations take the nearest pixel in Pillow's 16.16 fixed point
+and fill with black; blends are computed in float32 and truncated, as ImagingBlend does.
+(Pillow built so that its compiler fuses multiply and add may differ by 1 of 255 in a
+blend; the wheels for x86-64 are not.) Cutout fills with the grey that Fast AutoAugment
+uses (Lim et al. 2019), drawn as ImageDraw.rectangle draws it.
+
+A step is an operation with a value. The steps that a batch needs are run group by
+group: all geometric steps are one gather, all blends one expression, and so on, however
+many different values they have.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation and the values that levels 0 and 1 stand for in Fast AutoAugment's policies.
+
+    group: the operations that are computed together.
+    mirrored: half of the images get the value with its sign changed.
+    """
+
+    group: int
+    low: float
+    high: float
+    mirrored: bool = False
+
+    def value_at(self, level: float) -> float:
+        """The value at `level`, 0 to 1."""
+        return self.low + level * (self.high - self.low)
+
+
+GEOMETRY, BITS, TABLE, BLEND, CUTOUT = range(5)
+OPERATIONS = {  # in the order in which they are computed
+    "ShearX": Operation(GEOMETRY, -0.3, 0.3, mirrored=True),  # pixels per pixel
+    "ShearY": Operation(GEOMETRY, -0.3, 0.3, mirrored=True),
+    "TranslateX": Operation(GEOMETRY, -0.45, 0.45, mirrored=True),  # share of the width
+    "TranslateY": Operation(GEOMETRY, -0.45, 0.45, mirrored=True),
+    "Rotate": Operation(GEOMETRY, -30, 30, mirrored=True),  # degrees
+    "Invert": Operation(BITS, 0, 1),  # no value
+    "Solarize": Operation(BITS, 0, 256),  # inverts from this value on
+    "Posterize": Operation(BITS, 4, 8),  # bits kept, rounded down
+    "AutoContrast": Operation(TABLE, 0, 1),  # no value
+    "Equalize": Operation(TABLE, 0, 1),  # no value
+    "Brightness": Operation(BLEND, 0.1, 1.9),  # 1 changes nothing
+    "Contrast": Operation(BLEND, 0.1, 1.9),
+    "Color": Operation(BLEND, 0.1, 1.9),
+    "Sharpness": Operation(BLEND, 0.1, 1.9),
+    "Cutout": Operation(CUTOUT, 0, 0.2),  # share of the width
+}
+KINDS = {name: kind for kind, name in enumerate(OPERATIONS)}
+GROUP_OF_KIND = np.array([operation.group for operation in OPERATIONS.values()])
+CUTOUT_COLOUR = (125, 123, 114)
+LUMA = (19595, 38470, 7471)  # Pillow's weights of red, green and blue, in 1/65536
+_FIXED = 65536
+_PLACES_LIMIT = 64 << 20  # bytes of precomputed places kept for a table
+
+
+class StepTable:
+    """The steps that a set of policies can take, prepared for images of one size on one device."""
+
+    def __init__(self, steps: Sequence[tuple[str, float]], height: int, width: int, device: torch.device) -> None:
+        self.kinds = np.array([KINDS[name] for name, _ in steps], np.int64)
+        self.height, self.width = height, width
+        values = np.array([value for _, value in steps], np.float64)
+        geometric = np.flatnonzero(GROUP_OF_KIND[self.kinds] == GEOMETRY)
+        numbers = _numbers(steps, width)
+        self.sides = numbers  # float64 [steps], of cutouts in pixels, on the CPU where the squares are drawn
+        self.numbers = torch.from_numpy(numbers.astype(np.float32)).to(device)  # float32 [steps]
+        self.masks = torch.from_numpy(_masks(self.kinds, values)).to(device)  # uint8 [steps]
+        self.rows = np.zeros(len(steps), np.int64)  # of a geometric step in coefficients and places
+        self.rows[geometric] = np.arange(len(geometric))
+        coefficients = [_affine(*steps[index], height, width) for index in geometric.tolist()]
+        self.coefficients = torch.tensor(coefficients, dtype=torch.int32).view(-1, 6).to(device)
+        small = len(geometric) * height * width * 9 <= _PLACES_LIMIT
+        self.places = _places(self.coefficients, height, width) if small else None
+
+    def places_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_places` says of these geometric steps."""
+        if self.places is None:
+            return _places(self.coefficients[rows], self.height, self.width)
+        return self.places[0].index_select(0, rows), self.places[1].index_select(0, rows)
+
+
+def _numbers(steps: Sequence[tuple[str, float]], width: int) -> np.ndarray:
+    """The number that a step's group computes with: a factor, a threshold, a side in pixels."""
+    numbers = []
+    for name, value in steps:
+        if name == "Invert":
+            numbers.append(0.0)  # solarizing from 0 on
+        elif name == "Posterize":
+            numbers.append(256.0)  # solarizing nothing
+        else:
+            numbers.append(value * width if name == "Cutout" else value)
+    return np.array(numbers, np.float64)
+
+
+def _masks(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
+    bits = np.where(kinds == KINDS["Posterize"], values, 8).astype(np.int64)
+    return (256 - (1 << (8 - bits))).astype(np.uint8)
+
+
+def _affine(name: str, value: float, height: int, width: int) -> tuple[int, ...]:
+    """Pillow's fixed-point coefficients: source x = (c0 x + c1 y + c2) / 65536 rounded down, y with c3, c4, c5."""
+    a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    if name == "ShearX":
+        b = value
+    elif name == "ShearY":
+        d = value
+    elif name == "TranslateX":  # Pillow has exact code for pure shifts
+        return (_FIXED, 0, math.floor(value * width + 0.5) * _FIXED, 0, _FIXED, 0)
+    elif name == "TranslateY":
+        return (_FIXED, 0, 0, 0, _FIXED, math.floor(value * height + 0.5) * _FIXED)
+    else:
+        angle = -math.radians(value % 360.0)
+        a = e = round(math.cos(angle), 15)
+        b, d = round(math.sin(angle), 15), round(-math.sin(angle), 15)
+        c = a * (-width / 2) + b * (-height / 2) + width / 2
+        f = d * (-width / 2) + e * (-height / 2) + height / 2
+    # Pillow samples at the pixels' centres.
+    exact = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
+    return tuple(math.floor(number * _FIXED + 0.5) for number in exact)
+
+
+def _places(coefficients: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where each pixel comes from, for int32 coefficients [steps, 6].
+
+    Two tensors [steps, height * width]: int64, the index of the source pixel; uint8, 255
+    where that lies inside the image and 0 where not (the index is then any).
+    """
+    x = torch.arange(width, dtype=torch.int32, device=coefficients.device)
+    y = torch.arange(height, dtype=torch.int32, device=coefficients.device)[:, None]
+    c = coefficients[:, :, None, None]
+    columns = (c[:, 0] * x + c[:, 1] * y + c[:, 2]) >> 16  # [steps, height, width]
+    rows = (c[:, 3] * x + c[:, 4] * y + c[:, 5]) >> 16
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    places = rows.clamp_(0, height - 1).mul_(width).add_(columns.clamp_(0, width - 1))
+    return places.flatten(1).long(), inside.to(torch.uint8).neg_().flatten(1)
+
+
+def run_steps(images: Tensor, table: StepTable, taken: np.ndarray, steps: np.ndarray, centres: np.ndarray) -> None:
+    """Change images in place: image `taken[i]` by step `steps[i]` of the table, in the order of `i` for each image.
+
+    images: uint8 [batch, 1 or 3 channels, height, width], contiguous. taken, steps: int64
+    [entries]; centres: float [entries, 2], where a cutout lies (x, y as shares of the
+    image's sides). Entries of different images may be in any order.
+    """
+    kinds = table.kinds[steps]
+    order, bounds = _arrange(taken, kinds)
+    # One transfer for everything that the device needs to know.
+    told = np.stack([taken[order], steps[order], table.rows[steps[order]]])
+    told_there = torch.from_numpy(told).to(images.device)
+    whole = _as_words(images)
+    for start, stop, group in bounds:
+        where, step = told_there[0, start:stop], told_there[1, start:stop]
+        chosen = whole.index_select(0, where).view(torch.uint8).view(-1, *images.shape[1:])
+        if group == GEOMETRY:
+            changed = _move(chosen, *table.places_of(told_there[2, start:stop]))
+        elif group == BITS:
+            changed = _change_bits(chosen, table.numbers[step], table.masks[step])
+        elif group == TABLE:
+            changed = _look_up(chosen, int((kinds[order[start:stop]] == KINDS["AutoContrast"]).sum()))
+        elif group == BLEND:
+            counts = np.bincount(kinds[order[start:stop]] - KINDS["Brightness"], minlength=4)
+            changed = _blend(chosen, table.numbers[step], counts.tolist())
+        else:
+            drawn = order[start:stop]
+            changed = _fill(chosen, _corners(centres[drawn], table.sides[steps[drawn]], images.shape))
+        whole[where] = _as_words(changed)
+
+
+def _as_words(images: Tensor) -> Tensor:
+    """The same bytes as [batch, words], of 8 bytes where that divides an image: 8 times less to index."""
+    flat = images.flatten(1)
+    return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
+
+
+def _arrange(taken: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Sort entries so that as few groups as possible run: the order, and (start, stop, group) of each run.
+
+    The groups are run in sweeps, each in the order of their numbers. An image's next
+    step belongs to the same sweep if its group comes later than that of the last one.
+    """
+    groups = GROUP_OF_KIND[kinds]
+    by_image = np.argsort(taken, kind="stable")
+    same_image = np.diff(taken[by_image], prepend=-1) == 0
+    back = same_image & (np.diff(groups[by_image], prepend=-1) <= 0)
+    total = np.cumsum(back)
+    first = np.maximum.accumulate(np.where(same_image, 0, np.arange(len(taken))))
+    sweeps = np.empty_like(taken)
+    sweeps[by_image] = total - total[first]
+    key = sweeps * len(OPERATIONS) + kinds
+    order = np.argsort(key, kind="stable")
+    run = (sweeps * len(OPERATIONS) + groups)[order]
+    starts = np.flatnonzero(np.diff(run, prepend=-1))
+    stops = np.append(starts[1:], len(run))
+    return order, list(zip(starts.tolist(), stops.tolist(), groups[order[starts]].tolist(), strict=True))
+
+
+def _move(images: Tensor, places: Tensor, inside: Tensor) -> Tensor:
+    """Take every pixel from its place, black where that lies outside (`StepTable.places_of`)."""
+    flat = images.flatten(2)
+    moved = flat.gather(2, places[:, None].expand(flat.shape))
+    return moved.bitwise_and_(inside[:, None]).view(images.shape)
+
+
+def _change_bits(images: Tensor, thresholds: Tensor, masks: Tensor) -> Tensor:
+    """Invert values from the threshold on, then clear bits: Solarize, Invert and Posterize."""
+    flipped = (images >= thresholds.view(-1, 1, 1, 1)).to(torch.uint8).neg_()  # 255 where to invert
+    return flipped.bitwise_xor_(images).bitwise_and_(masks.view(-1, 1, 1, 1))
+
+
+def _look_up(images: Tensor, stretched: int) -> Tensor:
+    """AutoContrast for the first `stretched` images, Equalize for the others: a table of 256 values a channel."""
+    planes = images.flatten(2).flatten(0, 1)  # [planes, pixels]
+    low, high = torch.aminmax(planes, dim=1, keepdim=True)
+    values = planes.long()
+    split = stretched * images.shape[1]
+    tables = []
+    if split:
+        tables.append(_stretch(low[:split].double(), high[:split].double()))
+    if split < len(planes):
+        tables.append(_equalize(values[split:], high[split:].long()))
+    return torch.cat(tables).gather(1, values).view(images.shape)
+
+
+def _stretch(low: Tensor, high: Tensor) -> Tensor:
+    """Tables uint8 [planes, 256] by which `low` [planes, 1] becomes 0 and `high` 255; in float64 as Pillow's."""
+    spread = high - low
+    plain = spread == 0
+    # Not 255.0 / spread, which torch computes as 255.0 * (1 / spread).
+    scale = torch.full_like(spread, 255.0).div_(spread).masked_fill_(plain, 1.0)
+    offset = (-low * scale).masked_fill_(plain, 0.0)
+    values = torch.arange(256, dtype=torch.float64, device=low.device)
+    return (values * scale).add_(offset).clamp_(0, 255).to(torch.uint8)
+
+
+def _equalize(planes: Tensor, high: Tensor) -> Tensor:
+    """Tables uint8 [planes, 256] that spread the histogram evenly over 0..255, in integers as Pillow's."""
+    histogram = torch.zeros(planes.shape[0], 256, dtype=torch.int64, device=planes.device)
+    histogram.scatter_add_(1, planes, torch.ones_like(planes))
+    last = histogram.gather(1, high)  # how many have the largest value
+    step = (planes.shape[1] - last) // 255  # [planes, 1]
+    before = histogram.cumsum(1) - histogram
+    tables = ((step // 2 + before) // step.clamp(min=1)).clamp_(max=255)
+    return torch.where(step == 0, torch.arange(256, device=planes.device), tables).to(torch.uint8)
+
+
+def _blend(images: Tensor, factors: Tensor, counts: Sequence[int]) -> Tensor:
+    """other + factor * (image - other), truncated; `counts` images each of Brightness, Contrast, Color, Sharpness.
+
+    The other image is black, the mean grey, the grey image, the smoothed image.
+    """
+    values = images.float()
+    other = torch.zeros_like(values)
+    _, flat, grey, smooth = other.split(list(counts))
+    ends = np.cumsum(counts).tolist()
+    if len(flat) or len(grey):
+        luma = _luma(values[ends[0] : ends[2]])  # [n, 1, height, width]
+        if len(flat):
+            mean = luma[: len(flat)].mean((2, 3), keepdim=True, dtype=torch.float64)
+            flat.copy_(mean.add_(0.5).floor_())
+        grey.copy_(luma[len(flat) :])
+    if len(smooth):
+        _smooth(values[ends[2] :], smooth)
+    return values.sub_(other).mul_(factors.view(-1, 1, 1, 1)).add_(other).clamp_(0, 255).to(torch.uint8)
+
+
+def _luma(values: Tensor) -> Tensor:
+    """Pillow's grey of float images with whole values: [n, channels, height, width] -> [n, 1, height, width]."""
+    if values.shape[1] == 1:
+        return values
+    # Whole numbers below 2^24 throughout, so float32 is exact.
+    total = values[:, 0] * LUMA[0] + values[:, 1] * LUMA[1] + values[:, 2] * LUMA[2]
+    return total.add_(_FIXED // 2).mul_(1 / _FIXED).floor_()[:, None]
+
+
+def _smooth(values: Tensor, out: Tensor) -> None:
+    """Pillow's SMOOTH filter, rounded: a 3 x 3 mean in which the centre counts 5 of 13; the border stays."""
+    out.copy_(values)
+    lines = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
+    total = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:] + 4 * values[:, :, 1:-1, 1:-1]
+    out[:, :, 1:-1, 1:-1] = total.mul_(1 / 13).add_(0.5).floor_()
+
+
+def _corners(centres: np.ndarray, side: np.ndarray, shape: torch.Size) -> Tensor:
+    """First and last column, first and last row of each square: int64 [n, 4]; last < first where there is none."""
+    height, width = shape[2:]
+    x0 = np.maximum(0, centres[:, 0] * width - side / 2).astype(np.int64)
+    y0 = np.maximum(0, centres[:, 1] * height - side / 2).astype(np.int64)
+    x1 = np.minimum(width, x0 + side).astype(np.int64)  # ImageDraw fills to the last one, inclusive
+    y1 = np.minimum(height, y0 + side).astype(np.int64)
+    return torch.from_numpy(np.stack([x0, np.where(side > 0, x1, -1), y0, y1], 1))
+
+
+def _fill(images: Tensor, corners: Tensor) -> Tensor:
+    corners = corners.to(images.device)[:, :, None]
+    x = torch.arange(images.shape[3], device=images.device)
+    y = torch.arange(images.shape[2], device=images.device)
+    columns = (x >= corners[:, 0]) & (x <= corners[:, 1])  # [n, width]
+    rows = (y >= corners[:, 2]) & (y <= corners[:, 3])
+    colour = CUTOUT_COLOUR if images.shape[1] == 3 else (round(sum(CUTOUT_COLOUR) / 3),)
+    fill = torch.tensor(colour, dtype=torch.uint8, device=images.device).view(1, -1, 1, 1)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], fill, images)
