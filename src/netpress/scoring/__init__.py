@@ -1,0 +1,131 @@
+"""Tracing a network into operations, and what each counting convention charges for them."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from netpress.errors import UserError
+from netpress.scoring.card import Counted, Row, Rule, ScoreCard
+from netpress.scoring.conventions import CONVENTIONS, conventions
+from netpress.scoring.operations import Operation, Stored, Trace
+from netpress.scoring.settings import ScoreSettings
+from netpress.scoring.tracing import trace
+from netpress.scoring.tracks import TRACKS, Track, choose_track
+from netpress.settings import parse
+
+__all__ = [
+    "CONVENTIONS",
+    "TRACKS",
+    "Counted",
+    "Operation",
+    "Row",
+    "Rule",
+    "ScoreCard",
+    "ScoreSettings",
+    "Stored",
+    "Trace",
+    "Track",
+    "conventions",
+    "count_multiply_adds",
+    "score",
+    "score_trace",
+    "trace",
+    "trace_network",
+]
+
+
+class NetworkLike(Protocol):
+    """What scoring needs of a network: `netpress.network.Network` has it."""
+
+    module: nn.Module
+    masks: dict[str, Tensor]
+    formats: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+
+    @property
+    def input(self) -> Any: ...
+
+
+def score(
+    network: NetworkLike | nn.Module,
+    input_size: tuple[int, ...] | None = None,
+    convention: str | None = None,
+    *,
+    settings: ScoreSettings | None = None,
+    accuracy: float | None = None,
+    dataset: str | None = None,
+    examples: Tensor | None = None,
+    **options: Any,
+) -> ScoreCard:
+    """What `convention` says of a network or of any module.
+
+    `input_size` is the shape of one example without the batch, by default the network's own or (3, 32, 32).
+    `accuracy` (a fraction) and `dataset` are by default the network's facts. `examples` [count, *input_size]
+    are for networks whose flow depends on their input. Options are those of ScoreSettings, over `settings`:
+    score(network, weight_bits=4, activation_bits=4, accumulator="tree"). Raises UserError.
+    """
+    chosen = choose_settings(convention, settings, options)
+    facts: dict[str, Any] = {} if isinstance(network, nn.Module) else network.facts
+    formats: dict[str, Any] = {} if isinstance(network, nn.Module) else network.formats
+    traced = trace_network(network, input_size, examples=examples)
+    accuracy = facts.get("accuracy") if accuracy is None else accuracy
+    return score_trace(traced, chosen, formats, accuracy=accuracy, dataset=dataset or facts.get("dataset"))
+
+
+def choose_settings(
+    convention: str | None, settings: ScoreSettings | None, options: Mapping[str, Any]
+) -> ScoreSettings:
+    """`settings` with single values on top; `accumulator` may be a number. Raises SettingsError."""
+    values = settings.model_dump(exclude_unset=True) if settings is not None else {}
+    if convention is not None:
+        if convention not in CONVENTIONS:
+            raise UserError(f"convention {convention}: choose one of {', '.join(CONVENTIONS)}")
+        values["convention"] = convention
+    values |= {key: value for key, value in options.items() if value is not None}
+    if isinstance(values.get("accumulator"), int):
+        values["accumulator"] = str(values["accumulator"])
+    return parse(ScoreSettings, values, "score")
+
+
+def trace_network(
+    network: NetworkLike | nn.Module, input_size: tuple[int, ...] | None = None, *, examples: Tensor | None = None
+) -> Trace:
+    """The operations of a network (with its masks) or of any module, for its own input size or (3, 32, 32)."""
+    if isinstance(network, nn.Module):
+        if input_size is None and examples is not None:
+            input_size = tuple(examples.shape[1:])
+        return trace(network, input_size or (3, 32, 32), examples=examples)
+    spec = network.input
+    size = input_size or (spec.channels, spec.height, spec.width)
+    return trace(network.module, size, masks=network.masks, examples=examples)
+
+
+def score_trace(
+    traced: Trace,
+    settings: ScoreSettings,
+    formats: Mapping[str, Any] | None = None,
+    *,
+    accuracy: float | None = None,
+    dataset: str | None = None,
+) -> ScoreCard:
+    """The score card of a trace that is already there; many conventions can count one trace."""
+    counted = CONVENTIONS[settings.convention].count(traced, settings, formats or {})
+    track, borrowed = choose_track(settings.track, settings.convention, dataset)
+    notes = (*counted.notes, *([borrowed] if borrowed else []))
+    return ScoreCard(
+        settings.convention,
+        track,
+        counted.rows,
+        counted.rules,
+        counted.assumed,
+        notes,
+        accuracy,
+        counted.extra,
+        counted.totals,
+    )
+
+
+def count_multiply_adds(module: nn.Module, input_size: tuple[int, ...]) -> int:
+    """Multiply-adds of the dense network for one example: products of convolutions, linear layers and matrices."""
+    return round(trace(module, input_size).multiply_adds)

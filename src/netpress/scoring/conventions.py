@@ -1,0 +1,29 @@
+"""The counting conventions by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netpress.scoring import official
+from netpress.scoring.card import Counted
+from netpress.scoring.operations import Trace
+from netpress.scoring.settings import ScoreSettings
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A set of counting rules: `count(trace, settings, formats)` makes rows of a trace."""
+
+    name: str
+    description: str
+    count: Callable[[Trace, ScoreSettings, Mapping[str, Any]], Counted]
+
+
+CONVENTIONS = {
+    convention.name: convention for convention in (Convention("official", official.DESCRIPTION, official.count),)
+}
+
+
+def conventions() -> dict[str, str]:
+    """The names of all conventions, with what each counts in one line."""
+    return {name: convention.description for name, convention in CONVENTIONS.items()}

@@ -1,0 +1,316 @@
+"""How each of torch's own operators is read: what kind of operation it is, and over how many values.
+
+torch breaks whatever a module calls into these operators (aten); so functional calls, operators such
+as `x + y` and a user's own modules all arrive here. An operator that is not in these tables is an
+error that names it: nothing is skipped.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an operator does. `weight` and `bias` are the positions of its operands that are such, if constant."""
+
+    kind: str
+    function: str
+    window: int = 1
+    weight: int | None = None
+    bias: int | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Arguments = Sequence[Any]
+Reader = Callable[[Arguments, Mapping[str, Any], Any], Reading]
+
+_MOVES = """
+view _unsafe_view reshape _reshape_alias permute t transpose slice select expand cat stack split
+split_with_sizes chunk unbind squeeze unsqueeze clone copy alias detach contiguous constant_pad_nd
+reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d narrow flatten unflatten repeat roll flip
+_to_copy to lift_fresh lift_fresh_copy as_strided view_as movedim pixel_shuffle pixel_unshuffle im2col unfold
+diagonal resolve_conj resolve_neg tril triu gather embedding fill zero masked_fill expand_copy zeros ones full
+empty arange linspace eye empty_strided new_zeros new_ones new_full new_empty new_empty_strided zeros_like
+ones_like full_like empty_like scalar_tensor dropout native_dropout sym_size
+"""
+MOVES = frozenset(_MOVES.split())
+"""Operators that place values elsewhere, make constants or (dropout at evaluation) do nothing."""
+
+_FUNCTIONS = "exp log sqrt rsqrt reciprocal erf sin cos abs neg sign round floor ceil log1p expm1 square"
+FUNCTIONS = tuple(_FUNCTIONS.split())
+"""Functions of one value that are one operation each, under the names that torch gives them."""
+
+ACTIVATIONS = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "hardswish": "hard_swish",
+    "hardsigmoid": "hard_sigmoid",
+    "silu": "swish",
+    "sigmoid": "sigmoid",
+    "gelu": "gelu",
+    "tanh": "tanh",
+    "elu": "elu",
+    "selu": "selu",
+    "celu": "elu",
+    "leaky_relu": "leaky_relu",
+    "prelu": "prelu",
+    "_prelu_kernel": "prelu",
+    "mish": "mish",
+    "softplus": "softplus",
+    **{name: name for name in FUNCTIONS},
+}
+"""Functions of one value, applied to each."""
+
+_COMPARISONS = """
+gt ge lt le eq ne maximum minimum where logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not
+isnan isfinite isinf
+"""
+COMPARISONS = frozenset(_COMPARISONS.split())
+
+DATA_DEPENDENT = frozenset(["_local_scalar_dense", "is_nonzero", "nonzero", "item", "equal", "masked_select"])
+"""Operators by which a forward pass looks at values to decide what to do next."""
+
+
+def read_operator(name: str, arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading | None:
+    """What the operator `name` does with these arguments; None if it is unknown."""
+    plain = name.rstrip("_")  # relu_ is relu in place
+    if plain in READERS:
+        return READERS[plain](arguments, keywords, result)
+    if plain in ACTIVATIONS:
+        return Reading("activation", ACTIVATIONS[plain])
+    if plain in COMPARISONS:
+        return Reading("compare", plain)
+    if plain in MOVES:
+        return Reading("move", plain)
+    return None
+
+
+def _argument(arguments: Arguments, keywords: Mapping[str, Any], index: int, name: str, default: Any = None) -> Any:
+    return arguments[index] if len(arguments) > index else keywords.get(name, default)
+
+
+def _first(result: Any) -> Tensor:
+    return result[0] if isinstance(result, tuple | list) else result
+
+
+def _convolution(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    weight, stride, padding, dilation, transposed, _, groups = (arguments[1], *arguments[3:9])
+    kernel = tuple(weight.shape[2:])
+    attributes = {
+        "kernel": kernel,
+        "stride": tuple(stride),
+        "padding": tuple(padding),
+        "dilation": tuple(dilation),
+        "groups": groups,
+        # A weight is [outputs, inputs / groups, *kernel]; a transposed one [inputs, outputs / groups, *kernel].
+        "in_channels": weight.shape[0] if transposed else weight.shape[1] * groups,
+    }
+    window = math.prod(kernel) * weight.shape[1]
+    kind = "conv_transpose" if transposed else "conv"
+    return Reading(kind, kind, window, weight=1, bias=2, attributes=attributes)
+
+
+def _matrix_product(first: int, bias: int | None) -> Reader:
+    def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+        window = arguments[first].shape[-1]
+        return Reading("matmul", "matmul", window, weight=first + 1, bias=bias)
+
+    return read
+
+
+def _batch_norm(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    training = arguments[5] if isinstance(arguments[5], bool) else False
+    x = arguments[0]  # [batch, channels, ...]
+    if training or arguments[3] is None:
+        return Reading("group_norm", "group_norm", x.numel() // x.shape[1], weight=1, bias=2)
+    return Reading("norm", "batch_norm", weight=1, bias=2)
+
+
+def _legit_norm(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    x = arguments[0]
+    return Reading("group_norm", "group_norm", x.numel() // x.shape[1], weight=1, bias=2)
+
+
+def _layer_norm(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    return Reading("group_norm", "layer_norm", math.prod(arguments[1]), weight=2, bias=3)
+
+
+def _group_norm(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    _, _, _, _, channels, places, groups = arguments[:7]
+    return Reading("group_norm", "group_norm", channels * places // groups, weight=1, bias=2)
+
+
+def _rms_norm(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    return Reading("group_norm", "rms_norm", math.prod(arguments[1]), weight=2)
+
+
+def _clamp(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    low = _argument(arguments, keywords, 1, "min", _argument(arguments, keywords, 1, "min_val"))
+    high = _argument(arguments, keywords, 2, "max", _argument(arguments, keywords, 2, "max_val"))
+    if low is not None and high is not None:
+        function = "relu6" if (low, high) == (0, 6) else "clamp"
+    else:
+        function = "relu" if isinstance(low, int | float) and low == 0 else "threshold"
+    return Reading("activation", function)
+
+
+def _hard_tanh(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    low = _argument(arguments, keywords, 1, "min_val", -1)
+    high = _argument(arguments, keywords, 2, "max_val", 1)
+    return Reading("activation", "relu6" if (low, high) == (0, 6) else "clamp")
+
+
+def _elementwise(kind: str, function: str) -> Reader:
+    def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+        scaled = keywords.get("alpha", 1) != 1  # add(x, y, alpha=2) is x + 2 * y
+        return Reading(kind, function, attributes={"scaled": True} if scaled else {})
+
+    return read
+
+
+def _power(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    exponent = arguments[1] if isinstance(arguments[1], int | float) else None
+    if exponent == 2:
+        return Reading("multiply", "square")
+    return Reading("activation", "sqrt" if exponent == 0.5 else "power")
+
+
+def _pool(function: str) -> Reader:
+    def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+        kernel = tuple(arguments[1])
+        # [k] means [k, k]; which dimensions are spatial depends on the operator's rank, its last ones.
+        places = len(arguments[0].shape) - 2 if len(arguments[0].shape) > 2 else 1
+        kernel = kernel * places if len(kernel) == 1 else kernel
+        return Reading("pool", function, math.prod(kernel), attributes={"kernel": kernel})
+
+    return read
+
+
+def _adaptive_pool(function: str) -> Reader:
+    def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+        window = math.prod(arguments[0].shape[2:]) // math.prod(_first(result).shape[2:])
+        return Reading("pool", function, window, attributes={"adaptive": True})
+
+    return read
+
+
+def _reduction(function: str) -> Reader:
+    def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+        x, made = arguments[0], _first(result)
+        window = max(1, x.numel() // max(1, made.numel()))
+        # length is vector_norm(x, order, dim), the others are mean(x, dim)
+        dims = _argument(arguments, keywords, 2 if function == "length" else 1, "dim")
+        if isinstance(dims, Tensor):  # max(x, y): the larger of two
+            return Reading("compare", function)
+        spatial = dims is not None and {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} == set(
+            range(2, x.dim())
+        )
+        if spatial and function in ("average", "max"):  # global pooling, in whatever words
+            return Reading("pool", function, window, attributes={"global": True})
+        return Reading("reduce", function, window)
+
+    return read
+
+
+def _softmax(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    return Reading("softmax", "softmax", arguments[0].shape[arguments[1]])
+
+
+def _log_softmax(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    return Reading("softmax", "log_softmax", arguments[0].shape[arguments[1]])
+
+
+def _upsample(function: str, window: int) -> Reader:
+    def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+        return Reading("upsample", function, window)
+
+    return read
+
+
+def _index(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    # Along channels an index is a permutation or selection of channels; elsewhere it cuts out a part.
+    indices = arguments[1]
+    along_channels = indices == 1 or (
+        isinstance(indices, list | tuple) and len(indices) > 1 and indices[1] is not None and indices[0] is None
+    )
+    return Reading("permute_channels" if along_channels else "move", "index")
+
+
+def _transpose(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    x = arguments[0]
+    swapped = {arguments[1] % x.dim(), arguments[2] % x.dim()}
+    # [batch, groups, channels / groups, height, width] -> [batch, channels / groups, groups, ...]: ShuffleNet's shuffle
+    return Reading("permute_channels" if x.dim() == 5 and swapped == {1, 2} else "move", "transpose")
+
+
+def _channel_shuffle(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    return Reading("permute_channels", "channel_shuffle")
+
+
+READERS: dict[str, Reader] = {
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "addmm": _matrix_product(1, 0),
+    "mm": _matrix_product(0, None),
+    "bmm": _matrix_product(0, None),
+    "baddbmm": _matrix_product(1, 0),
+    "mv": _matrix_product(0, None),
+    "dot": _matrix_product(0, None),
+    "native_batch_norm": _batch_norm,
+    "cudnn_batch_norm": _batch_norm,
+    "miopen_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _legit_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "_fused_rms_norm": _rms_norm,
+    "clamp": _clamp,
+    "clamp_min": lambda a, k, r: _clamp((a[0], _argument(a, k, 1, "min"), None), {}, r),
+    "clamp_max": lambda a, k, r: _clamp((a[0], None, _argument(a, k, 1, "max")), {}, r),
+    "threshold": lambda a, k, r: Reading("activation", "relu" if (a[1], a[2]) == (0, 0) else "threshold"),
+    "hardtanh": _hard_tanh,
+    "add": _elementwise("add", "add"),
+    "sub": _elementwise("add", "sub"),
+    "rsub": _elementwise("add", "sub"),
+    "mul": _elementwise("multiply", "mul"),
+    "div": _elementwise("multiply", "div"),
+    "pow": _power,
+    "avg_pool1d": _pool("average"),
+    "avg_pool2d": _pool("average"),
+    "avg_pool3d": _pool("average"),
+    "max_pool2d_with_indices": _pool("max"),
+    "max_pool3d_with_indices": _pool("max"),
+    "_adaptive_avg_pool2d": _adaptive_pool("average"),
+    "_adaptive_avg_pool3d": _adaptive_pool("average"),
+    "adaptive_max_pool2d": _adaptive_pool("max"),
+    "mean": _reduction("average"),
+    "sum": _reduction("sum"),
+    "amax": _reduction("max"),
+    "amin": _reduction("max"),
+    "max": _reduction("max"),
+    "min": _reduction("max"),
+    "argmax": _reduction("max"),
+    "argmin": _reduction("max"),
+    "any": _reduction("max"),
+    "all": _reduction("max"),
+    "var": _reduction("variance"),
+    "std": _reduction("deviation"),
+    "linalg_vector_norm": _reduction("length"),
+    "norm": _reduction("length"),
+    "_softmax": _softmax,
+    "_safe_softmax": _softmax,
+    "_log_softmax": _log_softmax,
+    "upsample_nearest1d": _upsample("nearest", 1),
+    "upsample_nearest2d": _upsample("nearest", 1),
+    "upsample_bilinear2d": _upsample("bilinear", 4),
+    "upsample_bicubic2d": _upsample("bicubic", 16),
+    "index": _index,
+    "index_select": _index,
+    "transpose": _transpose,
+    "channel_shuffle": _channel_shuffle,
+    "native_channel_shuffle": _channel_shuffle,
+}

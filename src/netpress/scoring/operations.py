@@ -1,0 +1,245 @@
+"""What a trace is made of: operations, and the stored tensors that they use.
+
+Everything that a counting rule may ask for is here; nothing here knows a rule. Shapes are
+those of one example (batch 1), and so are all counts.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Shape = tuple[int, ...]
+INPUT = "input"
+"""The name under which operations know the image that the network is given."""
+
+COUNTED_KINDS = (
+    "conv",
+    "conv_transpose",
+    "linear",
+    "matmul",
+    "norm",
+    "group_norm",
+    "activation",
+    "pool",
+    "add",
+    "multiply",
+    "compare",
+    "softmax",
+    "reduce",
+    "upsample",
+    "permute_channels",
+)
+"""Kinds of operations that calculate; the others, `move` and `constant`, do not (see `Operation.kind`)."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that the network keeps: a parameter, a buffer or a constant of a user's module.
+
+    `values` says how many of its values exist: those its mask keeps, or without a mask those that are
+    not zero. `nonzeros` are the values that exist and are not zero. Both equal `count` where the
+    values are unknown (a module on the meta device). `role` is parameter, buffer or constant.
+    """
+
+    name: str
+    shape: Shape
+    values: int
+    nonzeros: int
+    role: str = "parameter"
+    used: bool = False
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation that the forward pass executed.
+
+    `kind` is one of COUNTED_KINDS, or `move` (data is only placed elsewhere), or `constant` (it depends
+    on stored values alone, so it can be done once, before any example). `function` is what exactly:
+    an activation's name, `average` or `max` of a pool, the operator's name.
+
+    `terms` says how many non-zero weights each dot product of a convolution, linear layer or matrix
+    product has: pairs (terms, how many outputs have so many). `window` is the same without regard to
+    zeros: terms of a dot product, or the number of values that a pool or reduction makes one of.
+    """
+
+    name: str
+    kind: str
+    function: str
+    module: str
+    module_type: str
+    in_leaf: bool
+    call: int
+    inputs: tuple[Shape, ...]
+    output: Shape
+    sources: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+    weight: str | None = None
+    bias: str | None = None
+    has_bias: bool = False
+    derived_weight: bool = False
+    terms: tuple[tuple[int, int], ...] = ()
+    window: int = 1
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    output_of: tuple[str, ...] = ()
+    within: str = ""
+    share: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """Elements of the result."""
+        return math.prod(self.output)
+
+    @property
+    def counted(self) -> bool:
+        return self.kind in COUNTED_KINDS
+
+    @property
+    def products(self) -> int:
+        """Multiplications by non-zero weights."""
+        return sum(terms * outputs for terms, outputs in self.terms)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the dense operation, zeros and padding included; 0 for what has no weights."""
+        if self.kind == "conv_transpose":  # every input value meets every weight of its kernel
+            return math.prod(self.inputs[0]) * self.window
+        return self.window * self.outputs if self.kind in ("conv", "linear", "matmul") else 0
+
+    @property
+    def channels(self) -> int:
+        """Length of dimension 1 of the result: channels of a map, features of a vector."""
+        return self.output[1] if len(self.output) > 1 else self.outputs
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every operation of a forward pass, in order, and every tensor that the module keeps.
+
+    `results` names the operations whose output the module returned, or INPUT. `examples` is over how
+    many examples the operations' `share` is a mean; 0 if the flow does not depend on the example.
+    """
+
+    operations: tuple[Operation, ...]
+    stored: Mapping[str, Stored]
+    results: tuple[str, ...]
+    input_size: Shape
+    examples: int = 0
+
+    def __iter__(self) -> Any:
+        return iter(self.operations)
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    @property
+    def by_name(self) -> dict[str, Operation]:
+        return {operation.name: operation for operation in self.operations}
+
+    @property
+    def multiply_adds(self) -> float:
+        """Dense multiply-adds of an example."""
+        return sum(operation.multiply_adds * operation.share for operation in self.operations)
+
+    @property
+    def unused(self) -> list[Stored]:
+        """Stored tensors that no operation used."""
+        return [tensor for tensor in self.stored.values() if not tensor.used]
+
+    def consumers(self) -> dict[str, list[str]]:
+        """For each operation (and INPUT) the names of those that use its result; `""` stands for the caller."""
+        found: dict[str, list[str]] = {}
+        for operation in self.operations:
+            for source in operation.sources:
+                found.setdefault(source, []).append(operation.name)
+        for name in self.results:
+            found.setdefault(name, []).append("")
+        return found
+
+    def dead(self) -> frozenset[str]:
+        """Operations that were executed although nothing that the module returns depends on them."""
+        alive = set(self.results)
+        for operation in reversed(self.operations):
+            if operation.name in alive:
+                alive.update(operation.sources)
+        return frozenset(op.name for op in self.operations if op.name not in alive and op.kind != "constant")
+
+    def folded_norms(self) -> dict[str, str]:
+        """Norms that can be folded into the operation before them: name of the norm -> that operation's name.
+
+        A batch norm folds into a convolution or linear layer whose result goes nowhere else. Where a weight is
+        used several times, each use must be followed by the same norm. What counts is the flow of data, not
+        the order in which modules are listed.
+        """
+        by_name, consumers = self.by_name, self.consumers()
+        pairs: dict[str, str] = {}
+        for operation in self.operations:
+            if operation.kind != "norm":
+                continue
+            source = by_name.get(_origin(operation.sources[0], by_name, consumers)) if operation.sources else None
+            if source is None or source.kind not in ("conv", "conv_transpose", "linear"):
+                continue
+            if len(consumers[source.name]) == 1 and source.output[:2] == operation.output[:2]:
+                pairs[operation.name] = source.name
+        followed: dict[str, set[tuple[str, ...]]] = {}
+        followers = {source: norm for norm, source in pairs.items()}
+        for operation in self.operations:
+            if operation.weight is not None:
+                norm = followers.get(operation.name)
+                followed.setdefault(operation.weight, set()).add(by_name[norm].tensors if norm else ())
+        return {
+            norm: source
+            for norm, source in pairs.items()
+            if by_name[source].weight is None or len(followed[by_name[source].weight or ""]) == 1
+        }
+
+    def norms_folded_forward(self) -> dict[str, str]:
+        """Each norm with the first convolution or linear layer that its result reaches, whatever calculates between."""
+        reached: dict[str, set[str]] = {}
+        pairs: dict[str, str] = {}
+        for operation in self.operations:
+            norms = {norm for source in operation.sources for norm in reached.get(source, ())}
+            if operation.kind in ("conv", "conv_transpose", "linear"):
+                for norm in norms - pairs.keys():
+                    pairs[norm] = operation.name
+                norms = set()
+            reached[operation.name] = norms | ({operation.name} if operation.kind == "norm" else set())
+        return pairs
+
+
+def _origin(name: str, by_name: Mapping[str, Operation], consumers: Mapping[str, list[str]]) -> str:
+    """The operation whose values `name` passes on unchanged, in the same places, to one user only."""
+    while name in by_name and by_name[name].function in ("clone", "alias", "detach", "dropout", "contiguous"):
+        if len(consumers[name]) != 1 or len(by_name[name].sources) != 1:
+            break
+        name = by_name[name].sources[0]
+    return name
+
+
+def merge_traces(traces: list[tuple[Trace, int]]) -> Trace:
+    """One trace of many examples: each operation with the share of the examples that executed it."""
+    total = sum(count for _, count in traces)
+    merged: dict[str, Operation] = {}
+    shares: dict[str, int] = {}
+    stored: dict[str, Stored] = {}
+    results: dict[str, None] = {}
+    for trace, count in traces:
+        results.update(dict.fromkeys(trace.results))
+        for name, tensor in trace.stored.items():
+            if name not in stored or tensor.used:
+                stored[name] = tensor
+        for operation in trace.operations:
+            known = merged.get(operation.name)
+            if known is not None and (known.function, known.output) != (operation.function, operation.output):
+                # Another path through the same module: a name of its own keeps both countable.
+                operation = replace(operation, name=f"{operation.name} {list(operation.output)}")
+                known = merged.get(operation.name)
+            sources = dict.fromkeys((*(known.sources if known else ()), *operation.sources))
+            merged[operation.name] = replace(operation, sources=tuple(sources))
+            shares[operation.name] = shares.get(operation.name, 0) + count
+    operations = tuple(replace(operation, share=shares[name] / total) for name, operation in merged.items())
+    return Trace(operations, stored, tuple(results), traces[0][0].input_size, total)

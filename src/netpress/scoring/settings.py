@@ -1,0 +1,83 @@
+"""How to score: the `[score]` table of a recipe, and the options of `netpress score`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, model_validator
+
+from netpress.settings import Fraction, Settings
+
+ConventionName = Literal["official", "kaist", "wave", "uci", "imt"]
+TrackName = Literal["cifar100", "imagenet", "wikitext103", "imt-cifar10"]
+Accumulator = Literal["tree", "16", "32"]
+
+
+def _width(bits: int) -> int:
+    if not (1 <= bits <= 16 or bits == 32):
+        raise ValueError(f"{bits} is not a width: 1 to 15 for integers, 16 or 32 for floats")
+    return bits
+
+
+Bits = Annotated[int, AfterValidator(_width)]
+
+
+class ScoreSettings(Settings):
+    """Counting rules. An option that the chosen convention does not have is an error."""
+
+    convention: ConventionName = "official"
+    """Whose counting rules: the challenge's own, or those of one of the four solutions."""
+    track: TrackName | None = None
+    """What the score is relative to; by default what the convention and the data set belong to."""
+    weight_bits: Bits | None = None
+    """Assumed width of weights instead of the network's own: 1 to 15 integers, 16 and 32 floats."""
+    activation_bits: Bits | None = None
+    """Assumed width of what enters convolutions and linear layers, likewise."""
+    accumulator: Accumulator | None = None
+    """Width of sums of products: an exact adder tree (integers only), or fixed. Default: tree for integers, else 32."""
+    float_bits: Literal[16, 32] | None = None
+    """Width of everything that stays in floating point; 16 must really run so. Default: the network's, else 32."""
+    freebie: bool = True
+    """Official and wave: 16 bits for values and multiplications of a network that quantizes nothing."""
+    mask: Literal["charged", "cheaper"] | None = None
+    """Mask for every tensor with zeros, as the counter does, or only where it pays. Default: cheaper if quantized."""
+    norms: Literal["folded", "forward", "kept"] = "folded"
+    """Norms: folded where data flow allows, all taken as folded into what they feed (the baseline), or none."""
+    clamp: Literal["free", "charged"] = "free"
+    """Scaling, rounding and clamping of a quantized activation: nothing, as accepted in 2019, or three operations."""
+    residual_adds: bool = False
+    """wave: count the residual additions, which an error in that team's counter left out."""
+    multiply: Literal["half", "one"] = "half"
+    """uci: a multiplication, and a stored value, as half (16 bits) or one."""
+    claimed_sparsity: Fraction = 0.0
+    """imt: part of all parameters that is taken as pruned, whatever the network holds."""
+    totals: Literal["exact", "float32"] = "exact"
+    """imt: exact sums, or in float32 from layer to layer, as that counter does."""
+
+    @model_validator(mode="after")
+    def _options_of_the_convention(self) -> Self:
+        allowed = OPTIONS[self.convention] | {"convention", "track"}
+        defaults = ScoreSettings.model_fields
+        for name in sorted(self.model_fields_set - allowed):
+            if getattr(self, name) != defaults[name].default:
+                raise ValueError(
+                    f"{name} is no option of the convention {self.convention}; "
+                    f"it has {', '.join(sorted(OPTIONS[self.convention])) or 'none'}"
+                )
+        return self
+
+
+OPTIONS: dict[str, set[str]] = {
+    "official": {
+        "weight_bits",
+        "activation_bits",
+        "accumulator",
+        "float_bits",
+        "freebie",
+        "mask",
+        "norms",
+        "clamp",
+    },
+    "kaist": {"mask"},
+    "wave": {"weight_bits", "activation_bits", "norms", "residual_adds", "freebie"},
+    "uci": {"multiply"},
+    "imt": {"claimed_sparsity", "totals"},
+}
