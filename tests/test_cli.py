@@ -74,7 +74,7 @@ def test_published_network_by_name(call):
 
 
 def test_apply_and_resume_folder(call, network, tmp_path):
-    code, out, err = call("apply", "prune", network, "--set", "amount=0.5", "--out", tmp_path / "half.netpress")
+    code, _, err = call("apply", "prune", network, "--set", "amount=0.5", "--out", tmp_path / "half.netpress")
     assert code == 0, err
     pruned = load(tmp_path / "half.netpress")
     weights = sum(weight.numel() for weight in pruned.weights().values())

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from netpress.console import Console
-from netpress.data import DataSettings, load_dataset
+from netpress.data import load_dataset
 from netpress.devices import choose_device, choose_threads, set_threads
 from netpress.errors import UserError
-from netpress.network import Network, check_fit, resolve, save
+from netpress.network import Network, check_fit, data_settings, resolve, save
 from netpress.pipeline import RunResult, run_recipe
 from netpress.recipe import Recipe, check_recipe, read_recipe
 from netpress.scoring import score
-from netpress.settings import parse
 from netpress.training import Evaluation
 from netpress.training import evaluate as evaluate_images
 
@@ -68,7 +67,6 @@ def evaluate(
     chosen = choose_device(device)
     if chosen.type == "cpu":
         set_threads(choose_threads())
-    settings = parse(DataSettings, {"dataset": name}, "data")
-    loaded = load_dataset(settings, Path(data) if data else None, 0, console or Console(quiet=True))
+    loaded = load_dataset(data_settings(network, name), Path(data) if data else None, 0, console or Console(quiet=True))
     check_fit(network, loaded)
     return evaluate_images(network, loaded.test, device=chosen)

@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from netpress.data import Dataset
+from netpress.data import Dataset, DataSettings
 from netpress.devices import generator_for, seed_for
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
@@ -125,6 +125,17 @@ def resolve(text: str, *, allow_import: bool = False) -> Network:
         raise UserError(f"{text}: no such file")
     choice = parse_model(text)
     return create(choice.family.name, choice.settings.model_dump(mode="json"))
+
+
+def data_settings(network: Network, dataset: str) -> DataSettings:
+    """Settings that read `dataset` as this network takes it: images of its size, where the size can be chosen.
+
+    Raises SettingsError for an unknown data set.
+    """
+    values: dict[str, Any] = {"dataset": dataset}
+    if not dataset.startswith("cifar"):
+        values["image_size"] = network.input.height
+    return parse(DataSettings, values, "data")
 
 
 def check_fit(network: Network, dataset: Dataset) -> None:

@@ -56,8 +56,8 @@ class Recipe(Settings):
 @functools.cache
 def recipe_schema() -> type[Recipe]:
     """`Recipe` with `stages` typed as the union of all registered stages, told apart by `kind`."""
-    union = functools.reduce(operator.or_, (stage.settings for stage in stages().values()))
-    one = Annotated[union, Field(discriminator="kind")]
+    union: Any = functools.reduce(operator.or_, (stage.settings for stage in stages().values()))
+    one: Any = Annotated[union, Field(discriminator="kind")]
     return create_model("Recipe", __base__=Recipe, stages=(tuple[one, ...], ...))
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from netpress.console import Console
-from netpress.data import DataSettings, load_dataset
+from netpress.data import load_dataset
 from netpress.devices import choose_device, choose_threads, set_threads
 from netpress.errors import UserError
 from netpress.files import atomic_write
-from netpress.network import Network, check_fit, copy, resolve, save
+from netpress.network import Network, check_fit, data_settings, resolve, save
 from netpress.recipe import apply_override
 from netpress.settings import parse
 from netpress.stage import Context, stages
@@ -54,10 +54,10 @@ def apply_stage(
     loaded = None
     name = dataset or network.facts.get("dataset") or ("folder" if data else None)
     if name is not None and (data is not None or dataset is not None or name == "digits"):
-        loaded = load_dataset(parse(DataSettings, {"dataset": name}, "data"), data, seed, console)
+        loaded = load_dataset(data_settings(network, name), data, seed, console)
         check_fit(network, loaded)
     with _work_folder(out, f"{kind} {values} {dataset} {data} {seed}") as folder:
-        context = Context(folder, chosen, seed, console, loaded, copy(network), name=kind)
+        context = Context(folder, chosen, seed, console, loaded, name=kind)
         result = known[kind].run(network, settings, context)
         result.facts.pop("accuracy", None)
         if loaded is not None:

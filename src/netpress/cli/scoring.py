@@ -1,7 +1,7 @@
 """Commands that count: score, verify."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +10,8 @@ from netpress.errors import UserError
 
 if TYPE_CHECKING:
     from netpress.scoring import ScoreCard
+
+Grouping = Literal["layer", "kind", "block"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -29,7 +31,7 @@ def score(
     activation_bits: Annotated[int | None, typer.Option(help="Assume this width of activations.")] = None,
     accumulator: Annotated[str | None, typer.Option(help="Assume sums in a tree, or of 16 or 32 bits.")] = None,
     overrides: Overrides = None,
-    per: Annotated[str, typer.Option(help="layer, kind or block.")] = "block",
+    per: Annotated[Grouping, typer.Option(help="Rows of the table.")] = "block",
     explain: Annotated[bool, typer.Option("--explain", help="Print the rules applied, with their sources.")] = False,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a row.")] = False,
@@ -77,7 +79,7 @@ def _totals(card: "ScoreCard") -> dict[str, Any]:
     }
 
 
-def _print_card(name: str, card: "ScoreCard", per: str) -> None:
+def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     rows = [
         {
             "name": row.name,
@@ -90,7 +92,7 @@ def _print_card(name: str, card: "ScoreCard", per: str) -> None:
             "operations": f"{row.operations:,.0f}",
             "note": row.note or row.uncounted,
         }
-        for row in card.grouped(per)  # type: ignore[arg-type]
+        for row in card.grouped(per)
     ]
     print_table(rows)
     print()
