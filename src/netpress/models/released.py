@@ -1,0 +1,133 @@
+"""The weights that KAIST's team released in 2019 (repository Kthyeon/micronet_neurips_challenge, MIT).
+
+A `.t7` file is a flat dict of tensors in torch's pickle format of before 2020. It is read
+with torch's restricted unpickler, which builds tensors and plain containers and calls
+nothing else. Pruned weights are zeros; the masks in the file say the same once more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netpress.errors import Failure, UserError
+from netpress.models.registry import choose_model
+
+FAMILY = "c_efficientnet"
+PRESETS = ("released-v1", "released-v2")
+# How their code normalizes CIFAR-100.
+MEAN = (0.5071, 0.4865, 0.4409)
+STD = (0.2673, 0.2564, 0.2762)
+# Their names of a block's layers, and ours.
+_STEM = {"conv1": "stem.conv", "bn1": "stem.norm", "linear": "classifier"}
+_BLOCK = {
+    "conv1": "expand.conv",
+    "bn1": "expand.norm",
+    "conv2": "depthwise.conv",
+    "bn2": "depthwise.norm",
+    "conv3": "project.conv",
+    "bn3": "project.norm",
+    "shortcut.0": "shortcut.conv",
+    "shortcut.1": "shortcut.norm",
+    "fc1": "squeeze_excite.reduce",
+    "fc2": "squeeze_excite.expand",
+}
+
+
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """A released network in our names: `choose_model(family, values=settings)` builds it, `state` fits it.
+
+    `masks` has a bool tensor for every weight of more than one dimension, True where it is not zero.
+    Images go in as (pixel / 255 - mean) / std; `classes` are CIFAR-100's, whose indices are alphabetical.
+    """
+
+    family: str
+    settings: dict[str, Any]
+    state: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+def read_released(path: Path | str) -> ReleasedWeights:
+    """Read one of KAIST's released `.t7` files.
+
+    Raises UserError if it is not one (missing, another format, other layers), Failure if it is damaged.
+    """
+    path = Path(path)
+    tensors = _read_tensors(path)
+    masks = {name.removesuffix(".mask"): tensors.pop(name) for name in list(tensors) if name.endswith(".mask")}
+    state = {_rename(path, name): tensor for name, tensor in tensors.items()}
+    if len(state) != len(tensors):
+        raise UserError(f"{path}: two tensors of this file would have the same name")
+    settings = _settings_that_fit(path, state)
+    for name, mask in masks.items():
+        weight = tensors.get(f"{name}.weight")
+        if weight is None or weight.shape != mask.shape or bool((weight[mask == 0] != 0).any()):
+            raise Failure(f"{path}: damaged: the mask of {name} does not agree with its weights")
+    found = {name: tensor != 0 for name, tensor in state.items() if tensor.dim() > 1}
+    return ReleasedWeights(FAMILY, settings, state, found, MEAN, STD, CIFAR100_CLASSES)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, not a .t7 file") from None
+    except Exception as error:  # the reader raises many kinds for damaged bytes
+        reason = str(error).strip().split("\n")[0]
+        raise Failure(f"{path}: not one of KAIST's released .t7 files, or a damaged one ({reason})") from error
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise UserError(f"{path}: it holds no named tensors, so it is not one of KAIST's released .t7 files")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UserError(f"{path}: {name!r} is not a tensor, so it is not one of KAIST's released .t7 files")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise Failure(f"{path}: damaged: {name} has values that are not finite")
+    return {name: tensor.detach().contiguous() for name, tensor in loaded.items()}
+
+
+def _rename(path: Path, name: str) -> str:
+    """`layers.3.bn2.running_mean` -> `blocks.3.depthwise.norm.running_mean`."""
+    layer, _, tensor = name.rpartition(".")
+    first, _, rest = layer.partition(".")
+    index, _, part = rest.partition(".")
+    if first == "layers" and index.isdigit() and part in _BLOCK:
+        return f"blocks.{index}.{_BLOCK[part]}.{tensor}"
+    if layer in _STEM:
+        return f"{_STEM[layer]}.{tensor}"
+    raise UserError(f"{path}: {name} is no tensor of KAIST's released networks")
+
+
+def _settings_that_fit(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    differences = []
+    for preset in PRESETS:
+        choice = choose_model(FAMILY, [preset], {"classes": 100})
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in choice.build().state_dict().items()}
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if not wrong:
+            return choice.settings.model_dump(mode="json")
+        name = wrong[0]
+        differences.append(f"{preset} has {expected.get(name, 'no')} {name}, the file {found.get(name, 'none')}")
+    raise UserError(f"{path}: not one of KAIST's released networks: {'; '.join(differences)}")
+
+
+_CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR100_CLASSES = tuple(_CIFAR100_NAMES.split())
