@@ -1,0 +1,332 @@
+"""Training speed of the KAIST v1 step: netpress against a plain loop that does what the 2019 code does.
+
+    python benchmarks/training.py [--batch 128] [--blocks 3] [--json FILE]
+
+Both sides train C-EfficientNet v1 (450,456 weights) on the same images with random crop and flip, CutMix,
+SRIP on the 68 pointwise matrices and SGD. The plain loop augments image by image with Pillow, keeps NCHW,
+writes h-swish as x * relu6(x + 3) / 6 and forms each SRIP matrix by itself, at its own best thread count.
+The two run alternately in blocks, so that what else the machine does meets both; medians are compared.
+
+Images are CIFAR-100 where NETPRESS_DATA names its folder, and random ones otherwise: speed does not depend on them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from netpress.console import Console
+from netpress.data import DataSettings, Images, augment, load_dataset, mix, normalize, shuffled_batches
+from netpress.devices import available_cores, choose_device, generator_for
+from netpress.models.selection import select
+from netpress.network import Network, create
+from netpress.settings import parse
+from netpress.training import TrainSettings, evaluate
+from netpress.training.losses import cross_entropy
+from netpress.training.state import lay_out
+from netpress.training.step import StepRandomness, TrainingStep
+
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+SETTINGS: dict[str, Any] = {
+    "epochs": 1,
+    "optimizer": {"kind": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5},
+    "loss": {"kind": "adaptive_label_smoothing"},
+    "orthogonality": {"on": "pointwise", "coefficient": 0.7, "squared": True, "side": "in"},
+    "augment": {"crop": 4, "fill": 128, "flip": True},
+    "mix": {"kind": "cutmix"},
+}
+
+
+def load_images(count: int) -> Images:
+    """`count` training images of CIFAR-100, or random ones without NETPRESS_DATA."""
+    folder = os.environ.get("NETPRESS_DATA")
+    if folder:
+        settings = DataSettings(dataset="cifar100", select_on="test")
+        images = load_dataset(settings, Path(folder), 0, Console(quiet=True)).train
+        return Images(images.images[:count], images.labels[:count])
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, 32, 32), generator=generator).byte()
+    return Images(pixels, torch.randint(100, (count,), generator=generator))
+
+
+def make_network() -> Network:
+    settings = {"widths": "v1", "expansion": 3.0, "released": True}
+    return create("c_efficientnet", settings, mean=MEAN, std=STD, seed=1)
+
+
+def make_step(images: Images, network: Network, **changes: Any) -> TrainingStep:
+    lay_out(network.module, images.images.device)
+    network.module.train()
+    settings = parse(TrainSettings, SETTINGS | changes)
+    return TrainingStep(network, settings, images, network.input.mean, network.input.std)
+
+
+# --- the plain loop -------------------------------------------------------------------------------------------------
+
+
+class PlainHardSwish(nn.Module):
+    """h-swish as three operations."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * F.relu6(images + 3) / 6
+
+
+def spell_out_hardswish(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Hardswish):
+            setattr(module, name, PlainHardSwish())
+        else:
+            spell_out_hardswish(child)
+
+
+class PlainLoop:
+    """A training step as the 2019 code writes it: image by image, matrix by matrix."""
+
+    def __init__(self, images: Images) -> None:
+        self.module = make_network().module
+        spell_out_hardswish(self.module)
+        self.module.train()
+        self.pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = images.labels
+        self.random = np.random.default_rng(0)
+        self.mean = torch.tensor(MEAN).view(3, 1, 1)
+        self.std = torch.tensor(STD).view(3, 1, 1)
+        self.matrices = [layer.get_parameter("weight") for _, layer in select(self.module, "pointwise")]
+        self.optimizer = torch.optim.SGD(
+            self.module.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-5, foreach=False
+        )
+
+    def load(self, index: int) -> Tensor:
+        image = Image.fromarray(self.pixels[index])
+        padded = Image.new("RGB", (40, 40), (128, 128, 128))
+        padded.paste(image, (4, 4))
+        left, top = self.random.integers(0, 9, 2)
+        image = padded.crop((left, top, left + 32, top + 32))
+        if self.random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        return (values - self.mean) / self.std
+
+    def penalty(self) -> Tensor:
+        total = torch.zeros(())
+        for weight in self.matrices:
+            matrix = weight.view(weight.shape[0], -1)
+            gram = matrix.t() @ matrix - torch.eye(matrix.shape[1])
+            start = torch.randn(matrix.shape[1], 1)
+            v = F.normalize(gram.t() @ start, dim=0)
+            u = F.normalize(gram @ v, dim=0)
+            total = total + (u.t() @ (gram @ v)).squeeze() ** 2
+        return total / len(self.matrices)
+
+    def take(self, indices: Tensor) -> None:
+        images = torch.stack([self.load(int(index)) for index in indices])
+        labels = self.labels[indices]
+        share = self.random.beta(1.0, 1.0)
+        partner = torch.from_numpy(self.random.permutation(len(labels)))
+        half = int(32 * np.sqrt(1 - share)) // 2
+        x, y = self.random.integers(0, 32, 2)
+        box = slice(max(0, y - half), min(32, y + half)), slice(max(0, x - half), min(32, x + half))
+        images[:, :, box[0], box[1]] = images[partner][:, :, box[0], box[1]]
+        self.optimizer.zero_grad()
+        logits = self.module(images)
+        loss = share * F.cross_entropy(logits, labels) + (1 - share) * F.cross_entropy(logits, labels[partner])
+        (loss + 0.7 * self.penalty()).backward()
+        self.optimizer.step()
+        loss.item()
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+class OurLoop:
+    def __init__(self, step: TrainingStep) -> None:
+        self.step, self.taken = step, 0
+
+    def take(self, indices: Tensor) -> None:
+        self.taken += 1
+        indices = indices.to(self.step.device)
+        self.step.take(indices, 0.01, StepRandomness(0, ("bench", self.taken), self.step.device)).tolist()
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def best_threads(loop: Any, batch: Tensor) -> int:
+    """The thread count at which `loop` is fastest here, by trying each."""
+    times = {}
+    for threads in sorted({1, max(1, available_cores() // 2), available_cores()}):
+        torch.set_num_threads(threads)
+        loop.take(batch[:32])
+        times[threads] = min(seconds_of(lambda: loop.take(batch[:32]), torch.device("cpu")) for _ in range(3))
+    return min(times, key=lambda threads: times[threads])
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Medians over the steps of one loop, in seconds."""
+
+    wall: float
+    cpu: float
+    """Of all threads: what the step costs where other work shares the cores."""
+
+
+def alternate(
+    loops: dict[str, Any], threads: dict[str, int], batches: list[Tensor], blocks: int, device: torch.device
+) -> dict[str, StepTime]:
+    """Time each loop's step: blocks of three steps in turn, after one that is left out."""
+    walls: dict[str, list[float]] = {name: [] for name in loops}
+    cpus: dict[str, list[float]] = {name: [] for name in loops}
+    for block in range(blocks):
+        for name in sorted(loops, reverse=bool(block % 2)):
+            torch.set_num_threads(threads[name])
+            for index in range(4):
+                batch = batches[(4 * block + index) % len(batches)]
+                before = time.process_time()
+                wall = seconds_of(lambda loop=loops[name], batch=batch: loop.take(batch), device)
+                if index:
+                    walls[name].append(wall)
+                    cpus[name].append(time.process_time() - before)
+    return {name: StepTime(statistics.median(walls[name]), statistics.median(cpus[name])) for name in loops}
+
+
+def time_parts(step: TrainingStep, batch: Tensor, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each part of our step, one after another, and of SRIP's own forward and backward."""
+    settings, device = step.settings, step.device
+    times: dict[str, list[float]] = {}
+    kept: dict[str, Any] = {}
+    batch = batch.to(device)
+
+    def note(name: str, work: Callable[[], Any]) -> None:
+        def keep() -> None:
+            kept[name] = work()
+
+        times.setdefault(name, []).append(1000 * seconds_of(keep, device))
+
+    for repeat in range(repeats + 1):
+
+        def draw(purpose: str, repeat: int = repeat) -> torch.Generator:
+            return generator_for(0, "parts", repeat, purpose, device=device)
+
+        note("augment", lambda: augment(step.images.images[batch], settings.augment, draw("augment")))
+        note("normalize", lambda: normalize(kept["augment"], MEAN, STD))
+        note("mix", lambda: mix(kept["normalize"], step.images.labels[batch], settings.mix, draw("mix")))
+        note("forward", lambda: step.forward(kept["mix"][0]))
+        note("loss", lambda: cross_entropy(kept["forward"], kept["mix"][1], step.table))
+        step.optimizer.zero_grad(set_to_none=True)
+        note("backward", lambda: kept["loss"].backward())
+        if step.penalty is not None:
+            note("srip", lambda: step.penalty(draw("srip")).backward())
+        note("masks", lambda: (step.masks.mask_gradients(), step.masks.mask_weights()))
+        note("optimizer", lambda: step.optimizer.step())
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def measure(batch_size: int, blocks: int, device: torch.device) -> dict[str, Any]:
+    images = load_images(4096)
+    batches = shuffled_batches(len(images), batch_size, generator_for(0, "order"), drop_last=True)
+    ours_images = images.to(device)
+    dense = make_step(ours_images, make_network())
+    masked_network = make_network()
+    generator = torch.Generator().manual_seed(0)
+    masked_network.masks = {
+        name: torch.rand(weight.shape, generator=generator) > 0.6 for name, weight in masked_network.weights().items()
+    }
+    masked = make_step(ours_images, masked_network)
+    unpenalised = make_step(ours_images, make_network(), orthogonality=None)
+    loops: dict[str, Any] = {
+        "netpress": OurLoop(dense),
+        "netpress, 60% masked": OurLoop(masked),
+        "netpress, without SRIP": OurLoop(unpenalised),
+    }
+    plain = PlainLoop(images) if device.type == "cpu" else None
+    if plain is not None:
+        loops["plain"] = plain
+    threads = {name: best_threads(loops[name], batches[0]) for name in ("netpress", "plain") if name in loops}
+    threads = {name: threads.get(name, threads["netpress"]) for name in loops}
+    times = alternate(loops, threads, batches, blocks, device)
+    torch.set_num_threads(threads["netpress"])
+    parts = time_parts(dense, batches[0], 3 * blocks)
+    masks = time_parts(masked, batches[0], 3 * blocks)["masks"]
+    network = make_network()
+    lay_out(network.module, device)
+    test = Images(ours_images.images[:2000], ours_images.labels[:2000])
+    evaluate(network, Images(test.images[:256], test.labels[:256]))
+    evaluating = seconds_of(lambda: evaluate(network, test), device)
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "cores": available_cores(),
+        "threads": threads,
+        "batch_size": batch_size,
+        "step_ms": {name: 1000 * taken.wall for name, taken in times.items()},
+        "step_cpu_ms": {name: 1000 * taken.cpu for name, taken in times.items()},
+        "images_per_second": {name: batch_size / taken.wall for name, taken in times.items()},
+        "parts_ms": parts,
+        "srip_share": parts["srip"] / sum(parts.values()),
+        "mask_share": masks / sum(parts.values()),
+        "evaluation_images_per_second": len(test) / evaluating,
+        "memory_MiB": _peak_memory(device),
+    }
+    if plain is not None:
+        result["ratio"] = times["plain"].wall / times["netpress"].wall
+        result["cpu_ratio"] = times["plain"].cpu / times["netpress"].cpu
+    return result
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Most memory used: of the device, or of this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def describe(result: dict[str, Any]) -> str:
+    rows = [f"C-EfficientNet v1, batch {result['batch_size']}, {result['device']}, {result['cores']} cores"]
+    for name, ms in result["step_ms"].items():
+        rate, threads = result["images_per_second"][name], result["threads"][name]
+        cpu = result["step_cpu_ms"][name]
+        rows.append(f"  {name:<24} {ms:8.1f} ms a step ({cpu:.0f} ms of CPU)  {rate:6.0f} images/s  threads: {threads}")
+    if "ratio" in result:
+        rows.append(f"  netpress is {result['ratio']:.2f} times as fast as the plain loop")
+        rows.append(f"  and takes 1/{result['cpu_ratio']:.2f} of its CPU time")
+    rows.append("  parts, ms: " + ", ".join(f"{name} {ms:.1f}" for name, ms in result["parts_ms"].items()))
+    rows.append(f"  SRIP {result['srip_share']:.1%} of a step, masks {result['mask_share']:.1%}")
+    rows.append(f"  evaluation {result['evaluation_images_per_second']:.0f} images/s")
+    rows.append(f"  memory {result['memory_MiB']:.0f} MiB at most, all loops together")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Training speed of the KAIST v1 step.")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = measure(options.batch, options.blocks, choose_device(options.device))
+    print(describe(result))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
