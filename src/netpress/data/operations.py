@@ -215,14 +215,16 @@ def _move(images: Tensor, places: Tensor, inside: Tensor) -> Tensor:
 
 def _change_bits(images: Tensor, thresholds: Tensor, masks: Tensor) -> Tensor:
     """Invert values from the threshold on, then clear bits: Solarize, Invert and Posterize."""
-    flipped = (images >= thresholds.view(-1, 1, 1, 1)).to(torch.uint8).neg_()  # 255 where to invert
-    return flipped.bitwise_xor_(images).bitwise_and_(masks.view(-1, 1, 1, 1))
+    # A shifted sign is several times faster than a comparison, whose result has the slow type bool.
+    below = images.to(torch.int16).sub_(thresholds.ceil().to(torch.int16).view(-1, 1, 1, 1))
+    kept = below.bitwise_right_shift_(15).to(torch.uint8)  # 255 below the threshold
+    return kept.bitwise_not_().bitwise_xor_(images).bitwise_and_(masks.view(-1, 1, 1, 1))
 
 
 def _look_up(images: Tensor, stretched: int) -> Tensor:
     """AutoContrast for the first `stretched` images, Equalize for the others: a table of 256 values a channel."""
     planes = images.flatten(2).flatten(0, 1)  # [planes, pixels]
-    low, high = torch.aminmax(planes, dim=1, keepdim=True)
+    low, high = planes.amin(1, keepdim=True), planes.amax(1, keepdim=True)  # faster than aminmax
     values = planes.long()
     split = stretched * images.shape[1]
     tables = []
@@ -246,13 +248,14 @@ def _stretch(low: Tensor, high: Tensor) -> Tensor:
 
 def _equalize(planes: Tensor, high: Tensor) -> Tensor:
     """Tables uint8 [planes, 256] that spread the histogram evenly over 0..255, in integers as Pillow's."""
-    histogram = torch.zeros(planes.shape[0], 256, dtype=torch.int64, device=planes.device)
-    histogram.scatter_add_(1, planes, torch.ones_like(planes))
+    histogram = torch.zeros(planes.shape[0], 256, dtype=torch.int32, device=planes.device)
+    histogram.scatter_add_(1, planes, torch.ones(planes.shape, dtype=torch.int32, device=planes.device))
     last = histogram.gather(1, high)  # how many have the largest value
     step = (planes.shape[1] - last) // 255  # [planes, 1]
-    before = histogram.cumsum(1) - histogram
-    tables = ((step // 2 + before) // step.clamp(min=1)).clamp_(max=255)
-    return torch.where(step == 0, torch.arange(256, device=planes.device), tables).to(torch.uint8)
+    before = histogram.cumsum(1, dtype=torch.int32).sub_(histogram).add_(step // 2)
+    # Whole numbers below 2^22 in float32: the quotient, cut off, is that of whole numbers.
+    tables = before.float().div_(step.clamp(min=1)).clamp_(max=255).to(torch.int16)
+    return torch.where(step == 0, torch.arange(256, dtype=torch.int16, device=planes.device), tables).to(torch.uint8)
 
 
 def _blend(images: Tensor, factors: Tensor, counts: Sequence[int]) -> Tensor:
@@ -261,9 +264,10 @@ def _blend(images: Tensor, factors: Tensor, counts: Sequence[int]) -> Tensor:
     The other image is black, the mean grey, the grey image, the smoothed image.
     """
     values = images.float()
-    other = torch.zeros_like(values)
-    _, flat, grey, smooth = other.split(list(counts))
+    other = torch.empty_like(values)
+    black, flat, grey, smooth = other.split(list(counts))
     ends = np.cumsum(counts).tolist()
+    black.zero_()
     if len(flat) or len(grey):
         luma = _luma(values[ends[0] : ends[2]])  # [n, 1, height, width]
         if len(flat):
@@ -271,8 +275,9 @@ def _blend(images: Tensor, factors: Tensor, counts: Sequence[int]) -> Tensor:
             flat.copy_(mean.add_(0.5).floor_())
         grey.copy_(luma[len(flat) :])
     if len(smooth):
-        _smooth(values[ends[2] :], smooth)
-    return values.sub_(other).mul_(factors.view(-1, 1, 1, 1)).add_(other).clamp_(0, 255).to(torch.uint8)
+        _smooth(images[ends[2] :], smooth)
+    values.sub_(other).mul_(factors.view(-1, 1, 1, 1)).add_(other).clamp_(0, 255)
+    return values.to(torch.int16).to(torch.uint8)  # by way of int16: three times faster
 
 
 def _luma(values: Tensor) -> Tensor:
@@ -284,12 +289,23 @@ def _luma(values: Tensor) -> Tensor:
     return total.add_(_FIXED // 2).mul_(1 / _FIXED).floor_()[:, None]
 
 
-def _smooth(values: Tensor, out: Tensor) -> None:
-    """Pillow's SMOOTH filter, rounded: a 3 x 3 mean in which the centre counts 5 of 13; the border stays."""
-    out.copy_(values)
-    lines = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
-    total = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:] + 4 * values[:, :, 1:-1, 1:-1]
-    out[:, :, 1:-1, 1:-1] = total.mul_(1 / 13).add_(0.5).floor_()
+def _smooth(images: Tensor, out: Tensor) -> None:
+    """Pillow's SMOOTH filter, rounded: a 3 x 3 mean in which the centre counts 5 of 13; the border stays.
+
+    images: uint8 [n, channels, height, width]; out: float32 of the same shape.
+    """
+    # Sums over the whole tensor as one line of values, which run on from row to row and from
+    # image to image: what they make of the borders is replaced.
+    width = images.shape[3]
+    line = images.to(torch.int16).flatten()
+    columns = line[: -2 * width] + line[width:-width] + line[2 * width :]
+    total = columns[:-2] + columns[1:-1] + columns[2:]
+    total.add_(line[width + 1 : -width - 1], alpha=4)
+    inner = out.view(-1)[width + 1 : -width - 1]
+    inner.copy_(total).mul_(1 / 13).add_(0.5).floor_()
+    for dim in (2, 3):
+        out.select(dim, 0).copy_(images.select(dim, 0))
+        out.select(dim, -1).copy_(images.select(dim, -1))
 
 
 def _corners(centres: np.ndarray, side: np.ndarray, shape: torch.Size) -> Tensor:
@@ -306,8 +322,9 @@ def _fill(images: Tensor, corners: Tensor) -> Tensor:
     corners = corners.to(images.device)[:, :, None]
     x = torch.arange(images.shape[3], device=images.device)
     y = torch.arange(images.shape[2], device=images.device)
-    columns = (x >= corners[:, 0]) & (x <= corners[:, 1])  # [n, width]
-    rows = (y >= corners[:, 2]) & (y <= corners[:, 3])
+    columns = ((x >= corners[:, 0]) & (x <= corners[:, 1])).to(torch.uint8).neg_()  # [n, width], 255 inside
+    rows = ((y >= corners[:, 2]) & (y <= corners[:, 3])).to(torch.uint8).neg_()
+    square = (rows[:, :, None] & columns[:, None, :])[:, None]  # [n, 1, height, width]
     colour = CUTOUT_COLOUR if images.shape[1] == 3 else (round(sum(CUTOUT_COLOUR) / 3),)
     fill = torch.tensor(colour, dtype=torch.uint8, device=images.device).view(1, -1, 1, 1)
-    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], fill, images)
+    return images.bitwise_xor(fill).bitwise_and_(square).bitwise_xor_(images)
