@@ -24,6 +24,7 @@ from netpress.training import (
     train,
 )
 from netpress.training.evaluation import Evaluation
+from netpress.training.step import TrainingStep
 
 _ = one_thread  # the fixture applies here too
 
@@ -255,3 +256,23 @@ def test_bfloat16_is_a_setting(tmp_path):
     run_training(make_network(), _settings(precision="float32"), exact)
     assert context.logged()[-1]["loss"] == pytest.approx(exact.logged()[-1]["loss"], rel=0.1)
     assert context.logged()[-1]["loss"] != exact.logged()[-1]["loss"]
+
+
+def test_an_epoch_passes_once_over_the_images_for_each_policy(tmp_path, monkeypatch):
+    shown = []
+    prepare = TrainingStep.prepare
+    monkeypatch.setattr(TrainingStep, "prepare", lambda *a: (shown.extend(a[1].tolist()), prepare(*a))[1])
+    settings = _settings(epochs=1, augment={"policy": ["trivial", "rand"], "combine": "copies"})
+    context = make_context(tmp_path, 1e9)
+    run_training(make_network(), settings, context)
+    assert sorted(shown) == list(range(80))  # 40 images, twice
+    assert 0 <= context.logged()[0]["train_accuracy"] <= 1
+    assert plan(make_network(), settings)[0]["passes"] == 2
+
+
+def test_a_missing_policy_file_is_named_before_anything_runs(tmp_path):
+    settings = _settings(augment={"policy": str(tmp_path / "none.json")})
+    with pytest.raises(UserError, match=r"none\.json"):
+        run_training(make_network(), settings, make_context(tmp_path))
+    with pytest.raises(UserError, match=r"none\.json"):
+        plan(make_network(), settings)

@@ -59,6 +59,8 @@ class _Training:
         _check(network, settings, context, teacher)
         self.network, self.settings, self.context = network, settings, context
         self.train_images = data.train.to(context.device)
+        # Each copy of the images has a policy of its own: numbers run over all copies.
+        self.count = len(self.train_images) * settings.augment.copies
         self.selection = data.selection.to(context.device)
         self.steps = len(self._batches(0, 0))
         # Where the training is: the next step to take, all from 0.
@@ -223,13 +225,12 @@ class _Training:
     def _batches(self, round_index: int, epoch: int) -> list[Tensor]:
         """The epoch's batches of indices. A last batch of one image is left out: norms cannot learn from it."""
         generator = generator_for(self.context.seed, self.context.name, round_index, epoch, "order")
-        batches = shuffled_batches(len(self.train_images), self.settings.batch_size, generator)
+        batches = shuffled_batches(self.count, self.settings.batch_size, generator)
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
     def _images(self) -> int:
-        """Images of an epoch."""
-        count = len(self.train_images)
-        return count - 1 if self.steps * self.settings.batch_size < count else count
+        """Images that an epoch passes over."""
+        return self.count - 1 if self.steps * self.settings.batch_size < self.count else self.count
 
     def _epochs_before(self) -> int:
         return sum(self.settings.epochs_of(earlier) for earlier in range(self.round))
@@ -306,5 +307,6 @@ def _check(network: Network, settings: TrainSettings, context: Context, teacher:
         raise UserError(f"{name}: {data.name} has {len(data.classes)} classes, the network {len(network.classes)}")
     if len(data.train) < 2:
         raise UserError(f"{name}: {data.name} leaves {len(data.train)} images to train on; at least 2 are needed")
+    settings.augment.read_policies()  # a policy file that is wrong is named before the long work
     if (settings.distillation is None) != (teacher is None):
         raise UserError(f"{name}: a distillation needs a teacher, and a teacher a [distillation] table")

@@ -100,7 +100,7 @@ class TrainingStep:
                 self.table = target_table(loss, self.classes).to(self.device)
 
     def take(self, indices: Tensor, learning_rate: float, randomness: StepRandomness) -> Tensor:
-        """Take one step on the images `indices` (on the device): [loss, SRIP term, images right], float64.
+        """Take one step on the images numbered `indices` (on the device): [loss, SRIP term, images right], float64.
 
         The loss is the mean over the batch without the SRIP term. The weights move even where the loss is not
         finite: on a GPU nobody looks at it before they do.
@@ -112,8 +112,13 @@ class TrainingStep:
         return torch.stack([loss.detach().double(), term.detach().double(), right.double()])
 
     def prepare(self, indices: Tensor, randomness: StepRandomness) -> tuple[Tensor, Mixed]:
-        """Augmented, normalised, mixed images [batch, channels, height, width] and their mixed labels."""
-        pixels = augment(self.images.images[indices], self.settings.augment, randomness.generator("augment"))
+        """Augmented, normalised, mixed images [batch, channels, height, width] and their mixed labels.
+
+        Numbers run over the images once for each copy that the augmentation asks for.
+        """
+        count = len(self.images)
+        copy, indices = indices // count, indices % count
+        pixels = augment(self.images.images[indices], self.settings.augment, randomness.generator("augment"), copy)
         labels = self.images.labels[indices]
         return mix(normalize(pixels, self.mean, self.std), labels, self.settings.mix, randomness.generator("mix"))
 

@@ -21,6 +21,7 @@ def train(network: Network, settings: TrainSettings, context: Context) -> Networ
 def plan(network: Network, settings: TrainSettings) -> list[PlanRow]:
     """A row for each round, then one for each layer that SRIP touches. Raises UserError as the training would."""
     rows: list[PlanRow] = []
+    settings.augment.read_policies()
     highest, schedule = settings.optimizer.learning_rate, settings.schedule
     if isinstance(settings.loss, AdaptiveLabelSmoothing):
         classifier_weight(network.module)
@@ -32,6 +33,7 @@ def plan(network: Network, settings: TrainSettings) -> list[PlanRow]:
             {
                 "what": f"round {index + 1}",
                 "epochs": epochs,
+                "passes": epochs * settings.augment.copies,
                 "batch_size": settings.batch_size,
                 "learning_rate": [first, last],
                 "loss": settings.loss.kind,
