@@ -152,3 +152,9 @@ def test_channels_last_changes_no_result() -> None:
     plain = module(images)
     fast = module.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
     assert torch.allclose(plain, fast, atol=1e-5)
+
+
+def test_norms_average_as_the_paper_says_or_as_told() -> None:
+    for text, momentum in (("c_efficientnet:v1", 0.01), ("c_efficientnet:v1,norm_momentum=0.2", 0.2)):
+        norms = [layer for layer in build_shapes(text).modules() if isinstance(layer, nn.BatchNorm2d)]
+        assert {norm.momentum for norm in norms} == {momentum}

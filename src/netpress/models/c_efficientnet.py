@@ -76,6 +76,8 @@ class CEfficientNetSettings(ModelSettings):
     """Whether blocks of stride 2 have squeeze-and-excitation too."""
     released: bool = False
     """As in the released weights: at stride 2 the gate is there and computed, but not applied."""
+    norm_momentum: Fraction = 0.01
+    """How far each step moves the norms' running statistics (the paper's average decay of .99); more for short runs."""
     init: Literal["he_out", "orthogonal", "trained_scale"] = "he_out"
     """First weights: as their code, as the paper (semi-orthogonal by QR), or scaled like their converged nets."""
 
@@ -100,9 +102,10 @@ class Block(nn.Module):
         super().__init__()
         inside = max(1, int(settings.expansion * inputs))
         squeezed = max(1, int(settings.squeeze_ratio * outputs))
+        momentum = settings.norm_momentum
         even_kernel = stride == 2 and settings.downsample == "shortcut"
         kernel, padding = (2, 0) if even_kernel else (3, 1)
-        self.expand = ConvNorm(inputs, inside, momentum=MOMENTUM, activation=nn.Hardswish())
+        self.expand = ConvNorm(inputs, inside, momentum=momentum, activation=nn.Hardswish())
         self.depthwise = ConvNorm(
             inside,
             inside,
@@ -110,10 +113,10 @@ class Block(nn.Module):
             stride=stride,
             padding=padding,
             groups=inside,
-            momentum=MOMENTUM,
+            momentum=momentum,
             activation=nn.Hardswish(),
         )
-        self.project = ConvNorm(inside, outputs, momentum=MOMENTUM)
+        self.project = ConvNorm(inside, outputs, momentum=momentum)
         self.squeeze_excite: SqueezeExcite | None = None
         if settings.squeeze_ratio and (stride == 1 or settings.downsample_gate):
             self.squeeze_excite = SqueezeExcite(outputs, squeezed, nn.Hardswish())
@@ -122,7 +125,7 @@ class Block(nn.Module):
         if stride == 1 and inputs == outputs:
             self.shortcut = nn.Identity()
         elif stride == 1 or even_kernel:
-            self.shortcut = ConvNorm(inputs, outputs, stride=stride, momentum=MOMENTUM)
+            self.shortcut = ConvNorm(inputs, outputs, stride=stride, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.project(self.depthwise(self.expand(x)))
@@ -131,9 +134,6 @@ class Block(nn.Module):
             if self.applies_gate:
                 y = y * gate
         return y if self.shortcut is None else y + self.shortcut(x)
-
-
-MOMENTUM = 0.01  # of the norms' running statistics: the paper's average decay of .99
 
 
 class CEfficientNet(nn.Module):
@@ -148,7 +148,12 @@ class CEfficientNet(nn.Module):
 
         channels = scale(table.stem)
         self.stem = ConvNorm(
-            settings.channels, channels, 3, stride=table.stem_stride, momentum=MOMENTUM, activation=nn.Hardswish()
+            settings.channels,
+            channels,
+            3,
+            stride=table.stem_stride,
+            momentum=settings.norm_momentum,
+            activation=nn.Hardswish(),
         )
         blocks: list[nn.Module] = []
         for stage in table.stages:
@@ -216,7 +221,7 @@ PRESETS = {
     "paper": {"widths": "paper", "expansion": 3.0, "downsample": "shortcut", "init": "orthogonal"},
     "released-v1": {"widths": "v1", "expansion": 3.0, "released": True},
     "released-v2": {"widths": "v2", "expansion": 2.5, "released": True},
-    "tiny": {"widths": "tiny", "expansion": 3.0, "dropout": 0.1},
+    "tiny": {"widths": "tiny", "expansion": 3.0, "dropout": 0.1, "norm_momentum": 0.1},
 }
 
 register_family("c_efficientnet", CEfficientNetSettings, CEfficientNet, initialize, PRESETS)
