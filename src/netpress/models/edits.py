@@ -16,7 +16,7 @@ from netpress.errors import Failure
 Edit = dict[str, Any]
 ApplyEdit = Callable[[nn.Module, Edit], nn.Module]
 
-_BUILT_IN = {"fold_norms": "netpress.models.folding"}  # imported when first met
+_BUILT_IN = {"fold_norms": "netpress.models.folding", "quantize": "netpress.models.quantizing"}
 _EDITS: dict[str, ApplyEdit] = {}
 
 
@@ -31,7 +31,7 @@ def apply_edits(module: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     """Replay `edits` in order on `module`, in place. Raises Failure for an edit that is unknown or does not fit."""
     for edit in edits:
         kind = edit.get("kind", "")
-        if kind not in _EDITS and kind in _BUILT_IN:
+        if kind not in _EDITS and kind in _BUILT_IN:  # imported when first met: a network file must load by itself
             importlib.import_module(_BUILT_IN[kind])
         apply = _EDITS.get(kind)
         if apply is None:
