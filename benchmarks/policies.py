@@ -2,16 +2,18 @@
 
 Both run the same policy on the same images in the same run. Pillow's side is what
 loaders do with a policy: an image from its array, the drawn operations, an array again.
-`python benchmarks/policies.py [POLICY.json]` prints the figures; without a file,
-RandAugment (2 operations in a row) is the policy.
+`python benchmarks/policies.py [POLICY.json] [--cpu-time]` prints the figures; without a
+file, RandAugment (2 operations in a row) is the policy. --cpu-time compares processor
+seconds at one thread, which other work on the machine disturbs less.
 """
 
-import json
+import itertools
 import random
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from netpress.data.operations import CUTOUT_COLOUR
 from netpress.data.policies import Policy, PolicySet, find_policies
+from netpress.devices import available_cores
 
 
 def run_with_pillow(image: Image.Image, name: str, value: float, centre: Sequence[float] = (0.5, 0.5)) -> Image.Image:
@@ -81,41 +84,61 @@ class PolicySpeed:
 
 
 def measure_policies(
-    policies: PolicySet, images: Tensor, batches: Sequence[int] = (128, 512, 2048), rounds: int = 7
+    policies: PolicySet,
+    images: Tensor,
+    batches: Sequence[int] = (128, 512, 1024, 2048),
+    threads: Sequence[int] = (1,),
+    rounds: int = 7,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[PolicySpeed]:
     """How fast `policies` run on batches of these sizes taken from `images` (uint8 [n, 3, height, width], CPU)."""
     generator, draw = torch.Generator().manual_seed(0), random.Random(0)
     policy = policies.policies[0]
     arrays = list(images[:512].permute(0, 2, 3, 1).contiguous().numpy())
-    times: dict[int, list[float]] = {batch: [] for batch in (*batches, 0)}
-    for _ in range(rounds + 1):  # the first round warms up
-        start = time.perf_counter()
-        for array in arrays:
-            run_policy_with_pillow(policy, array, draw)
-        times[0].append((time.perf_counter() - start) / len(arrays))
-        for batch in batches:
-            chosen = images[torch.arange(batch) % len(images)]
-            start = time.perf_counter()
-            for _ in range(max(1, 1024 // batch)):
-                policies(chosen, generator)
-            times[batch].append((time.perf_counter() - start) / (batch * max(1, 1024 // batch)))
-    median = {batch: float(np.median(seconds[1:])) for batch, seconds in times.items()}
-    return [
-        PolicySpeed(
-            policy.name, batch, torch.get_num_threads(), 1 / median[batch], 1 / median[0], median[0] / median[batch]
-        )
-        for batch in batches
-    ]
+    cases = list(itertools.product(threads, batches))
+    pillow: list[float] = []  # seconds an image
+    times: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
+    before = torch.get_num_threads()
+    try:
+        for _ in range(rounds + 1):  # the first round warms up
+            start = clock()
+            for array in arrays:
+                run_policy_with_pillow(policy, array, draw)
+            pillow.append((clock() - start) / len(arrays))
+            for count, batch in cases:
+                torch.set_num_threads(count)
+                chosen, repeats = images[torch.arange(batch) % len(images)], max(1, 1024 // batch)
+                start = clock()
+                for _ in range(repeats):
+                    policies(chosen, generator)
+                times[count, batch].append((clock() - start) / (batch * repeats))
+    finally:
+        torch.set_num_threads(before)
+    theirs = statistics.median(pillow[1:])
+    speeds = []
+    for count, batch in cases:
+        ours = statistics.median(times[count, batch][1:])
+        speeds.append(PolicySpeed(policy.name, batch, count, 1 / ours, 1 / theirs, theirs / ours))
+    return speeds
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print one JSON line a batch size."""
-    policies = find_policies(list(arguments) or ["rand"], 2, 0.3)
+    """Print the figures of each number of threads and batch size."""
+    busy = "--cpu-time" in arguments
+    files = [argument for argument in arguments if argument != "--cpu-time"]
+    policies = find_policies(files or ["rand"], 2, 0.3)
     # Pictures of smooth random colours: their speed does not depend on what they show.
     small = torch.rand(2048, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     images = (torch.nn.functional.interpolate(small, (32, 32), mode="bilinear") * 255).to(torch.uint8)
-    for speed in measure_policies(policies, images):
-        print(json.dumps(asdict(speed)))
+    if busy:
+        speeds = measure_policies(policies, images, clock=time.process_time)
+    else:
+        speeds = measure_policies(policies, images, threads=sorted({1, available_cores()}))
+    for speed in speeds:
+        print(
+            f"{speed.policy}: batch {speed.batch}, {speed.threads} threads: {speed.netpress:,.0f} images/s, "
+            f"Pillow {speed.pillow:,.0f} images/s, ratio {speed.ratio:.1f}"
+        )
 
 
 if __name__ == "__main__":
