@@ -1,0 +1,89 @@
+"""Setting the scales and zero points of quantized layers from weights and from training images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netpress.data import Images, normalize
+from netpress.errors import Failure
+from netpress.numerics.calibration import AnyCalibration, Observer, calibrate_tensor
+from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
+from netpress.numerics.layers import LayerFormats, QuantizedLayer
+
+BATCH = 128
+
+
+def calibrate_weights(layers: Mapping[str, QuantizedLayer], method: AnyCalibration) -> None:
+    """Set every weight scale from the weights themselves. Raises Failure, naming the layer, if they are not finite."""
+    for name, layer in layers.items():
+        format = layer.formats.weight
+        if isinstance(format, Fixed | Integer | Ternary | Binary):
+            assert layer.weight_scale is not None
+            try:
+                scale, _ = calibrate_tensor(layer.weight.detach().cpu(), format, method)
+            except Failure as error:
+                raise Failure(f"{name}.weight: {error}") from error
+            layer.weight_scale.data.copy_(scale)
+
+
+@torch.inference_mode()
+def watch_inputs(
+    module: nn.Module,
+    formats: Mapping[str, LayerFormats],
+    images: Images,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    method: AnyCalibration,
+    generator: torch.Generator,
+) -> dict[str, Observer]:
+    """What enters each named layer while the float network sees the images.
+
+    statistics: mean and standard deviation that normalise the images. Layers whose input stays in floats are
+    not watched. Raises Failure, naming the layer, for values that are not finite.
+    """
+    batches = images.images.split(BATCH)
+    observers = {
+        name: Observer(method, len(batches), generator)
+        for name, chosen in formats.items()
+        if isinstance(chosen.input, Fixed | Integer)
+    }
+
+    def watch(name: str) -> Any:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            try:
+                observers[name].watch(inputs[0])
+            except Failure as error:
+                raise Failure(
+                    f"calibration, {name}: what enters has {error}; is the network trained soundly?"
+                ) from error
+
+        return hook
+
+    handles = [module.get_submodule(name).register_forward_pre_hook(watch(name)) for name in observers]
+    training = module.training
+    module.eval()
+    device = next(module.parameters()).device
+    try:
+        for batch in batches:
+            module(normalize(batch.to(device), *statistics))
+    finally:
+        module.train(training)
+        for handle in handles:
+            handle.remove()
+    return observers
+
+
+def set_inputs(layers: Mapping[str, QuantizedLayer], observers: Mapping[str, Observer]) -> None:
+    """Set every input scale and zero point from what was watched. Raises Failure for a layer that did not run."""
+    for name, observer in observers.items():
+        layer = layers[name]
+        format = layer.formats.input
+        assert isinstance(format, Fixed | Integer) and layer.input_scale is not None
+        try:
+            scale, zero_point = observer.grid(format)
+        except Failure as error:
+            raise Failure(f'calibration, {name}: {error}; leave_out = ["{name}"] keeps it in floats') from error
+        layer.input_scale.data.copy_(scale)
+        if zero_point is not None and layer.input_zero_point is not None:
+            layer.input_zero_point.copy_(zero_point)

@@ -1,0 +1,126 @@
+"""Which layer of a network gets which formats."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
+from netpress.errors import UserError
+from netpress.models.selection import kinds_of, layers_with_weights, select
+from netpress.network import Network
+from netpress.numerics.formats import Float16
+from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLinear, check_formats, quantized_layers
+from netpress.settings import Settings
+
+QUANTIZABLE = (nn.Conv2d, nn.Linear, QuantizedConv2d, QuantizedLinear)
+
+
+def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, LayerFormats]:
+    """The formats of every layer that will be quantized, by name, in order of definition.
+
+    Raises UserError for a pattern that matches nothing, a layer that cannot be quantized and is not left out,
+    formats that a layer cannot have, or where no layer is left.
+    """
+    preset = PRESETS[settings.preset]
+    left_out = {name for name, _ in select(module, settings.leave_out, "leave_out")} if settings.leave_out else set()
+    chosen: dict[str, LayerFormats] = {}
+    general = LayerFormats(
+        weight=settings.weights or preset.weights,
+        input=settings.inputs or preset.inputs,
+        bias=settings.bias or preset.bias,
+        arithmetic=settings.arithmetic or preset.arithmetic,
+        accumulators=settings.accumulators,
+    )
+    for name, layer in layers_with_weights(module):
+        if name in left_out:
+            continue
+        if type(layer) not in QUANTIZABLE:
+            kind = type(layer).__name__
+            raise UserError(f'{name}: {kind} cannot be quantized; keep it in floats with leave_out = ["{name}"]')
+        chosen[name] = general
+    if not chosen:
+        raise UserError("leave_out: no layer is left to quantize")
+    present = kinds_of(module)
+    for rule in preset.rules:
+        if rule.layers in present:
+            wider = rule.model_copy(
+                update={
+                    "weights": None if settings.weights else rule.weights,
+                    "inputs": None if settings.inputs else rule.inputs,
+                }
+            )
+            _apply(wider, present[str(rule.layers)], chosen)
+    for index, rule in enumerate(settings.rules):
+        names = [name for name, _ in select(module, rule.layers, f"rules.{index}.layers")]
+        _apply(rule, names, chosen)
+    for name, formats in chosen.items():
+        try:
+            check_formats(formats)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+    return chosen
+
+
+def _apply(rule: FormatRule, names: list[str], chosen: dict[str, LayerFormats]) -> None:
+    changes = {"weight": rule.weights, "input": rule.inputs}
+    update = {key: value for key, value in changes.items() if value is not None}
+    for name in names:
+        if name in chosen:
+            chosen[name] = chosen[name].model_copy(update=update)
+
+
+def record_formats(network: Network) -> None:
+    """Write the formats of everything the network stores into `network.formats`, and round to them, in place.
+
+    The tensors of quantized layers have those layers' formats; where these compute in float16, so do all other
+    modules, and their tensors become float16 numbers too. Under `NAME.input` stands the format of what
+    enters a layer, under `*` that of all other values that are computed.
+    """
+    layers = quantized_layers(network.module)
+    formats: dict[str, dict[str, Any]] = {}
+    for name, layer in layers.items():
+        formats |= {f"{name}.{key}": _brief(chosen) for key, chosen in layer.tensor_formats().items()}
+    if any(layer.formats.arithmetic == "float16" for layer in layers.values()):
+        half = _brief(Float16())
+        formats["*"] = half
+        for name, tensor in network.module.state_dict().items():
+            if name not in formats and tensor.is_floating_point():
+                tensor.copy_(tensor.half())
+                formats[name] = half
+    network.formats = formats
+
+
+def trim_masks(network: Network) -> None:
+    """Leave in the masks only what its storage gains by, in place.
+
+    A weight that was rounded to zero no longer exists; a tensor whose mask would cost more bits than the zeros
+    that it saves is stored whole (MSUNet, 2019). Tensors in floats keep their masks as they are.
+    """
+    for name, layer in quantized_layers(network.module).items():
+        key = f"{name}.weight"
+        exists = (layer.weight.detach() != 0).cpu()
+        network.masks.pop(key, None)
+        if mask_pays(exists, layer):
+            network.masks[key] = exists
+
+
+def mask_pays(exists: Tensor, layer: Any) -> bool:
+    """Whether a bit for every weight costs less than storing the zeros; ternary and binary cannot do without."""
+    zeros = exists.numel() - int(exists.sum())
+    if layer.formats.weight.kind in ("ternary", "binary"):
+        return zeros > 0
+    return zeros * int(layer.formats.weight.bits) > exists.numel()
+
+
+def _brief(format: Settings) -> dict[str, Any]:
+    """A format as the file holds it: the kind, and what differs from that kind's defaults."""
+    return {"kind": format.kind, **format.model_dump(exclude_defaults=True)}  # type: ignore[attr-defined]
+
+
+def describe(format: Any) -> str:
+    """A format in a word or two: `int 8 channel`, `fixed 9`, `float16`."""
+    if format.kind in ("float16", "float32"):
+        return str(format.kind)
+    spread = " per channel" if getattr(format, "scale", "") == "channel" and format.kind != "fixed" else ""
+    bits = "" if format.kind in ("ternary", "binary") else f" {format.bits} bits"
+    return f"{format.kind}{bits}{spread}"

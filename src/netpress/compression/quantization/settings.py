@@ -1,0 +1,113 @@
+"""What the `quantize` stage can be asked to do, and its presets."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from netpress.numerics.calibration import Calibration, Sigma, SquaredError
+from netpress.numerics.formats import Binary, Fixed, Float16, Float32, Integer, NumberFormat
+from netpress.numerics.layers import Arithmetic
+from netpress.settings import Count, Settings, between
+from netpress.training import TrainSettings
+
+Preset = Literal["fixed-9-12", "int8", "int6", "int4", "half", "binary"]
+BiasFormat = Annotated[Float16 | Float32 | Fixed, Field(discriminator="kind")]
+
+
+class FormatRule(Settings):
+    """Formats for some layers; what is left out stays as it was."""
+
+    layers: str | tuple[str, ...]
+    """A kind (stem, depthwise, classifier, ...), a pattern of layer names, or a list of them."""
+    weights: NumberFormat | None = None
+    """Format of their weights."""
+    inputs: NumberFormat | None = None
+    """Format of the values that enter them."""
+
+
+class QuantizeSettings(Settings):
+    """Store and compute with few bits: choose formats, calibrate on training images, train if asked to."""
+
+    kind: Literal["quantize"] = "quantize"
+    preset: Preset = "int8"
+    """Formats for the whole network; the settings below change single ones."""
+    weights: NumberFormat | None = None
+    """Format of all weights, in place of the preset's and of its wider first and last layers."""
+    inputs: NumberFormat | None = None
+    """Format of the values that enter each layer, in place of the preset's and of its wider ones."""
+    bias: BiasFormat | None = None
+    """Format of the biases, in place of the preset's."""
+    rules: tuple[FormatRule, ...] = ()
+    """Formats for single layers or kinds; later rules win."""
+    leave_out: tuple[str, ...] = ()
+    """Kinds or patterns of layers that stay in floats."""
+    arithmetic: Arithmetic | None = None
+    """Arithmetic outside the sums of products (scales, biases, activations, pools), in place of the preset's."""
+    accumulators: Literal["tree"] | Annotated[int, between(2, 64)] = "tree"
+    """Width of the sums: an adder tree that grows by a bit a level, or so many bits; too few is an error."""
+    calibration: Calibration | None = None
+    """How the range of a layer's input is found, in place of the preset's."""
+    weight_calibration: Calibration | None = None
+    """How the range of weights is found, in place of the preset's."""
+    calibration_images: Count = 1024
+    """Training images, drawn at random, that calibrate."""
+    fold: bool = True
+    """Fold norms into the convolutions before them first, as the `fold` stage does."""
+    train: TrainSettings | None = None
+    """Training of the quantized network; without it, post-training quantization. Its teacher is the network before
+    quantization where `distillation` names none."""
+    learn: tuple[Literal["weight_steps", "input_steps"], ...] = ("weight_steps",)
+    """Scales that learn with the weights (LSQ, Esser et al. 2020); the others stay as calibrated."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.train is None and self.learn != ("weight_steps",):
+            raise ValueError("learn needs a training: add train")
+        return self
+
+
+class PresetFormats(Settings):
+    """What a preset stands for. Its rules pass over kinds that a network does not have."""
+
+    weights: NumberFormat
+    inputs: NumberFormat
+    bias: BiasFormat = Float16()
+    rules: tuple[FormatRule, ...] = ()
+    arithmetic: Arithmetic = "float16"
+    calibration: Calibration = SquaredError()
+    weight_calibration: Calibration = SquaredError()
+
+
+def _weights(bits: int) -> Integer:
+    return Integer(bits=bits, scale="channel")
+
+
+def _inputs(bits: int) -> Integer:
+    return Integer(bits=bits, scale="tensor", signed=False, zero_point=True)
+
+
+_ENDS = tuple(FormatRule(layers=kind, weights=_weights(8), inputs=_inputs(8)) for kind in ("stem", "classifier"))
+
+
+def _depthwise(bits: int) -> FormatRule:
+    """Depthwise weights are few and sensitive."""
+    return FormatRule(layers="depthwise", weights=_weights(bits))
+
+
+PRESETS: dict[str, PresetFormats] = {
+    "fixed-9-12": PresetFormats(
+        weights=Fixed(bits=9),
+        inputs=Fixed(bits=12),
+        bias=Fixed(bits=9),
+        calibration=Sigma(deviations=18.0),
+        weight_calibration=Sigma(deviations=10.0),
+    ),
+    "int8": PresetFormats(weights=_weights(8), inputs=_inputs(8)),
+    "int6": PresetFormats(weights=_weights(6), inputs=_inputs(6), rules=(*_ENDS, _depthwise(8))),
+    "int4": PresetFormats(weights=_weights(4), inputs=_inputs(4), rules=(*_ENDS, _depthwise(6))),
+    "half": PresetFormats(weights=Float16(), inputs=Float16()),
+    "binary": PresetFormats(weights=Binary(scale="channel"), inputs=_inputs(8), rules=_ENDS),
+}
+"""fixed-9-12: the Wave team's. int8: all of 8 bits. int6, int4: weights and inputs of so many bits, first and last
+layer 8, depthwise weights 8 and 6. half: everything really in float16. binary: weights of one bit with a scale a
+channel (BinaryConnect when trained), inputs, first and last layer of 8 bits."""

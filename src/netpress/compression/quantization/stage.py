@@ -1,0 +1,137 @@
+"""The `quantize` stage: formats, norms folded, calibration, training if asked for, values put on their grids.
+
+03-quantize/metrics.jsonl          one line: what was quantized and how accurate it was before and after
+            train/...              the training, where there is one
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from netpress.compression.folding import FoldSettings, fold
+from netpress.compression.quantization.calibrating import calibrate_weights, set_inputs, watch_inputs
+from netpress.compression.quantization.layout import choose_formats, describe, record_formats, trim_masks
+from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
+from netpress.devices import generator_for
+from netpress.errors import UserError
+from netpress.models.folding import find_foldable_norms
+from netpress.models.quantizing import put_quantizers
+from netpress.network import Network, copy
+from netpress.numerics.formats import Fixed, Integer
+from netpress.numerics.integer import check_claims, layer_sums
+from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
+from netpress.stage import Context, PlanRow, register_stage
+from netpress.training import MeanTeacher, evaluate, load_teachers, run_training
+
+
+def quantize(network: Network, settings: QuantizeSettings, context: Context) -> Network:
+    """A quantized copy of `network`; what its file will hold is what it computes with.
+
+    Raises UserError for settings that do not fit the network or where data to calibrate on is missing, Failure for
+    values that are not finite or accumulators that are too narrow.
+    """
+    formats = choose_formats(network.module, settings)
+    needs_data = any(isinstance(chosen.input, Fixed | Integer) for chosen in formats.values())
+    if context.dataset is None and (needs_data or settings.train is not None):
+        raise UserError(
+            f"{context.name}: {settings.preset} calibrates what enters each layer on training images; give --data DIR "
+            "or a [data] table"
+        )
+    start = copy(network)
+    start.module.to(context.device)
+    if settings.fold and not quantized_layers(start.module) and find_foldable_norms(start.module):
+        start = fold(start, FoldSettings(), context)
+        start.module.to(context.device)
+    quantized = _calibrate(start, formats, settings, context)
+    line: dict[str, Any] = {"quantized": len(formats)}
+    if context.dataset is not None:
+        line["accuracy_before"] = evaluate(start, context.data.selection).accuracy
+    if settings.train is not None:
+        if context.dataset is not None:
+            line["accuracy_calibrated"] = evaluate(quantized, context.data.selection).accuracy
+        _train(quantized, start, settings, context)
+    freeze(quantized.module)
+    record_formats(quantized)
+    trim_masks(quantized)
+    check_claims(layer_sums(quantized.module))
+    said = f"{context.name}: {len(formats)} layers quantized"
+    if context.dataset is not None:
+        line["accuracy"] = evaluate(quantized, context.data.selection).accuracy
+        said += f", accuracy {line['accuracy_before']:.2%} before, {line['accuracy']:.2%} after"
+    context.truncate_log(0)
+    context.log(line)
+    context.console.say(said)
+    if settings.train is not None:
+        context.part("train").clear_state()
+    return quantized
+
+
+def plan(network: Network, settings: QuantizeSettings) -> list[PlanRow]:
+    """One row for each layer: its formats. Raises UserError as the stage would."""
+    epochs = settings.train.epochs if settings.train else 0
+    rows: list[PlanRow] = [
+        {
+            "what": name,
+            "weights": describe(chosen.weight),
+            "inputs": describe(chosen.input),
+            "bias": describe(chosen.bias),
+            "arithmetic": chosen.arithmetic,
+        }
+        for name, chosen in choose_formats(network.module, settings).items()
+    ]
+    return [*rows, {"what": "training", "epochs": epochs}] if epochs else rows
+
+
+def quantize_once(network: Network, settings: QuantizeSettings, context: Context) -> Network:
+    """Post-training quantization without a word and without evaluation: for tables of many widths.
+
+    The norms must be folded already. Raises as `quantize`.
+    """
+    formats = choose_formats(network.module, settings)
+    quantized = _calibrate(network, formats, settings, context)
+    freeze(quantized.module)
+    record_formats(quantized)
+    return quantized
+
+
+def _calibrate(
+    start: Network, formats: dict[str, LayerFormats], settings: QuantizeSettings, context: Context
+) -> Network:
+    """A copy of `start` with quantized layers whose scales and zero points are set, weights still real."""
+    preset = PRESETS[settings.preset]
+    observers = {}
+    if context.dataset is not None:
+        images = context.data.train
+        generator = generator_for(context.seed, "quantize", "calibration")
+        chosen = torch.randperm(len(images), generator=generator)[: settings.calibration_images]
+        statistics = (start.input.mean, start.input.std)
+        method = settings.calibration or preset.calibration
+        observers = watch_inputs(start.module, formats, images.take(chosen), statistics, method, generator)
+    quantized = copy(start)
+    try:
+        quantized.architecture.edits.append(put_quantizers(quantized.module, formats))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{context.name}: {error}") from error
+    layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
+    calibrate_weights(layers, settings.weight_calibration or preset.weight_calibration)
+    set_inputs(layers, observers)
+    return quantized
+
+
+def _train(quantized: Network, start: Network, settings: QuantizeSettings, context: Context) -> None:
+    """Train weights and the scales that learn, in place. Weights stay real until they are frozen."""
+    assert settings.train is not None
+    for layer in quantized_layers(quantized.module).values():
+        for scale, name in ((layer.weight_scale, "weight_steps"), (layer.input_scale, "input_steps")):
+            if scale is not None:
+                scale.requires_grad_(name in settings.learn)
+    teacher: nn.Module | None = None
+    distillation = settings.train.distillation
+    if distillation is not None:
+        names = distillation.teachers
+        teacher = load_teachers(names, start) if names else MeanTeacher([start], start.input)
+    run_training(quantized, settings.train, context.part("train"), teacher=teacher)
+
+
+register_stage("quantize", QuantizeSettings, quantize, plan)
