@@ -6,7 +6,7 @@ from typing import Any
 
 from netpress.console import Console
 from netpress.data import load_dataset
-from netpress.devices import choose_device, choose_threads, set_threads
+from netpress.devices import choose_device
 from netpress.errors import UserError
 from netpress.network import Network, check_fit, data_settings, resolve, save
 from netpress.pipeline import RunResult, run_recipe
@@ -65,8 +65,6 @@ def evaluate(
     if name is None:
         raise UserError("evaluate: this network does not say what it was trained on; name it with --dataset")
     chosen = choose_device(device)
-    if chosen.type == "cpu":
-        set_threads(choose_threads())
     loaded = load_dataset(data_settings(network, name), Path(data) if data else None, 0, console or Console(quiet=True))
     check_fit(network, loaded)
     return evaluate_images(network, loaded.test, device=chosen)

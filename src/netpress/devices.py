@@ -8,7 +8,6 @@ generator states: step 700 of epoch 3 draws the same numbers however it was reac
 
 import hashlib
 import os
-import time
 from typing import Literal
 
 import torch
@@ -48,34 +47,10 @@ def available_cores() -> int:
         return max(1, os.cpu_count() or 1)
 
 
-def choose_threads() -> int:
-    """The number of threads at which a small convolution net is fastest here, by a self-test of under a second.
-
-    More threads are not always faster: on a shared machine they can wait for each other.
-    """
-    cores = available_cores()
-    if cores == 1:
-        return 1
-    weight = torch.ones(144, 48, 1, 1)
-    images = torch.ones(64, 48, 16, 16).contiguous(memory_format=torch.channels_last)
-    before = torch.get_num_threads()
-    times = {}
-    try:
-        for threads in sorted({1, max(1, cores // 2), cores}):
-            torch.set_num_threads(threads)
-            times[threads] = min(_time_once(images, weight) for _ in range(6))
-    finally:
-        torch.set_num_threads(before)
-    return min(times, key=lambda threads: times[threads])
-
-
 def set_threads(threads: int) -> None:
-    """Compute with this many threads from here on."""
+    """Compute with this many threads from here on.
+
+    The default is torch's own (the cores of this process, or OMP_NUM_THREADS). It is not chosen by a self-test:
+    sums over another number of threads round otherwise, so a noisy choice would make equal runs differ.
+    """
     torch.set_num_threads(threads)
-
-
-def _time_once(images: torch.Tensor, weight: torch.Tensor) -> float:
-    start = time.perf_counter()
-    for _ in range(4):
-        torch.nn.functional.conv2d(images, weight)
-    return time.perf_counter() - start

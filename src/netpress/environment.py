@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from netpress.devices import available_cores, choose_threads, set_threads
+from netpress.devices import available_cores, set_threads
 
 PACKAGES = ("netpress", "torch", "numpy", "pillow", "safetensors")
 
 
-def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
+def describe_environment(seed: int, device: torch.device, threads: int | None = None) -> dict[str, Any]:
     """Everything that a person needs to judge or repeat a run, as plain JSON."""
     return {
         "seed": seed,
@@ -22,7 +22,7 @@ def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": f"{_processor()}, {available_cores()} cores, {platform.system()}",
-        "threads": choose_threads() if device.type == "cpu" else torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -40,6 +40,7 @@ ENVIRONMENT = "environment.json"
 DONE = "done.json"
 SCORE = "score.json"
 REPORT = "report.html"
+LOG = "log.txt"
 NETWORK = f"network{SUFFIX}"
 
 
@@ -65,6 +66,7 @@ def run_recipe(
     fresh: bool = False,
     console: Console | None = None,
     save_every_seconds: float = 60.0,
+    threads: int | None = None,
 ) -> RunResult:
     """Run `recipe` into `folder`, going on where an earlier call with the same recipe was interrupted.
 
@@ -74,7 +76,10 @@ def run_recipe(
     chosen = choose_device(device)
     with _claimed(folder, recipe, fresh):
         dataset = load_dataset(recipe.data, data, recipe.seed, console)
-        environment = _settle_environment(folder, recipe, dataset, chosen, console)
+        console = console.with_log(folder / LOG)
+        environment = _settle_environment(
+            folder, describe_environment(recipe.seed, chosen, threads) | {"data_checksum": dataset.checksum}, console
+        )
         settle_threads(environment)
         initial = create_network(recipe, dataset)
         network = copy(initial)
@@ -239,21 +244,18 @@ def _clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
     for stage in folder.glob("[0-9][0-9]-*"):
         shutil.rmtree(stage)
-    for name in (METRICS, SCORE, REPORT, NETWORK, ENVIRONMENT, "log.txt", RECIPE):
+    for name in (METRICS, SCORE, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
         (folder / name).unlink(missing_ok=True)
 
 
-def _settle_environment(
-    folder: Path, recipe: Recipe, dataset: Dataset, device: torch.device, console: Console
-) -> dict[str, Any]:
+def _settle_environment(folder: Path, now: dict[str, Any], console: Console) -> dict[str, Any]:
     """Record where the run happens; on resuming, refuse other data and warn of other versions."""
     path = folder / ENVIRONMENT
-    now = describe_environment(recipe.seed, device) | {"data_checksum": dataset.checksum}
     if not path.exists():
         atomic_write(path, json.dumps(now, indent=1))
         return now
     before: dict[str, Any] = json.loads(path.read_text())
-    if before["data_checksum"] != dataset.checksum:
+    if before["data_checksum"] != now["data_checksum"]:
         raise UserError(f"{folder}: this run began with other data; give the same --data, or --fresh to begin anew")
     for key in ("versions", "device"):
         if before[key] != now[key]:

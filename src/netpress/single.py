@@ -8,7 +8,7 @@ from typing import Any
 
 from netpress.console import Console
 from netpress.data import load_dataset
-from netpress.devices import choose_device, choose_threads, set_threads
+from netpress.devices import choose_device
 from netpress.errors import UserError
 from netpress.files import atomic_write
 from netpress.network import Network, check_fit, data_settings, resolve, save
@@ -49,8 +49,6 @@ def apply_stage(
     if isinstance(network, str):
         network = resolve(network, allow_import=allow_import)
     chosen = choose_device(device)
-    if chosen.type == "cpu":
-        set_threads(choose_threads())
     loaded = None
     name = dataset or network.facts.get("dataset") or ("folder" if data else None)
     if name is not None and (data is not None or dataset is not None or name == "digits"):

@@ -37,6 +37,9 @@ def run(
     seed: Seed = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where this folder holds a run.")] = False,
     save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state at least this often.")] = 60.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core; a resumed run keeps its own.")
+    ] = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again."""
     from netpress.console import Console
@@ -46,7 +49,14 @@ def run(
     resolved = read_recipe(recipe, overrides or [], seed, epochs_scale)
     folder = out or Path("runs") / resolved.name
     result = run_recipe(
-        resolved, folder, data=data, device=device, fresh=fresh, console=Console(), save_every_seconds=save_every
+        resolved,
+        folder,
+        data=data,
+        device=device,
+        fresh=fresh,
+        console=Console(),
+        save_every_seconds=save_every,
+        threads=threads,
     )
     print(f"accuracy    {result.accuracy:.2%} of the test images")
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")

@@ -15,6 +15,7 @@ from netpress.errors import Failure, UserError
 from netpress.network import Network
 from netpress.stage import Context
 from netpress.training.evaluation import Evaluation, evaluate_module
+from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import rate_at
 from netpress.training.settings import TrainSettings
 from netpress.training.state import lay_out, load_optimizer, optimizer_tensors, prefixed, section
@@ -50,7 +51,10 @@ def run_training(
     training = _Training(network, settings, context, teacher)
     devices = [context.device] if context.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        return training.run()
+        try:
+            return training.run()
+        finally:
+            training.norms.restore()
 
 
 class _Training:
@@ -79,6 +83,8 @@ class _Training:
             lay_out(teacher, context.device)
         self.taken = TrainingStep(network, settings, self.train_images, network.input.mean, network.input.std, teacher)
         self.taken.masks.mask_weights()
+        # A compiled network would be compiled anew whenever a momentum changes.
+        self.norms = NormWarmup(network.module if settings.norm_warmup and not self.taken.compiled else nn.Module())
         self._resume()
 
     def run(self) -> Trained:

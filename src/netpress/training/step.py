@@ -69,7 +69,8 @@ class TrainingStep:
         self.device = images.images.device
         self.classes = len(network.classes)
         self.forward: Callable[[Tensor], Tensor] = self.module
-        if settings.compile == "on" or (settings.compile == "auto" and self.device.type == "cuda"):
+        self.compiled = settings.compile == "on" or (settings.compile == "auto" and self.device.type == "cuda")
+        if self.compiled:
             self.forward = torch.compile(self.module)
         self.bfloat16 = settings.precision == "bfloat16" or (
             settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
