@@ -12,6 +12,7 @@ from netpress.scoring.operations import Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
 from netpress.scoring.tracing import trace
 from netpress.scoring.tracks import TRACKS, Track, choose_track
+from netpress.scoring.verify import Verification, verify
 from netpress.settings import parse
 
 __all__ = [
@@ -26,12 +27,14 @@ __all__ = [
     "Stored",
     "Trace",
     "Track",
+    "Verification",
     "conventions",
     "count_multiply_adds",
     "score",
     "score_trace",
     "trace",
     "trace_network",
+    "verify",
 ]
 
 

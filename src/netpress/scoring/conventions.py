@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from netpress.scoring import official
+from netpress.scoring import imt, kaist, official, uci, wave
 from netpress.scoring.card import Counted
 from netpress.scoring.operations import Trace
 from netpress.scoring.settings import ScoreSettings
@@ -20,7 +20,14 @@ class Convention:
 
 
 CONVENTIONS = {
-    convention.name: convention for convention in (Convention("official", official.DESCRIPTION, official.count),)
+    convention.name: convention
+    for convention in (
+        Convention("official", official.DESCRIPTION, official.count),
+        Convention("kaist", kaist.DESCRIPTION, kaist.count),
+        Convention("wave", wave.DESCRIPTION, wave.count),
+        Convention("uci", uci.DESCRIPTION, uci.count),
+        Convention("imt", imt.DESCRIPTION, imt.count),
+    )
 }
 
 

@@ -43,7 +43,8 @@ class _Counter:
     def __init__(self, trace: Trace, settings: ScoreSettings, widths: Widths) -> None:
         self.trace, self.settings, self.widths = trace, settings, widths
         self.charged: set[str] = set()
-        self.folded = _FOLDS[settings.norms](trace)
+        self.norms = settings.norms or "folded"
+        self.folded = _FOLDS[self.norms](trace)
         self.shifted = {source: norm for norm, source in self.folded.items()}
         self.dead = trace.dead()
         self.quantized_values = 0.0
@@ -85,7 +86,10 @@ class _Counter:
 
     def _store(self, tensor: Stored, tally: Tally) -> None:
         number_format = self.widths.stored(tensor)
-        values, bits, scales = tensor.values, number_format.bits, 0.0
+        values: float = tensor.values
+        if self.settings.sparsity is not None and len(tensor.shape) > 1:
+            values = tensor.count * (1 - self.settings.sparsity)
+        bits, scales = number_format.bits, 0.0
         if f"{tensor.name}_scale" not in self.trace.stored:
             scales = self.widths.scale_bits(number_format, tensor.shape)
         # Counter: biases and other vectors are dense.
@@ -112,7 +116,7 @@ class _Counter:
         as_bias = norm is not None
         bias = operation.has_bias or as_bias
         alive = 0
-        for terms, outputs in operation.terms:
+        for terms, outputs in self._terms(operation):
             if not terms:  # all weights of these outputs are zero: they are constants, with nothing to add
                 continue
             cost = arithmetic.dot_products(terms, outputs)
@@ -137,7 +141,13 @@ class _Counter:
             tally.store(operation.channels * (16 if widths.freebie else widths.float.bits))
         self._check_overflow(operation, weight, value)
 
-    def _bias_bits(self, operation: Operation, terms: int, weight: AnyFormat, value: AnyFormat) -> float:
+    def _terms(self, operation: Operation) -> tuple[tuple[float, int], ...]:
+        """Non-zero terms of each output's sum; as a mean, which may be a fraction, if a sparsity is assumed."""
+        if self.settings.sparsity is None or operation.kind == "matmul":
+            return operation.terms
+        return ((operation.window * (1 - self.settings.sparsity), operation.outputs),)
+
+    def _bias_bits(self, operation: Operation, terms: float, weight: AnyFormat, value: AnyFormat) -> float:
         widths = self.widths
         if widths.freebie:
             return 32
@@ -242,6 +252,8 @@ class _Counter:
                 f"inputs of convolutions and linear layers of {settings.activation_bits} bits"
                 + _scaled(self.widths.activations, "a tensor")
             )
+        if settings.sparsity is not None:
+            words.append(f"{settings.sparsity:.1%} of every weight tensor zero")
         if settings.accumulator is not None:
             words.append(
                 "sums of integer products in an exact adder tree"
@@ -299,7 +311,7 @@ class _Counter:
             Rule("score = parameters / baseline's + operations / baseline's, in units of 32 bits", "text"),
             width,
             masks[self.mask],
-            norms[self.settings.norms],
+            norms[self.norms],
             Rule("n non-zero weights of an output: n multiplications, n - 1 additions, one more for a bias", "counter"),
             Rule("padding counts like any other place", "counter"),
             Rule("relu 1 multiplication, sigmoid 2 and 1 addition, swish 3 and 1", "counter"),

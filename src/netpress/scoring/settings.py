@@ -37,10 +37,12 @@ class ScoreSettings(Settings):
     """Width of everything that stays in floating point; 16 must really run so. Default: the network's, else 32."""
     freebie: bool = True
     """Official and wave: 16 bits for values and multiplications of a network that quantizes nothing."""
-    mask: Literal["charged", "cheaper"] | None = None
-    """Mask for every tensor with zeros, as the counter does, or only where it pays. Default: cheaper if quantized."""
-    norms: Literal["folded", "forward", "kept"] = "folded"
-    """Norms: folded where data flow allows, all taken as folded into what they feed (the baseline), or none."""
+    mask: Literal["charged", "cheaper", "none"] | None = None
+    """Official: mask for every tensor with zeros, as the counter does, or only where it pays (default if quantized).
+    kaist: charged for every tensor (default), or none."""
+    norms: Literal["folded", "forward", "kept"] | None = None
+    """Norms folded where data flow allows (default), or kept (default of wave); forward: official only, each taken as
+    folded into what it feeds, which gives the WideResNet baseline."""
     clamp: Literal["free", "charged"] = "free"
     """Scaling, rounding and clamping of a quantized activation: nothing, as accepted in 2019, or three operations."""
     residual_adds: bool = False
@@ -49,8 +51,14 @@ class ScoreSettings(Settings):
     """uci: a multiplication, and a stored value, as half (16 bits) or one."""
     claimed_sparsity: Fraction = 0.0
     """imt: part of all parameters that is taken as pruned, whatever the network holds."""
-    totals: Literal["exact", "float32"] = "exact"
-    """imt: exact sums, or in float32 from layer to layer, as that counter does."""
+    modules: bool = False
+    """imt: count ReLU and average pools too, as that counter does where they are modules; in its networks none is."""
+    complete: bool = False
+    """kaist: count also what their hooks do not see: residual additions, gates, additions of the classifier's bias."""
+    totals: Literal["exact", "float32"] | None = None
+    """Sums over layers exact (default of imt), or in float32 as both teams' counters do (default of kaist)."""
+    sparsity: Fraction | None = None
+    """Official: part of every weight tensor assumed to be zero, as the counter has it, instead of the real zeros."""
 
     @model_validator(mode="after")
     def _options_of_the_convention(self) -> Self:
@@ -60,8 +68,14 @@ class ScoreSettings(Settings):
             if getattr(self, name) != defaults[name].default:
                 raise ValueError(
                     f"{name} is no option of the convention {self.convention}; "
-                    f"it has {', '.join(sorted(OPTIONS[self.convention])) or 'none'}"
+                    f"it has {', '.join(sorted(OPTIONS[self.convention]))}"
                 )
+        if self.mask == "none" and self.convention != "kaist":
+            raise ValueError("mask: which weights exist must be stored somehow; choose charged or cheaper")
+        if self.mask == "cheaper" and self.convention == "kaist":
+            raise ValueError("mask: kaist charges a mask for every tensor; choose charged or none")
+        if self.norms == "forward" and self.convention != "official":
+            raise ValueError("norms: forward is only for the official convention; choose folded or kept")
         return self
 
 
@@ -75,9 +89,10 @@ OPTIONS: dict[str, set[str]] = {
         "mask",
         "norms",
         "clamp",
+        "sparsity",
     },
-    "kaist": {"mask"},
+    "kaist": {"mask", "complete", "totals"},
     "wave": {"weight_bits", "activation_bits", "norms", "residual_adds", "freebie"},
     "uci": {"multiply"},
-    "imt": {"claimed_sparsity", "totals"},
+    "imt": {"claimed_sparsity", "modules", "totals"},
 }

@@ -4,6 +4,7 @@ Widths are the network's own (its number formats), or assumed, or, for a network
 nothing, the challenge's gift: 16 bits for stored values and multiplications.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,14 +124,12 @@ class Widths:
         return max(weight.bits, value.bits)
 
     def sums(
-        self, operation: Operation, terms: int, outputs: float, weight: AnyFormat, value: AnyFormat
+        self, operation: Operation, terms: float, outputs: float, weight: AnyFormat, value: AnyFormat
     ) -> tuple[float, float]:
         """The additions of `outputs` sums of `terms` products: how many, and their mean width."""
-        if terms < 2:
-            return 0.0, 0.0
         accumulator = self.accumulator(operation, weight, value)
         if accumulator == "tree":
-            return (terms - 1) * outputs, self.tree(terms, product_bits(weight, value))
+            return (terms - 1) * outputs, self.tree(math.ceil(terms), product_bits(weight, value))
         return (terms - 1) * outputs, float(accumulator)
 
     def accumulator(self, operation: Operation, *operands: AnyFormat) -> str:
@@ -150,10 +149,12 @@ class Widths:
         """Mean width of an adder tree's additions: `bits` at the first level, one more at each next."""
         return int(tree_bits(torch.tensor(terms), bits)) / (terms - 1) if terms > 1 else 0.0
 
-    def last_sum(self, operation: Operation, terms: int, weight: AnyFormat, value: AnyFormat) -> float:
+    def last_sum(self, operation: Operation, terms: float, weight: AnyFormat, value: AnyFormat) -> float:
         """Width of a finished sum."""
         accumulator = self.accumulator(operation, weight, value)
-        return tree_width(terms, product_bits(weight, value)) if accumulator == "tree" else float(accumulator)
+        return (
+            tree_width(math.ceil(terms), product_bits(weight, value)) if accumulator == "tree" else float(accumulator)
+        )
 
     @staticmethod
     def needs_scaling(weight: AnyFormat, value: AnyFormat) -> bool:
