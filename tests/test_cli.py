@@ -1,7 +1,9 @@
 """The command line as a person meets it: what it prints, and how it says no."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +145,31 @@ def test_damaged_network(call, network):
     assert code == 1
     assert err.startswith("netpress: ")
     assert len(err.strip().splitlines()) == 1
+
+
+def test_inspect(call, network):
+    code, out, _ = call("inspect", network, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["file_bytes"] == network.stat().st_size
+    assert found["tensor_bits"] == sum(layer["tensor_bits"] for layer in found["layers"])
+    assert found["tensor_bits"] < 8 * found["file_bytes"] < found["tensor_bits"] + 8 * 40_000
+    assert call("inspect", network)[0] == 0
+
+
+def test_import_of_what_is_no_release(call, network, tmp_path):
+    code, _, err = call("import", "imt", network, "--out", tmp_path / "x.netpress")
+    assert (code, "there is kaist" in err) == (2, True)
+    code, _, err = call("import", "kaist", network, "--out", tmp_path / "x.netpress")
+    assert code in (1, 2)
+    assert str(network) in err
+    assert not (tmp_path / "x.netpress").exists()
+
+
+@pytest.mark.skipif("NETPRESS_RELEASED" not in os.environ, reason="set NETPRESS_RELEASED to the folder of .t7 files")
+def test_the_2019_entry_scores_what_the_board_says(call, tmp_path):
+    source = Path(os.environ["NETPRESS_RELEASED"]) / "micronet_v1_pr_60.t7"
+    assert call("import", "kaist", source, "--out", "v1.netpress")[0] == 0
+    code, out, _ = call("score", "v1.netpress", "--json")
+    assert code == 0
+    assert sum(layer["nonzeros"] for layer in json.loads(out)["layers"]) == 180_182

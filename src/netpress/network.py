@@ -219,6 +219,40 @@ def describe(path: Path | str) -> dict[str, Any]:
     return _read(Path(path))[0]
 
 
+def inspect_file(path: Path | str) -> dict[str, Any]:
+    """What a network file holds, as plain values: its description, and for each tensor the bits it takes.
+
+    `tensor_bits` counts whole bytes of every stored part, masks included; `file_bytes` adds names and JSON.
+    Raises as `load`.
+    """
+    description, stored = _read(Path(path))
+    bits = {name: tensor.numel() * tensor.element_size() * 8 for name, tensor in stored.items()}
+    layers = []
+    for name, entry in description["tensors"].items():
+        parts = {key: size for key, size in bits.items() if key == name or key.startswith(name + PART)}
+        mask_bits = parts.get(f"{name}{PART}mask", 0)
+        layers.append(
+            {
+                "name": name,
+                "shape": "x".join(str(length) for length in entry["shape"]) or "1",
+                "format": (entry["format"] or {"kind": entry["dtype"]})["kind"],
+                "format_bits": (entry["format"] or {}).get("bits"),
+                "tensor_bits": sum(parts.values()),
+                "mask_bits": mask_bits,
+            }
+        )
+    return {
+        "file_bytes": Path(path).stat().st_size,
+        "tensor_bits": sum(bits.values()),
+        "mask_bits": sum(layer["mask_bits"] for layer in layers),
+        "architecture": description["architecture"],
+        "input": description["input"],
+        "classes": description["classes"],
+        "facts": description["facts"],
+        "layers": layers,
+    }
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from netpress.cli import listing, measuring, running, scoring
+from netpress.cli import listing, measuring, running, scoring, shipping
 from netpress.errors import NetpressError
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, measuring, scoring, listing):
+for group in (running, measuring, scoring, shipping, listing):
     group.add_commands(app)
 
 

@@ -14,12 +14,14 @@ from netpress.compression.masks import (
     total_density,
 )
 from netpress.compression.pruning import PruneSettings, prune, prune_once
+from netpress.compression.quantization import QuantizeSettings, quantize, quantize_once
 
 __all__ = [
     "Density",
     "FoldSettings",
     "PruneSettings",
     "PruneToGateSettings",
+    "QuantizeSettings",
     "add_masks",
     "apply_masks",
     "choose_masks",
@@ -31,6 +33,8 @@ __all__ = [
     "prune",
     "prune_once",
     "prune_to_gate",
+    "quantize",
+    "quantize_once",
     "select_weights",
     "total_density",
 ]

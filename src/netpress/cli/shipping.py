@@ -1,0 +1,53 @@
+"""Commands that bring networks in and look into their files: import, inspect."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netpress.cli.options import AsJson, print_json, print_table
+from netpress.errors import UserError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this file's commands into the command line."""
+    app.command(name="import")(import_released)
+    app.command()(inspect)
+
+
+def import_released(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Whose file it is: kaist.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The released weights, such as micronet_v1_pr_60.t7.")],
+    out: Annotated[Path, typer.Option(help="Where the network is written.")],
+) -> None:
+    """Turn weights that one of the 2019 teams released into a network file."""
+    if source != "kaist":
+        raise UserError(f"import {source}: there is kaist")
+    from netpress.export.kaist import import_kaist
+    from netpress.network import save
+
+    network = import_kaist(file)
+    network.facts["dataset"] = "cifar100"
+    save(network, out)
+    weights = network.weights()
+    total = sum(weight.numel() for weight in weights.values())
+    left = sum(int(weight.count_nonzero()) for weight in weights.values())
+    print(f"network     {out}: {left:,} of {total:,} weights are not zero")
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a network file holds, tensor by tensor, and how many bits each takes on the disk."""
+    from netpress.network import inspect_file
+
+    found = inspect_file(file)
+    if as_json:
+        print_json(found)
+        return
+    print_table(found["layers"])
+    print()
+    print(f"tensors     {found['tensor_bits']:,} bits, of which {found['mask_bits']:,} masks")
+    print(f"file        {found['file_bytes']:,} bytes")
+    print(f"family      {found['architecture']['family']}")

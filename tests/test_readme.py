@@ -1,0 +1,99 @@
+"""What the README and the docs tell people to type works, and the demo is as good as it says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from netpress.recipe import check_recipe, shipped
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The run that `make demo` makes, in an empty folder."""
+    recipe = re.search(r"netpress run (\S+) --out runs/demo", (ROOT / "Makefile").read_text())
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "netpress", "run", recipe[1], "--out", "runs/first"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # other tests run beside this one
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=560, env=one_thread)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo(demo):
+    folder, out = demo
+    figures = json.loads((folder / "runs/first/score.json").read_text())
+    assert figures["accuracy"] >= 0.97
+    layers = figures["layers"]
+    weights = json.loads((folder / "runs/first/02-prune/done.json").read_text())
+    assert weights["nonzeros"] == weights["weights"] - int(0.6 * (weights["weights"] - 1)) - 1
+    assert sum(layer["weights"] for layer in layers) == weights["weights"]
+    words = [line.split()[0] for line in out.strip().splitlines()[-5:]]
+    assert words == ["accuracy", "parameters", "operations", "score", "report"]
+    assert (folder / "runs/first/report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_readme_program(demo, monkeypatch, capsys):
+    folder, _ = demo
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(folder)
+    exec(compile(program, "README.md", "exec"), {})  # the run is done already, so it takes seconds
+    accuracy, score = map(float, capsys.readouterr().out.split()[-2:])
+    figures = json.loads((folder / "runs/first/score.json").read_text())
+    assert accuracy == pytest.approx(figures["accuracy"])
+    assert score == pytest.approx(figures["score"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_exist(page):
+    import typer
+
+    from netpress.cli import app
+
+    commands = typer.main.get_command(app).commands
+    text = page.read_text()
+    blocks = (
+        re.findall(r"^ {4}.*$", text, re.MULTILINE)
+        + "".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)).splitlines()
+    )
+    for line in [line.strip().removeprefix("$ ") for line in blocks]:
+        words = line.split("#")[0].split()[1:]
+        if not line.startswith("netpress ") or not words or words[0].startswith("-"):
+            continue
+        assert words[0] in commands, f"{page.name}: {line}"
+        options = {option for parameter in commands[words[0]].params for option in parameter.opts}
+        for word in words[1:]:
+            if word.startswith("--"):
+                assert word.split("=")[0].rstrip("]") in options, f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_whole_recipes_in_the_docs_are_valid(page):
+    for text in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL):
+        values = tomllib.loads(text)
+        if {"name", "model", "stages"} <= values.keys():
+            check_recipe(values, page.name)
+
+
+def test_recipe_headers_give_their_command():
+    for name in shipped():
+        text = (ROOT / "recipes" / f"{name}.toml").read_text()
+        assert f"netpress run {name}" in text.split("name =")[0]
