@@ -125,14 +125,19 @@ def integer_sums(layer: QuantizedLayer, values: Tensor, weight: Tensor) -> Tenso
 
     values: stored integers [batch, inputs, height, width] or [..., inputs], not centred; the padding is the zero point.
     """
-    values, weight = values.double(), weight.double()
     if not isinstance(layer, QuantizedConv2d):
-        return functional.linear(values, weight)
+        return functional.linear(values.double(), weight.double())
+    # The simulation's memory layout: what follows (a pool) adds in the order of memory, and floats notice.
+    last = any(x.is_contiguous(memory_format=torch.channels_last) for x in (values, weight))
+    layout = torch.channels_last if last else torch.contiguous_format
+    values, weight = values.double(), weight.double()
     zero = float(layer.input_zero_point) if layer.input_zero_point is not None else 0.0
     values = functional.pad(values, layer._reversed_padding_repeated_twice, value=zero)
     if layer.groups == layer.in_channels and layer.groups > 1:
-        return _depthwise_sums(layer, values, weight)
-    return functional.conv2d(values, weight, None, layer.stride, 0, layer.dilation, layer.groups)
+        sums = _depthwise_sums(layer, values, weight)
+    else:
+        sums = functional.conv2d(values, weight, None, layer.stride, 0, layer.dilation, layer.groups)
+    return sums.contiguous(memory_format=layout)
 
 
 def _depthwise_sums(layer: QuantizedConv2d, values: Tensor, weight: Tensor) -> Tensor:
