@@ -203,7 +203,8 @@ class _Counter:
         tally.add(cost.additions, addition_bits)
         if operation.kind == "permute_channels":
             # Text: a permutation is a product with a sparse matrix, which is stored too: ones and their mask.
-            channels = operation.channels
+            grouped = operation.function == "transpose"  # [batch, a, b, ...], of a * b channels
+            channels = math.prod(operation.output[1:3]) if grouped else operation.channels
             tally.store(channels, channels * channels)
             tally.notes.append("a permutation, charged as a product with a sparse matrix")
 
