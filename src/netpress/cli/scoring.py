@@ -116,8 +116,10 @@ def verify(
 
     result = check(vectors)
     if as_json:
-        print_json(result.as_json())
+        print_json({"cases": result.cases, "agreeing": result.agreeing, "disagreements": result.disagreements})
     else:
-        print(result.summary())
-    if not result.agrees:
+        for line in result.disagreements:
+            print(line)
+        print(f"{result.agreeing} of {result.cases} cases agree with the official counter")
+    if result.disagreements:
         raise typer.Exit(1)
