@@ -122,8 +122,9 @@ def measure_policies(
     return speeds
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Print the figures of each number of threads and batch size."""
+    arguments = sys.argv[1:]
     busy = "--cpu-time" in arguments
     files = [argument for argument in arguments if argument != "--cpu-time"]
     policies = find_policies(files or ["rand"], 2, 0.3)
@@ -142,4 +143,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

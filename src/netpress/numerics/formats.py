@@ -87,6 +87,7 @@ class Ternary(Settings):
 
     kind: Literal["ternary"] = "ternary"
     scale: Spread = "tensor"
+    """One scale a tensor, or one an output channel."""
 
     @property
     def bits(self) -> int:
@@ -98,6 +99,7 @@ class Binary(Settings):
 
     kind: Literal["binary"] = "binary"
     scale: Spread = "tensor"
+    """One scale a tensor, or one an output channel."""
 
     @property
     def bits(self) -> int:

@@ -24,6 +24,7 @@ class Sgd(_Optimizer):
 
     kind: Literal["sgd"] = "sgd"
     momentum: Fraction = 0.9
+    """Share of the last step's direction that is kept."""
     nesterov: bool = True
     """Look ahead along the momentum (Sutskever et al. 2013)."""
 
@@ -34,7 +35,9 @@ class Adam(_Optimizer):
     kind: Literal["adam"] = "adam"
     learning_rate: Positive = 1e-3
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
     epsilon: Positive = 1e-8
+    """Added to the root of the mean square before dividing by it."""
 
 
 class AdamW(_Optimizer):
@@ -44,7 +47,9 @@ class AdamW(_Optimizer):
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 1e-2
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
     epsilon: Positive = 1e-8
+    """Added to the root of the mean square before dividing by it."""
 
 
 class _Schedule(Settings):
@@ -73,6 +78,7 @@ class Step(_Schedule):
     milestones: tuple[Fraction, ...] = (0.6667, 0.9)
     """Shares of a round; unit e = 1 ... n is past a milestone m when e >= round(m n)."""
     factor: Fraction = 0.1
+    """What the learning rate is multiplied by at each milestone."""
 
 
 class Constant(_Schedule):
