@@ -76,7 +76,8 @@ def main() -> None:
     first = found["growth"][LAYERS[0]] / LAYERS[0]
     for layers, taken in found["growth"].items():
         print(
-            f"  {layers:5} layers {taken:6.3f} s  {taken / layers * 1e3:5.2f} ms a layer  x {taken / layers / first:.2f}"
+            f"  {layers:5} layers {taken:6.3f} s  {taken / layers * 1e3:5.2f} ms a layer"
+            f"  x {taken / layers / first:.2f}"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))

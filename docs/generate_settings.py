@@ -5,6 +5,7 @@ python docs/generate_settings.py          (a test asserts that the page is up to
 
 import ast
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -112,7 +113,7 @@ def _meanings(settings: type[Settings]) -> dict[str, str]:
     for kind in reversed([kind for kind in settings.__mro__ if issubclass(kind, Settings) and kind is not Settings]):
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
         statements = typing.cast(ast.ClassDef, body).body
-        for field, text in zip(statements, statements[1:], strict=False):
+        for field, text in itertools.pairwise(statements):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 found[typing.cast(ast.Name, field.target).id] = inspect.cleandoc(str(text.value.value))
     return found
