@@ -1,0 +1,275 @@
+"""Networks as ONNX files, checked by running them (extra `onnx`).
+
+Quantized layers become QDQ: what enters goes through QuantizeLinear and DequantizeLinear with the layer's own scale
+and zero point, and the weights lie in the file as 8-bit integers behind a DequantizeLinear. ONNX has no
+narrower integers that runtimes compute with, so formats of fewer bits take 8 there, clipped to their own range.
+Everything else is float32, also where the network itself computes in float16.
+"""
+
+import copy
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netpress.data import Images, normalize
+from netpress.errors import Failure, UserError
+from netpress.files import atomic_path
+from netpress.models.edits import replace_module
+from netpress.models.selection import layers_with_weights
+from netpress.network import Network
+from netpress.numerics.formats import Fixed, Integer, integer_range
+from netpress.numerics.layers import QuantizedLayer, quantized_layers
+from netpress.training import predict
+
+OPSET = 20
+TIMED = 5  # runs of one batch, of which the median is reported
+FAR = 0.05  # of a layer's root mean square: where the first divergence is reported
+
+
+@dataclass(frozen=True)
+class OnnxCheck:
+    """An ONNX file beside the network it came from, on the same images."""
+
+    count: int
+    accuracy: float
+    onnx_accuracy: float
+    agreement: float
+    """Share of images for which both answer the same class."""
+    largest_difference: float
+    """Largest difference of a logit."""
+    onnx_bytes: int
+    seconds: float
+    """Median seconds of a batch in netpress."""
+    onnx_seconds: float
+    """Median seconds of a batch in ONNX Runtime."""
+    batch_size: int
+
+
+def export_onnx(network: Network, path: Path | str) -> None:
+    """Write `network` to `path` as ONNX: float, or QDQ where its formats have up to 8 bits; any batch size.
+
+    Raises UserError where the extra is missing or a format has more than 8 bits, Failure where torch cannot
+    export the network.
+    """
+    _write(_exportable(network), network, Path(path))
+
+
+def check_onnx(
+    network: Network,
+    path: Path | str,
+    images: Images,
+    *,
+    agreement: float = 0.99,
+    batch_size: int = 128,
+) -> OnnxCheck:
+    """Run the file at `path` and the network on `images` and compare.
+
+    Raises Failure where fewer than `agreement` of the answers are the same, naming the first layer
+    whose output is far off.
+    """
+    path = Path(path)
+    session = _session(path)
+    ours = predict(network, images, batch_size)
+    theirs = torch.cat([session(batch) for batch in _batches(network, images, batch_size)])
+    same = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
+    first = next(iter(_batches(network, images, batch_size)))
+    module = network.module.eval()
+    with torch.inference_mode():
+        seconds = _median_seconds(lambda: module(first))
+    check = OnnxCheck(
+        len(images),
+        float((ours.argmax(1) == images.labels).double().mean()),
+        float((theirs.argmax(1) == images.labels).double().mean()),
+        same,
+        float((ours - theirs).abs().max()),
+        path.stat().st_size,
+        seconds,
+        _median_seconds(lambda: session(first)),
+        len(first),
+    )
+    if same < agreement:
+        where = first_divergence(network, first)
+        raise Failure(
+            f"{path}: ONNX Runtime agrees on {same:.2%} of {len(images):,} answers, below {agreement:.2%}; "
+            + (f"the first layer that differs is {where}" if where else "no single layer differs by much")
+        )
+    return check
+
+
+def first_divergence(network: Network, images: Tensor, far: float = FAR) -> str | None:
+    """The first layer whose outputs in ONNX Runtime differ from the network's own by more than `far`, or None.
+
+    far: root mean square of the difference, as a share of that of the output. images: normalised, [batch, ...].
+    """
+    names = [name for name, _ in layers_with_weights(network.module)]
+    exported = _Watched(_exportable(network), names)
+    own = _Watched(copy.deepcopy(network.module).cpu().eval(), names)
+    with TemporaryDirectory() as folder, torch.inference_mode():
+        path = Path(folder) / "watched.onnx"
+        _write(exported, network, path)
+        theirs = _session_of_all(path)(images)[1:]
+        ours = own(images)[1:]
+    for name, one, other in zip(own.ran, ours, theirs, strict=True):
+        size = float(one.double().square().mean().sqrt())
+        if float((one.double() - other.double()).square().mean().sqrt()) > far * max(size, 1e-12):
+            return name
+    return None
+
+
+class _QdqLayer(nn.Module):
+    """A quantized layer in the terms of ONNX."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        super().__init__()
+        self.layer = layer
+        chosen = layer.formats.input
+        if isinstance(chosen, Fixed | Integer):
+            low, high = integer_range(chosen)
+            self.stored_type = torch.uint8 if low == 0 else torch.int8
+            assert layer.input_scale is not None
+            zero = layer.input_zero_point if layer.input_zero_point is not None else torch.zeros(())
+            self.ends = tuple(float((end - zero) * layer.input_scale.detach()) for end in (low, high))
+            self.register_buffer("scale", layer.input_scale.detach().clone())
+            self.register_buffer("zero_point", zero.to(self.stored_type))
+        self.clips = isinstance(chosen, Fixed | Integer)
+        if layer.weight_scale is not None:
+            self.register_buffer("weight", layer.integers().to(torch.int8))
+            self.register_buffer("weight_scale", layer.weight_scale.detach().clone())
+            self.register_buffer("weight_zero", torch.zeros_like(layer.weight_scale).to(torch.int8))
+        else:
+            self.register_buffer("weight", layer.weight.detach().clone())
+            self.weight_scale = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.clips:
+            operands = (self.get_buffer("scale"), self.get_buffer("zero_point"))
+            clipped = x.clamp(*self.ends)
+            whole = _node("QuantizeLinear", (clipped, *operands), self.stored_type, x.shape)
+            x = _node("DequantizeLinear", (whole, *operands), torch.float32, x.shape)
+        weight = self.get_buffer("weight")
+        if self.weight_scale is not None:
+            scales = (self.weight_scale, self.get_buffer("weight_zero"))
+            weight = _node("DequantizeLinear", (weight, *scales), torch.float32, weight.shape, axis=0)
+        return self.layer.sum(x, weight, self.layer.bias)
+
+
+def _node(kind: str, operands: tuple[Tensor, ...], dtype: torch.dtype, shape: Any, **attributes: int) -> Tensor:
+    symbolic = torch.onnx.ops.symbolic
+    made: Tensor = symbolic(kind, operands, dict(attributes), dtype=dtype, shape=shape)
+    return made
+
+
+class _Watched(nn.Module):
+    """A module that returns the outputs of the named layers too, in the order in which they run."""
+
+    def __init__(self, module: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.outputs: list[Tensor] = []
+        self.ran: list[str] = []
+        for name in names:
+            module.get_submodule(name).register_forward_hook(self._keep(name))
+
+    def _keep(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.ran.append(name)
+            self.outputs.append(output.float())
+
+        return hook
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.outputs, self.ran = [], []
+        answer = self.module(x)
+        return answer, *self.outputs
+
+
+def _exportable(network: Network) -> nn.Module:
+    """A float32 copy of the module with its quantized layers in the terms of ONNX."""
+    module = copy.deepcopy(network.module).cpu().eval()
+    for name, layer in quantized_layers(module).items():
+        for what, chosen in (("weights", layer.formats.weight), ("inputs", layer.formats.input)):
+            if isinstance(chosen, Fixed | Integer) and chosen.bits > 8:
+                raise UserError(f"{name}: {what} of {chosen.bits} bits; ONNX export takes formats of up to 8 bits")
+        replace_module(module, name, _QdqLayer(layer))
+    return module
+
+
+def _write(module: nn.Module, network: Network, path: Path) -> None:
+    _require()
+    example = torch.zeros(2, *network.input.size)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)  # they tell of torchvision's absence
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), atomic_path(path) as temporary:
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (example,),
+                str(temporary),
+                dynamo=True,
+                external_data=False,
+                opset_version=OPSET,
+                input_names=["images"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except (UserError, Failure):
+        raise
+    except Exception as error:  # the exporter wraps whatever it met
+        reason = str(error).strip().split("\n")[0]
+        raise Failure(f"{path}: torch cannot export this network to ONNX: {reason}") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _require() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'ONNX needs the extra: pip install "netpress[onnx]" ({error})') from None
+
+
+def _session_of_all(path: Path) -> Callable[[Tensor], list[Tensor]]:
+    _require()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: [torch.from_numpy(made) for made in session.run(None, {name: images.contiguous().numpy()})]
+
+
+def _session(path: Path) -> Callable[[Tensor], Tensor]:
+    run = _session_of_all(path)
+    return lambda images: run(images)[0]
+
+
+def _batches(network: Network, images: Images, size: int) -> list[Tensor]:
+    return [normalize(batch, network.input.mean, network.input.std) for batch in images.images.cpu().split(size)]
+
+
+def _median_seconds(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(TIMED + 1):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

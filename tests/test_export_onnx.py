@@ -1,0 +1,98 @@
+"""ONNX files answer as the networks they came from."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.console import Console
+from netpress.data import Dataset, Images
+from netpress.errors import Failure, UserError
+from netpress.export.onnx import check_onnx, export_onnx, first_divergence
+from netpress.network import Network, create
+from netpress.numerics.layers import quantized_layers
+from netpress.settings import parse
+from netpress.stage import Context
+from netpress.training import predict
+
+pytest.importorskip("onnx", reason="the extra onnx is not installed")
+pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+
+
+def _images(count: int, seed: int) -> Images:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return Images(images, torch.randint(0, 10, (count,), generator=generator))
+
+
+def _network() -> Network:
+    return create("c_efficientnet", {"widths": "tiny", "classes": 10, "image_size": 16}, seed=2)
+
+
+def _quantized(folder: Path, **settings: object) -> Network:
+    names = tuple(str(index) for index in range(10))
+    data = Dataset("random", _images(16, 1), _images(8, 2), _images(8, 3), names, (0.5,) * 3, (0.2,) * 3, "")
+    context = Context(folder, torch.device("cpu"), 3, Console(quiet=True), data)
+    return quantize(_network(), parse(QuantizeSettings, {"calibration_images": 16, **settings}), context)
+
+
+def _label(network: Network, images: Images) -> Images:
+    """The images with the network's own answers as labels: its accuracy is then 1."""
+    return Images(images.images, predict(network, images).argmax(1))
+
+
+def test_a_float_network_answers_the_same(tmp_path: Path) -> None:
+    network = _network()
+    network.module.eval()
+    images = _label(network, _images(10, 4))
+    export_onnx(network, tmp_path / "float.onnx")
+    check = check_onnx(network, tmp_path / "float.onnx", images, batch_size=4)  # another batch than the example's
+    assert check.accuracy == check.onnx_accuracy == check.agreement == 1
+    assert check.largest_difference < 1e-4 and check.count == 10
+    assert check.seconds > 0 and check.onnx_seconds > 0
+    assert logging.getLogger("torch.onnx").level == logging.NOTSET
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"weights": {"kind": "int", "bits": 3}, "inputs": {"kind": "fixed", "bits": 6}}],
+    ids=["int8", "int3-fixed6"],
+)
+def test_a_quantized_network_becomes_qdq_with_8_bit_weights(settings: dict[str, object], tmp_path: Path) -> None:
+    import onnx
+
+    network = _quantized(tmp_path, arithmetic="float32", **settings)
+    path = tmp_path / "q.onnx"
+    export_onnx(network, path)
+    check = check_onnx(network, path, _label(network, _images(24, 5)), agreement=0.8)
+    assert check.onnx_accuracy == check.agreement
+    graph = onnx.load(str(path)).graph
+    stored = [
+        tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    assert len(stored) == len(quantized_layers(network.module))
+    floats = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
+    assert not floats
+    kinds = [node.op_type for node in graph.node]
+    shared = len(stored) - kinds.count("QuantizeLinear")  # layers that read the same tensor on the same grid
+    assert 0 <= shared <= 2
+
+
+def test_a_diverging_file_is_refused_with_its_layer(tmp_path: Path) -> None:
+    network = _network()
+    network.module.eval()
+    export_onnx(network, tmp_path / "float.onnx")
+    images = _label(network, _images(16, 6))
+    other = create("c_efficientnet", {"widths": "tiny", "classes": 10, "image_size": 16}, seed=9)
+    other.module.eval()
+    with pytest.raises(Failure, match=r"ONNX Runtime agrees on .*; no single layer differs"):
+        check_onnx(other, tmp_path / "float.onnx", images)
+    assert first_divergence(network, torch.randn(2, 3, 16, 16), far=-1) == "stem.conv"
+
+
+def test_wide_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stem.conv: weights of 9 bits; ONNX export takes .* up to 8"):
+        export_onnx(_quantized(tmp_path, preset="fixed-9-12"), tmp_path / "no.onnx")
+    assert not (tmp_path / "no.onnx").exists()
