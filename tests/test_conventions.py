@@ -3,6 +3,7 @@
 import csv
 import functools
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -339,3 +340,11 @@ def test_a_data_set_without_a_track_borrows_one_and_says_so() -> None:
     assert score(nn.Conv2d(3, 4, 1), convention="imt", accuracy=0.8999).meets_gate is False
     with pytest.raises(SettingsError, match="track"):
         score(nn.Conv2d(3, 4, 1), track="mnist")
+
+
+def test_scoring_the_largest_network_takes_under_5_seconds() -> None:
+    module = parse_model("pyramidnet:272").build(torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    counted = score(module)
+    assert time.perf_counter() - start < 5
+    assert sum(row.weights for row in counted.rows) == 26_288_692 - 2 * 105_432 - 100  # all but norms and a bias

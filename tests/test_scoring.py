@@ -229,6 +229,15 @@ def test_a_claimed_accumulator_that_would_overflow_is_refused() -> None:
     assert score(made, accumulator=32).operations > score(made, accumulator="tree").operations
 
 
+def test_assumed_widths_take_the_place_of_a_networks_own() -> None:
+    narrower = score(quantized(), weight_bits=3, activation_bits=3)
+    assert (
+        rows_of(narrower)["blocks.0.expand.conv"].storage_bits
+        < rows_of(score(quantized()))["blocks.0.expand.conv"].storage_bits
+    )
+    assert narrower.operations < score(quantized()).operations
+
+
 # --- storage
 
 

@@ -83,13 +83,11 @@ class Widths:
 
     def stored(self, tensor: Stored) -> AnyFormat:
         """The format of a stored tensor."""
-        if tensor.name in self.formats:
-            return self.formats[tensor.name]
-        if self.freebie:
-            return Float16()
         if self.weights is not None and len(tensor.shape) > 1:
             return self.weights
-        return self.float
+        if self.freebie:
+            return Float16()
+        return self.formats.get(tensor.name, self.float)
 
     def operand(self, operation: Operation) -> AnyFormat:
         """The format of what enters a product with weights (of a matrix product: the wider of both)."""
