@@ -51,6 +51,8 @@ class QuantizeSettings(Settings):
     """How the range of weights is found, in place of the preset's."""
     calibration_images: Count = 1024
     """Training images, drawn at random, that calibrate."""
+    correct_biases: bool = True
+    """Shift biases so that every channel keeps the mean that it has in floats (at most 512 of those images)."""
     fold: bool = True
     """Fold norms into the convolutions before them first, as the `fold` stage does."""
     train: TrainSettings | None = None

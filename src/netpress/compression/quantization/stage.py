@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from netpress.compression.folding import FoldSettings, fold
-from netpress.compression.quantization.calibrating import calibrate_weights, set_inputs, watch_inputs
+from netpress.compression.quantization.calibrating import calibrate_weights, correct_biases, set_inputs, watch_inputs
 from netpress.compression.quantization.layout import choose_formats, describe, record_formats, trim_masks
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
+from netpress.data import Images, normalize
 from netpress.devices import generator_for
 from netpress.errors import UserError
 from netpress.models.folding import find_foldable_norms
@@ -23,6 +24,8 @@ from netpress.numerics.integer import check_claims, layer_sums
 from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
 from netpress.stage import Context, PlanRow, register_stage
 from netpress.training import MeanTeacher, evaluate, load_teachers, run_training
+
+CORRECTED = 512  # images that correct biases, all in one batch
 
 
 def quantize(network: Network, settings: QuantizeSettings, context: Context) -> Network:
@@ -101,13 +104,14 @@ def _calibrate(
     """A copy of `start` with quantized layers whose scales and zero points are set, weights still real."""
     preset = PRESETS[settings.preset]
     observers = {}
+    images: Images | None = None
     if context.dataset is not None:
-        images = context.data.train
         generator = generator_for(context.seed, "quantize", "calibration")
-        chosen = torch.randperm(len(images), generator=generator)[: settings.calibration_images]
+        chosen = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
+        images = context.data.train.take(chosen)
         statistics = (start.input.mean, start.input.std)
         method = settings.calibration or preset.calibration
-        observers = watch_inputs(start.module, formats, images.take(chosen), statistics, method, generator)
+        observers = watch_inputs(start.module, formats, images, statistics, method, generator)
     quantized = copy(start)
     try:
         quantized.architecture.edits.append(put_quantizers(quantized.module, formats))
@@ -116,6 +120,10 @@ def _calibrate(
     layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
     calibrate_weights(layers, settings.weight_calibration or preset.weight_calibration)
     set_inputs(layers, observers)
+    if images is not None and settings.correct_biases:
+        device = next(start.module.parameters()).device
+        pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
+        correct_biases(start.module, quantized.module, layers, pixels)
     return quantized
 
 
