@@ -31,6 +31,7 @@ ROOMS = [
     "environment",
     "pipeline",
     "planning",
+    "sweep",
     "single",
     "api",
     "cli",

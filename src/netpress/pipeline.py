@@ -72,6 +72,8 @@ def run_recipe(
 
     Raises UserError if the folder holds a run of another recipe or data, Failure if a stage fails.
     """
+    if recipe.sweep is not None:
+        raise UserError(f"{recipe.name}: is a sweep of several runs; `netpress run`, or netpress.sweep.run_sweep")
     console = console or Console(quiet=True)
     chosen = choose_device(device)
     with _claimed(folder, recipe, fresh):
@@ -227,9 +229,9 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 def _settle_recipe(folder: Path, recipe: Recipe, fresh: bool) -> None:
     path = folder / RECIPE
-    text = dump_toml(recipe.model_dump(mode="json", exclude_none=True))
+    text = recipe_text(recipe)
     if fresh and path.exists():
-        _clear(folder)
+        clear_run(folder)
     if path.exists() and path.read_text() != text:
         raise UserError(
             f"{folder}: holds a run of another recipe (see {path}); "
@@ -240,7 +242,12 @@ def _settle_recipe(folder: Path, recipe: Recipe, fresh: bool) -> None:
     atomic_write(path, text)
 
 
-def _clear(folder: Path) -> None:
+def recipe_text(recipe: Recipe) -> str:
+    """What a run folder's recipe.toml holds: two runs are of the same recipe where this is equal."""
+    return dump_toml(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def clear_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
     for stage in folder.glob("[0-9][0-9]-*"):
         shutil.rmtree(stage)

@@ -16,14 +16,15 @@ The settings of each part live beside its code; they meet here. A recipe is TOML
 import functools
 import importlib
 import operator
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, create_model
+from pydantic import Field, StringConstraints, create_model, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
@@ -36,6 +37,62 @@ from netpress.stage import stages
 STAGE_ROOMS = ("netpress.training", "netpress.compression")
 for room in STAGE_ROOMS:  # importing a room registers its stages
     importlib.import_module(room)
+
+
+VariantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Sweep(Settings):
+    """Several runs from one recipe: every variant at every point of the grid with every seed."""
+
+    variants: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
+    """Name -> changes: setting paths in quotes, each with the value that replaces what the recipe has there."""
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Setting path in quotes -> the values that it takes, all combinations of them."""
+    seeds: tuple[Natural, ...] = ()
+    """Seeds that everything is run with, for a mean and its spread; without them, the recipe's own."""
+    every_stage: bool = False
+    """A row in the table for what each stage leaves, measured on the test images, not only for the last."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_are_quoted(cls, values: Any) -> Any:
+        """TOML takes an unquoted model.expansion for a table of tables; say so rather than guess."""
+        if isinstance(values, dict):
+            grid, variants = values.get("grid"), values.get("variants")
+            places = [("grid", grid)]
+            if isinstance(variants, dict):
+                places += [(f"variants.{name}", changes) for name, changes in variants.items()]
+            for place, changes in places:
+                for path, value in changes.items() if isinstance(changes, dict) else ():
+                    if "." not in path and isinstance(value, dict):
+                        raise ValueError(f'{place}.{path}: write paths in quotes, such as "model.expansion" = ...')
+        return values
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if not (self.variants or self.grid or self.seeds):
+            raise ValueError("needs variants, a grid or seeds")
+        for path, entries in self.grid.items():
+            if not entries:
+                raise ValueError(f'grid."{path}": needs at least one value')
+        changed = [*self.grid, *(path for changes in self.variants.values() for path in changes)]
+        for path in changed:
+            if path == "name" or path == "sweep" or path.startswith("sweep."):
+                raise ValueError(f"{path} cannot be swept")
+            if path == "seed" and self.seeds:
+                raise ValueError("seed is swept twice: by seeds and by its path")
+        for path in self.grid:
+            for name, changes in self.variants.items():
+                twice = next((other for other in changes if overlap(other, path)), None)
+                if twice is not None:
+                    raise ValueError(f'variants.{name}."{twice}" and grid."{path}" set the same')
+        return self
+
+
+def overlap(first: str, second: str) -> bool:
+    """Whether one of two setting paths lies within the other."""
+    return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")
 
 
 class Recipe(Settings):
@@ -51,6 +108,8 @@ class Recipe(Settings):
     """`family` with its settings (a `preset` first, then single settings), or `network`: a file to start from."""
     stages: tuple[Settings, ...]
     score: ScoreSettings = ScoreSettings()
+    sweep: Sweep | None = None
+    """Where there is one, this is not one run but what several have in common: see `netpress.sweep`."""
 
 
 @functools.cache
@@ -102,16 +161,18 @@ def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
 
     Raises SettingsError with every problem at once, each with its path, or UserError if there is no such recipe.
     """
+    values, source = read_values(name, overrides, seed)
+    return check_recipe(scale_epochs(values, epochs_scale), source)
+
+
+def read_values(name: str, overrides: Sequence[str] = (), seed: int | None = None) -> tuple[dict[str, Any], str]:
+    """The plain values of a recipe with overrides applied, unchecked, and where they come from."""
     values, source = load_values(name)
     for override in overrides:
         apply_override(values, override)
     if seed is not None:
         values["seed"] = seed
-    if epochs_scale != 1:
-        if not epochs_scale > 0:
-            raise UserError(f"--epochs-scale {epochs_scale}: must be above 0")
-        values = scale_epochs(values, epochs_scale)
-    return check_recipe(values, source)
+    return values, source
 
 
 def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
@@ -159,23 +220,39 @@ def shipped() -> dict[str, str]:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one value by its path: `stages.0.epochs=2`, `data.dataset=cifar100`. Raises UserError."""
+    """Set one value by its path: `stages.0.epochs=2`, `data.dataset=cifar100`. Raises UserError.
+
+    A key with a dot in it stands in quotes: `sweep.grid."model.expansion"=[1.0, 2.0]`.
+    """
     path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
+    keys = split_path(path.strip())
     if not equals or not all(keys):
         raise UserError(f"--set {override}: write it as path.to.key=value, for example stages.0.epochs=2")
+    set_value(values, keys, parse_value(text.strip()), f"--set {override}")
+
+
+def split_path(path: str) -> list[str]:
+    """The keys of a setting path; a key in quotes may have dots."""
+    return [key.strip('"') for key in re.split(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)', path)]
+
+
+def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, said: str) -> None:
+    """Put `value` at the path `keys`, making the tables on the way that are not there.
+
+    Raises UserError, which begins with `said`, where the path leads through a value or past a list's end.
+    """
     target: Any = values
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
         if isinstance(target, list):
             index = int(key) if key.isdigit() else -1
             if not 0 <= index < len(target):
-                raise UserError(f"--set {override}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
+                raise UserError(f"{said}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
             key = index  # type: ignore[assignment]
         elif not isinstance(target, dict):
-            raise UserError(f"--set {override}: {'.'.join(keys[:position])} is a value, not a table")
+            raise UserError(f"{said}: {'.'.join(keys[:position])} is a value, not a table")
         if last:
-            target[key] = parse_value(text.strip())
+            target[key] = value
         elif isinstance(target, dict):
             target = target.setdefault(key, {})
         else:
@@ -191,7 +268,14 @@ def parse_value(text: str) -> Any:
 
 
 def scale_epochs(values: Any, factor: float) -> Any:
-    """Every `epochs` of a recipe's values times `factor`, at least 1 (and at least one a round)."""
+    """Every `epochs` of a recipe's values times `factor`, at least 1 (and at least one a round).
+
+    Raises UserError unless `factor` is above 0.
+    """
+    if not factor > 0:
+        raise UserError(f"--epochs-scale {factor}: must be above 0")
+    if factor == 1:
+        return values
     if isinstance(values, list):
         return [scale_epochs(entry, factor) for entry in values]
     if not isinstance(values, dict):
