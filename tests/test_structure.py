@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "netpress"
 # A room imports only from rooms above it (CONTRIBUTING.md).
 ROOMS = [
     "errors",
+    "memory",
     "settings",
     "files",
     "devices",

@@ -1,10 +1,13 @@
 """Teachers: networks whose answers a student learns from."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netpress.errors import UserError
+from netpress.models.folding import fold_norms
 from netpress.network import InputSpec, Network, resolve
 
 
@@ -45,4 +48,6 @@ def load_teachers(names: tuple[str, ...], student: Network) -> MeanTeacher:
                 f"teacher {name} maps {network.input.size} to {len(network.classes)} classes, "
                 f"the student {student.input.size} to {len(student.classes)}; they must agree"
             )
+        with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
+            fold_norms(network.module)
     return MeanTeacher(networks, student.input)
