@@ -7,7 +7,7 @@ import pytest
 
 from netpress.errors import UserError
 from netpress.files import dump_toml
-from netpress.recipe import apply_override, check_recipe, draft_recipe, load_values, read_recipe, scale_epochs, shipped
+from netpress.recipe import apply_override, check_recipe, draft_recipe, load_values, read_recipe, scale_recipe, shipped
 from netpress.settings import SettingsError
 
 
@@ -83,11 +83,68 @@ def test_overrides_that_cannot_be(text):
         apply_override(values, text)
 
 
+def test_an_override_for_every_place():
+    values, _ = load_values("digits")
+    for text in ("**.augment.policy=rand", "**.epochs=2", 'model."dropout"=0.3'):
+        apply_override(values, text)
+    recipe = check_recipe(values)
+    assert recipe.stages[0].augment.policy == recipe.stages[1].train.augment.policy == "rand"
+    assert recipe.stages[0].epochs == recipe.stages[1].train.epochs == 2
+    assert recipe.model["dropout"] == 0.3
+    for text in ("**.nothing=1", "**=1"):
+        with pytest.raises(UserError, match="--set"):
+            apply_override(values, text)
+
+
 def test_epochs_scale_keeps_a_round_an_epoch():
-    values, _ = load_values("kaist-v1")
-    scaled = check_recipe(scale_epochs(values, 0.005))
+    scaled = read_recipe("kaist-v1", epochs_scale=0.005)
     assert (scaled.stages[0].epochs, scaled.stages[0].rounds) == (4, 4)
     assert scaled.stages[1].train.epochs == 1
+    assert read_recipe("kaist-v1", epochs_scale=2).stages[0].epochs == 1200
+
+
+def test_epochs_scale_reaches_defaults_and_warm_ups():
+    stage = {"kind": "train", "schedule": {"kind": "cosine", "warmup": 5.0}}
+    values = {"name": "short", "model": {"family": "c_efficientnet"}, "stages": [stage]}
+    scaled = scale_recipe(check_recipe(values), 0.1)
+    assert scaled.stages[0].epochs == 3  # of the default, 30
+    assert scaled.stages[0].schedule.warmup == 0.5
+    for factor in (0, -1, float("nan")):
+        with pytest.raises(UserError, match="--epochs-scale"):
+            scale_recipe(check_recipe(values), factor)
+
+
+def test_a_recipe_extends_another(tmp_path):
+    (tmp_path / "wide.toml").write_text(
+        'name = "wide"\nextends = "digits"\n[data]\nvalidation = 0.2\n[model]\nwidth_factor = 2.0'
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\nextends = "wide.toml"\n[model]\ndropout = 0.0\n[[stages]]\nkind = "train"\nepochs = 1\n'
+    )
+    recipe, digits = read_recipe(str(path)), read_recipe("digits")
+    assert recipe.model == {**digits.model, "width_factor": 2.0, "dropout": 0.0}
+    assert (recipe.data.validation, recipe.seed, recipe.score) == (0.2, digits.seed, digits.score)
+    assert [stage.epochs for stage in recipe.stages] == [1]  # the list as a whole
+    assert (recipe.name, recipe.description) == ("mine", "")  # names and descriptions are each one's own
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "no-such-recipe"', "mine.toml: extends: no-such-recipe: no recipe of this name"),
+        ('extends = "other.toml"', "other.toml: no such recipe file"),
+        ("extends = 3", "mine.toml: extends: 3 is not the name of a recipe"),
+        ('extends = "../mine/mine.toml"', "extends itself"),
+        ('extends = "digits"', "name: is missing"),
+    ],
+)
+def test_recipes_that_extend_nothing_sound(tmp_path, text, message):
+    path = tmp_path / "mine" / "mine.toml"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_recipe(str(path))
 
 
 def test_unknown_recipe_and_broken_toml(tmp_path):
@@ -96,9 +153,10 @@ def test_unknown_recipe_and_broken_toml(tmp_path):
     with pytest.raises(UserError, match="no such recipe file"):
         read_recipe(str(tmp_path / "none.toml"))
     broken = tmp_path / "broken.toml"
-    broken.write_text("name = [")
-    with pytest.raises(UserError, match="not valid TOML"):
-        read_recipe(str(broken))
+    for content in (b"name = [", b'name = "\xff"'):
+        broken.write_bytes(content)
+        with pytest.raises(UserError, match="not valid TOML"):
+            read_recipe(str(broken))
 
 
 def test_new_recipe(tmp_path, monkeypatch):

@@ -73,7 +73,9 @@ def run_recipe(
     Raises UserError if the folder holds a run of another recipe or data, Failure if a stage fails.
     """
     if recipe.sweep is not None:
-        raise UserError(f"{recipe.name}: is a sweep of several runs; `netpress run`, or netpress.sweep.run_sweep")
+        raise UserError(
+            f"{recipe.name}: stands for several runs; give it to `netpress run` or netpress.sweep.run_sweep"
+        )
     console = console or Console(quiet=True)
     chosen = choose_device(device)
     with _claimed(folder, recipe, fresh):
@@ -201,6 +203,17 @@ def collect_metrics(folder: Path) -> None:
 @contextlib.contextmanager
 def _claimed(folder: Path, recipe: Recipe, fresh: bool) -> Iterator[None]:
     """Make `folder` this recipe's run folder and keep other processes out of it."""
+    with held(folder):
+        _settle_recipe(folder, recipe, fresh)
+        yield
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make `folder` if it is not there, and keep other processes out of it.
+
+    Raises UserError if it cannot be a folder, Failure if another process holds it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)
@@ -208,7 +221,6 @@ def _claimed(folder: Path, recipe: Recipe, fresh: bool) -> Iterator[None]:
         raise UserError(f"--out {folder}: cannot be used as a folder ({error.strerror})") from None
     try:
         _lock(lock, folder)
-        _settle_recipe(folder, recipe, fresh)
         yield
     finally:
         os.close(lock)

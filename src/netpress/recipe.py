@@ -11,6 +11,8 @@ The settings of each part live beside its code; they meet here. A recipe is TOML
     [[stages]]
     kind = "train"
     epochs = 10
+
+`extends = "kaist-v1"` at the top takes all that is not said here from another recipe.
 """
 
 import functools
@@ -18,7 +20,7 @@ import importlib
 import operator
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,7 +33,7 @@ from netpress.errors import UserError
 from netpress.files import atomic_write
 from netpress.models.registry import choose_model, family_named
 from netpress.scoring import ScoreSettings
-from netpress.settings import Natural, Settings, SettingsError, parse
+from netpress.settings import Natural, Positive, Settings, SettingsError, parse
 from netpress.stage import stages
 
 STAGE_ROOMS = ("netpress.training", "netpress.compression")
@@ -52,22 +54,9 @@ class Sweep(Settings):
     seeds: tuple[Natural, ...] = ()
     """Seeds that everything is run with, for a mean and its spread; without them, the recipe's own."""
     every_stage: bool = False
-    """A row in the table for what each stage leaves, measured on the test images, not only for the last."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _paths_are_quoted(cls, values: Any) -> Any:
-        """TOML takes an unquoted model.expansion for a table of tables; say so rather than guess."""
-        if isinstance(values, dict):
-            grid, variants = values.get("grid"), values.get("variants")
-            places = [("grid", grid)]
-            if isinstance(variants, dict):
-                places += [(f"variants.{name}", changes) for name, changes in variants.items()]
-            for place, changes in places:
-                for path, value in changes.items() if isinstance(changes, dict) else ():
-                    if "." not in path and isinstance(value, dict):
-                        raise ValueError(f'{place}.{path}: write paths in quotes, such as "model.expansion" = ...')
-        return values
+    """Rows in the table also for what each stage before the last, and each round of a pruning, leaves."""
+    epochs_scale: Positive = 1.0
+    """Multiplies every number of epochs of every member, as --epochs-scale does."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -88,6 +77,21 @@ class Sweep(Settings):
                 if twice is not None:
                     raise ValueError(f'variants.{name}."{twice}" and grid."{path}" set the same')
         return self
+
+
+def find_unquoted_paths(sweep: Any) -> list[str]:
+    """Problems of a [sweep] table as written: TOML takes an unquoted model.expansion for a table of tables."""
+    grid, variants = (sweep.get(key) if isinstance(sweep, dict) else None for key in ("grid", "variants"))
+    places = [("sweep.grid", grid)]
+    if isinstance(variants, dict):
+        places += [(f"sweep.variants.{name}", changes) for name, changes in variants.items()]
+    return [
+        f'{place}.{path}: write paths in quotes, such as "model.expansion" = ...'
+        for place, changes in places
+        if isinstance(changes, dict)
+        for path, value in changes.items()
+        if "." not in path and isinstance(value, dict)
+    ]
 
 
 def overlap(first: str, second: str) -> bool:
@@ -162,7 +166,7 @@ def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
     Raises SettingsError with every problem at once, each with its path, or UserError if there is no such recipe.
     """
     values, source = read_values(name, overrides, seed)
-    return check_recipe(scale_epochs(values, epochs_scale), source)
+    return scale_recipe(check_recipe(values, source), epochs_scale)
 
 
 def read_values(name: str, overrides: Sequence[str] = (), seed: int | None = None) -> tuple[dict[str, Any], str]:
@@ -177,7 +181,7 @@ def read_values(name: str, overrides: Sequence[str] = (), seed: int | None = Non
 
 def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
     """Validate a recipe given as plain values. Raises SettingsError with all problems."""
-    problems: list[str] = []
+    problems = find_unquoted_paths(values.get("sweep"))
     model = values.get("model")
     if isinstance(model, dict):
         try:
@@ -193,21 +197,57 @@ def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
     return recipe
 
 
-def load_values(name: str) -> tuple[dict[str, Any], str]:
-    """The plain values of a recipe, and where they come from."""
+def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    """The plain values of a recipe, with those of the recipe that it extends, and where they come from.
+
+    `extended_by` are the recipes on the way here, so that a circle is found. Raises UserError.
+    """
     path = Path(name)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file")
-        text, source = path.read_text(), str(path)
+        data, source, place = path.read_bytes(), str(path), str(path.resolve())
     elif name in shipped():
-        text, source = (resources.files("netpress.recipes") / f"{name}.toml").read_text(), f"recipe {name}"
+        data, source = (resources.files("netpress.recipes") / f"{name}.toml").read_bytes(), f"recipe {name}"
+        place = source
     else:
         raise UserError(f"{name}: no recipe of this name and no such file; shipped are {', '.join(shipped())}")
+    if place in extended_by:
+        raise UserError(f"{source}: extends itself")
     try:
-        return tomllib.loads(text), source
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(data.decode())
+    except ValueError as error:
         raise UserError(f"{source}: not valid TOML: {error}") from None
+    return extend(values, source, path.parent, (*extended_by, place)), source
+
+
+def extend(
+    values: dict[str, Any], source: str, folder: Path = Path(), extended_by: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """`values` on top of those of the recipe that they name in `extends`, a shipped one or a file seen from `folder`.
+
+    Tables are joined key by key; a list, such as the stages, replaces the other. The other's name, description and
+    [sweep] are its own. Raises UserError where there is no such recipe.
+    """
+    if "extends" not in values:
+        return values
+    name = values["extends"]
+    if not isinstance(name, str):
+        raise UserError(f"{source}: extends: {name!r} is not the name of a recipe")
+    try:
+        other, _ = load_values(str(folder / name) if name.endswith(".toml") else name, extended_by)
+    except UserError as error:
+        raise UserError(f"{source}: extends: {error}") from None
+    inherited = {key: value for key, value in other.items() if key not in ("name", "description", "sweep")}
+    return _join(inherited, {key: value for key, value in values.items() if key != "extends"})
+
+
+def _join(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        joined[key] = _join(below[key], value) if both else value
+    return joined
 
 
 def shipped() -> dict[str, str]:
@@ -222,13 +262,31 @@ def shipped() -> dict[str, str]:
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one value by its path: `stages.0.epochs=2`, `data.dataset=cifar100`. Raises UserError.
 
-    A key with a dot in it stands in quotes: `sweep.grid."model.expansion"=[1.0, 2.0]`.
+    A key with a dot in it stands in quotes: `sweep.grid."model.expansion"=[1.0, 2.0]`. A path that begins with
+    `**.` is set wherever its first key stands, at any depth: `**.augment.policy=rand` for every training.
     """
     path, equals, text = override.partition("=")
     keys = split_path(path.strip())
-    if not equals or not all(keys):
+    if not equals or not all(keys) or keys == ["**"]:
         raise UserError(f"--set {override}: write it as path.to.key=value, for example stages.0.epochs=2")
-    set_value(values, keys, parse_value(text.strip()), f"--set {override}")
+    if keys[0] != "**":
+        set_value(values, keys, parse_value(text.strip()), f"--set {override}")
+        return
+    tables = list(_tables_with(keys[1], values))
+    if not tables:
+        raise UserError(f"--set {override}: the recipe says {keys[1]} nowhere")
+    for table in tables:
+        set_value(table, keys[1:], parse_value(text.strip()), f"--set {override}")
+
+
+def _tables_with(key: str, values: Any) -> Iterator[dict[str, Any]]:
+    """Every table in `values`, itself included, that has the key."""
+    if isinstance(values, dict):
+        if key in values:
+            yield values
+        values = list(values.values())
+    for entry in values if isinstance(values, list) else ():
+        yield from _tables_with(key, entry)
 
 
 def split_path(path: str) -> list[str]:
@@ -267,23 +325,29 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def scale_epochs(values: Any, factor: float) -> Any:
-    """Every `epochs` of a recipe's values times `factor`, at least 1 (and at least one a round).
+def scale_recipe(recipe: Recipe, factor: float) -> Recipe:
+    """`recipe` with every number of epochs times `factor`, those left to their defaults too, and each round at least 1.
 
+    Schedules follow, since they are told by shares of a round; a warm-up, told in epochs, is multiplied too.
     Raises UserError unless `factor` is above 0.
     """
     if not factor > 0:
         raise UserError(f"--epochs-scale {factor}: must be above 0")
     if factor == 1:
-        return values
+        return recipe
+    return check_recipe(_scale_epochs(recipe.model_dump(mode="json", exclude_none=True), factor))
+
+
+def _scale_epochs(values: Any, factor: float) -> Any:
     if isinstance(values, list):
-        return [scale_epochs(entry, factor) for entry in values]
+        return [_scale_epochs(entry, factor) for entry in values]
     if not isinstance(values, dict):
         return values
-    scaled = {key: scale_epochs(entry, factor) for key, entry in values.items()}
+    scaled = {key: _scale_epochs(entry, factor) for key, entry in values.items()}
     if isinstance(scaled.get("epochs"), int):
-        rounds = scaled.get("rounds", 1)
-        scaled["epochs"] = max(rounds, round(scaled["epochs"] * factor))
+        scaled["epochs"] = max(scaled.get("rounds", 1), round(scaled["epochs"] * factor))
+    if isinstance(scaled.get("warmup"), float):
+        scaled["warmup"] *= factor
     return scaled
 
 
@@ -300,6 +364,6 @@ def draft_recipe(name: str, like: str = "digits") -> Path:
     text = (resources.files("netpress.recipes") / f"{like}.toml").read_text()
     lines = [f'name = "{path.stem}"' if line.startswith("name =") else line for line in text.splitlines()]
     text = "\n".join(lines) + "\n"
-    check_recipe(tomllib.loads(text), str(path))
+    check_recipe(extend(tomllib.loads(text), str(path)), str(path))
     atomic_write(path, text)
     return path

@@ -1,7 +1,7 @@
 """Commands that do the work: run, plan, apply, report, new."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from netpress.cli.options import (
     Overrides,
     RecipeName,
     Seed,
+    Threads,
     print_json,
     print_rows,
 )
@@ -37,17 +38,35 @@ def run(
     seed: Seed = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where this folder holds a run.")] = False,
     save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state at least this often.")] = 60.0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core; a resumed run keeps its own.")
-    ] = None,
+    threads: Threads = None,
 ) -> None:
-    """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again."""
+    """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again.
+
+    A recipe with a [sweep] table is several runs, and ends in one table of them.
+    """
     from netpress.console import Console
     from netpress.pipeline import run_recipe
     from netpress.recipe import read_recipe
 
-    resolved = read_recipe(recipe, overrides or [], seed, epochs_scale)
+    asked = (recipe, overrides or [], seed, epochs_scale)
+    resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
+    if resolved.sweep is not None:
+        from netpress.sweep import read_sweep, run_sweep
+
+        swept = run_sweep(
+            read_sweep(*asked),
+            folder,
+            data=data,
+            device=device,
+            fresh=fresh,
+            console=Console(),
+            save_every_seconds=save_every,
+            threads=threads,
+        )
+        print(swept.table.as_markdown())
+        print(f"report      {swept.page}")
+        return
     result = run_recipe(
         resolved,
         folder,
@@ -76,7 +95,13 @@ def plan(
     from netpress.planning import plan_recipe
     from netpress.recipe import read_recipe
 
-    resolved = read_recipe(recipe, overrides or [], None, epochs_scale)
+    asked = (recipe, overrides or [], None, epochs_scale)
+    resolved = read_recipe(*asked)
+    if resolved.sweep is not None:
+        from netpress.sweep import plan_sweep, read_sweep
+
+        _print_sweep(plan_sweep(read_sweep(*asked), data), as_json)
+        return
     planned = plan_recipe(resolved, data)
     if as_json:
         print_json(planned)
@@ -85,6 +110,26 @@ def plan(
     for stage in planned["stages"]:
         print(f"\n{stage['name']}")
         print_rows(stage["rows"])
+
+
+def _print_sweep(planned: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(planned)
+        return
+    print(f"{planned['summary']}\n")
+    print_rows(
+        [
+            {
+                "member": member["name"],
+                "weights": member["weights"],
+                "dense_score": member["dense"]["score"],
+                "stages": len(member["stages"]),
+                "epochs": member["epochs"],
+                "begins_with": member["begins_with"],
+            }
+            for member in planned["members"]
+        ]
+    )
 
 
 def apply(
@@ -96,12 +141,16 @@ def apply(
     overrides: Overrides = None,
     device: DeviceName = "auto",
     seed: Seed = 0,
+    threads: Threads = None,
     allow_import: AllowImport = False,
 ) -> None:
     """Apply one stage to one network, without a recipe."""
     from netpress.console import Console
+    from netpress.devices import set_threads
     from netpress.single import apply_stage
 
+    if threads is not None:
+        set_threads(threads)
     apply_stage(
         stage,
         network,

@@ -28,7 +28,7 @@ from netpress.recipe import (
     Sweep,
     check_recipe,
     read_values,
-    scale_epochs,
+    scale_recipe,
     set_value,
     split_path,
 )
@@ -50,13 +50,9 @@ class Member:
 
 @dataclass(frozen=True)
 class SweepMembers:
-    """A sweep understood."""
+    """A sweep understood: what its members have in common, with its [sweep] table, and each member."""
 
     recipe: Recipe
-    """What the members have in common, with its [sweep] table."""
-    values: dict[str, Any]
-    """The recipe as it was written, with overrides applied."""
-    epochs_scale: float
     members: tuple[Member, ...]
 
     @property
@@ -70,25 +66,29 @@ def read_sweep(
 ) -> SweepMembers:
     """The sweep in the recipe called `name` or stored in the file `name`; arguments as for `read_recipe`.
 
-    Every member is checked before any is run. Raises UserError if the recipe has no [sweep] table, or for
-    an override that the sweep would replace; SettingsError, which names the member and the path, for a
-    setting that does not exist; UserError where two members would have the same name.
+    Every member's settings are checked. Raises UserError if the recipe has no [sweep] table, for an override that
+    the sweep would replace, and where two members would have the same name; SettingsError, which names the member
+    and the path, for a setting that does not exist.
     """
     values, source = read_values(name, overrides, seed)
-    recipe = check_recipe(scale_epochs(values, epochs_scale), source)
+    recipe = check_recipe(values, source)
     if recipe.sweep is None:
         raise UserError(f"{source}: has no [sweep] table")
     _refuse_overridden(recipe.sweep, overrides, seed)
-    return SweepMembers(recipe, values, epochs_scale, tuple(_expand(recipe, values, epochs_scale, source)))
+    if epochs_scale != 1:
+        table = recipe.sweep.model_copy(update={"epochs_scale": recipe.sweep.epochs_scale * epochs_scale})
+        recipe = recipe.model_copy(update={"sweep": table})
+    return SweepMembers(recipe, tuple(_expand(recipe, values, source)))
 
 
 def _refuse_overridden(table: Sweep, overrides: Sequence[str], seed: int | None) -> None:
     """An override that no member would see is a mistake."""
     if seed is not None and table.seeds:
-        raise UserError(f"--seed {seed}: this sweep has its own seeds; --set sweep.seeds=[{seed}]")
+        raise UserError(f"--seed {seed}: the sweep sets seeds itself; --set 'sweep.seeds=[{seed}]'")
     swept = {path: f'sweep.grid."{path}"' for path in table.grid}
     for variant, changes in table.variants.items():
-        swept |= {path: f'sweep.variants.{variant}."{path}"' for path in changes}
+        in_all = (path for path in changes if all(path in others for others in table.variants.values()))
+        swept |= {path: f'sweep.variants.{variant}."{path}"' for path in in_all}
     for override in overrides:
         path = override.partition("=")[0].strip()
         for other, place in swept.items():
@@ -96,7 +96,7 @@ def _refuse_overridden(table: Sweep, overrides: Sequence[str], seed: int | None)
                 raise UserError(f"--set {override}: the sweep sets this itself; --set '{place}=...'")
 
 
-def _expand(recipe: Recipe, values: dict[str, Any], epochs_scale: float, source: str) -> list[Member]:
+def _expand(recipe: Recipe, values: dict[str, Any], source: str) -> list[Member]:
     table = recipe.sweep
     assert table is not None
     shared = {key: value for key, value in values.items() if key != "sweep"}
@@ -121,7 +121,7 @@ def _expand(recipe: Recipe, values: dict[str, Any], epochs_scale: float, source:
         own["name"] = f"{recipe.name}_{name}"
         if seed is not None:
             own["seed"] = seed
-        resolved = check_recipe(scale_epochs(own, epochs_scale), f"{source}, sweep, member {name}")
+        resolved = scale_recipe(check_recipe(own, f"{source}: sweep, member {name}"), table.epochs_scale)
         members[name] = Member(name, variant, dict(zip(columns, point, strict=True)), resolved)
     return list(members.values())
 

@@ -1,0 +1,223 @@
+"""The table of a sweep: a row a run, the means over seeds, and three ways to write them."""
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short
+from netpress.report.sweep import Point, render_sweep
+from netpress.report.tables import Cell, Table
+
+FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one member, or one of its stages, came to."""
+
+    member: str
+    variant: str | None
+    point: dict[str, Any]
+    seed: int
+    stage: str | None
+    """Which stage or round left this; None where only the end counts."""
+    figures: dict[str, Any]
+    """By the names in FIGURES: accuracy, top5 and sparsity are fractions; empty before the member is done."""
+    state: str
+    """done, not begun, not finished, or failed with its message."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it is besides its seed: rows of one key are averaged."""
+        return (self.variant or "", *map(plain, self.point.values()), self.stage or "")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Rows that differ by their seed alone: mean and spread (sample standard deviation, 0 for a single run)."""
+
+    rows: tuple[Row, ...]
+    accuracy: float
+    accuracy_spread: float
+    score: float
+    score_spread: float
+    sparsity: float | None
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """All rows of a sweep, in the order of its members."""
+
+    name: str
+    description: str
+    rows: tuple[Row, ...]
+    dataset: str
+
+    @property
+    def columns(self) -> list[str]:
+        """What tells rows apart, besides the seed: variant, the grid's columns, stage."""
+        grid = list(self.rows[0].point)
+        variant = ["variant"] if any(row.variant for row in self.rows) else []
+        stage = ["stage"] if any(row.stage for row in self.rows) else []
+        return [*variant, *grid, *stage]
+
+    @cached_property
+    def means(self) -> list[Mean]:
+        """Finished rows averaged over seeds, in order."""
+        groups: dict[tuple[str, ...], list[Row]] = {}
+        for row in self.rows:
+            if row.figures:
+                groups.setdefault(row.key, []).append(row)
+        return [_average(rows) for rows in groups.values()]
+
+    @property
+    def state(self) -> str:
+        """How far it is, in a line."""
+        members = {row.member: row.state for row in self.rows}
+        done = sum(state == "done" for state in members.values())
+        return f"{done} of {len(members)} runs finished"
+
+    def as_csv(self) -> str:
+        """One line a run (and stage), fractions as fractions; figures are empty where there are none yet."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["member", *self.columns, "seed", "state", *FIGURES])
+        for row in self.rows:
+            figures = [row.figures.get(name, "") for name in FIGURES]
+            writer.writerow([row.member, *self._tell(row), row.seed, row.state, *figures])
+        return text.getvalue()
+
+    def as_markdown(self) -> str:
+        """The means over seeds, then, where there are several seeds, every run."""
+        parts = [f"# {self.name}", self.description, f"{self.state}."]
+        tables = [self.mean_table()] + ([self.run_table()] if self._repeats() or self._unfinished() else [])
+        parts += [_markdown(table) for table in tables]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def as_page(self, recipe_text: str) -> str:
+        """A page that opens offline: accuracy against score, and the tables."""
+        return render_sweep(
+            name=self.name,
+            description=self.description,
+            state=self.state,
+            finished=not self._unfinished(),
+            dataset=self.dataset,
+            points=self.points(),
+            means=self.mean_table(),
+            runs=self.run_table(),
+            recipe_text=recipe_text,
+        )
+
+    def mean_table(self) -> Table:
+        """A row a group of equal runs: accuracy and score with their spread over seeds."""
+        repeats = self._repeats()
+        names = [*self.columns, *(["runs"] if repeats else []), "accuracy", "score", "parameters", "operations"]
+        rows = []
+        for mean in self.means:
+            first = mean.rows[0]
+            cells = [_cell(value) for value in self._tell(first)]
+            cells += [Cell(str(len(mean.rows)), len(mean.rows))] if repeats else []
+            cells.append(Cell(percent(mean.accuracy) + _spread(mean, mean.accuracy_spread * 100, 2), mean.accuracy))
+            cells.append(Cell(decimal(mean.score) + _spread(mean, mean.score_spread, 5), mean.score))
+            for name in ("params", "operations"):
+                value = statistics.fmean(row.figures[name] for row in mean.rows)
+                cells.append(Cell(short(value), value))
+            rows.append([*cells, Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
+        return _table([*names, "sparsity"], rows)
+
+    def run_table(self) -> Table:
+        """A row a run (and stage)."""
+        names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", "sparsity", "time", "state"]
+        rows = []
+        for row in self.rows:
+            figures = row.figures
+            cells = [_cell(value) for value in self._tell(row)] + [Cell(str(row.seed), row.seed)]
+            written = [
+                ("accuracy", percent),
+                ("top5", percent),
+                ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
+                ("score", decimal),
+                ("sparsity", lambda value: percent(value, 1)),
+                ("seconds", duration),
+            ]
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in written]
+            rows.append([*cells, Cell(row.state, row.state)])
+        return _table(names, rows)
+
+    def points(self) -> list[Point]:
+        """The dots of the plot: a line runs along the stages, or else the last column of the grid."""
+        columns = self.columns
+        along = columns[-1] if columns and columns[-1] != "variant" else None
+        points = []
+        for mean in self.means:
+            told = [plain(value) for value in self._tell(mean.rows[0])]
+            points.append(
+                Point(
+                    series=", ".join(told[:-1] if along else told) or self.name,
+                    label=f"{along} {told[-1]}" if along else "",
+                    score=mean.score,
+                    accuracy=mean.accuracy,
+                    spread=mean.accuracy_spread,
+                    runs=tuple((row.figures["score"], row.figures["accuracy"]) for row in mean.rows),
+                )
+            )
+        return points
+
+    def _tell(self, row: Row) -> list[Any]:
+        """The row's values in `columns`."""
+        known = {"variant": row.variant or "", **row.point, "stage": row.stage or ""}
+        return [known[column] for column in self.columns]
+
+    def _repeats(self) -> bool:
+        return any(len(mean.rows) > 1 for mean in self.means)
+
+    def _unfinished(self) -> bool:
+        return any(row.state != "done" for row in self.rows)
+
+
+def _average(rows: Sequence[Row]) -> Mean:
+    accuracies = [row.figures["accuracy"] for row in rows]
+    scores = [row.figures["score"] for row in rows]
+    sparsities = [row.figures["sparsity"] for row in rows if "sparsity" in row.figures]
+    several = len(rows) > 1
+    return Mean(
+        tuple(rows),
+        statistics.fmean(accuracies),
+        statistics.stdev(accuracies) if several else 0.0,
+        statistics.fmean(scores),
+        statistics.stdev(scores) if several else 0.0,
+        statistics.fmean(sparsities) if sparsities else None,
+    )
+
+
+def _spread(mean: Mean, value: float, digits: int) -> str:
+    """How it is written behind the mean; left out where it rounds to nothing beside a score."""
+    rounds_to_nothing = digits > 2 and round(value, digits) == 0
+    return f" ± {value:.{digits}f}" if len(mean.rows) > 1 and not rounds_to_nothing else ""
+
+
+def _cell(value: Any) -> Cell:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return Cell(plain(value), value if number else plain(value))
+
+
+def _table(names: list[str], rows: list[list[Cell]]) -> Table:
+    numeric = [
+        bool(rows) and all(not isinstance(row[place].value, str) for row in rows) for place, _ in enumerate(names)
+    ]
+    return Table(names, numeric, rows)
+
+
+def _markdown(table: Table) -> str:
+    if not table.rows:
+        return "No run is finished yet."
+
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
+
+    rule = "|" + "|".join("---:" if numeric else "---" for numeric in table.numeric) + "|"
+    return "\n".join([line(table.columns), rule, *(line([cell.text for cell in row]) for row in table.rows)])
