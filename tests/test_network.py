@@ -142,7 +142,7 @@ def test_a_forged_file_costs_nothing(pruned, tmp_path):
 
 def test_a_forged_shape_is_refused(pruned, tmp_path):
     def inflate(description, tensors):
-        name = next(name for name, entry in description["tensors"].items() if entry["masked"])
+        name = next(name for name, entry in description["tensors"].items() if entry.get("masked"))
         description["tensors"][name]["shape"] = [10**6, 10**6]
 
     path = tmp_path / "a.netpress"

@@ -12,7 +12,7 @@ from netpress.network import Network, check_fit, data_settings, resolve, save
 from netpress.pipeline import RunResult, run_recipe
 from netpress.recipe import Recipe, check_recipe, read_recipe
 from netpress.scoring import score
-from netpress.training import Evaluation
+from netpress.training import Evaluation, evaluate_exactly
 from netpress.training import evaluate as evaluate_images
 
 __all__ = ["evaluate", "load", "run", "save", "score"]
@@ -55,10 +55,15 @@ def evaluate(
     *,
     data: str | Path | None = None,
     dataset: str | None = None,
+    exact: bool = False,
     device: str = "auto",
     console: Console | None = None,
 ) -> Evaluation:
-    """Accuracy on the test images of `dataset` (by default the one the network was trained on)."""
+    """Accuracy on the test images of `dataset` (by default the one the network was trained on).
+
+    `exact` sums in integers, compares with the ordinary evaluation, and gives an ExactEvaluation with the
+    accumulators of every layer.
+    """
     if not isinstance(network, Network):
         network = load(network)
     name = dataset or network.facts.get("dataset")
@@ -67,4 +72,4 @@ def evaluate(
     chosen = choose_device(device)
     loaded = load_dataset(data_settings(network, name), Path(data) if data else None, 0, console or Console(quiet=True))
     check_fit(network, loaded)
-    return evaluate_images(network, loaded.test, device=chosen)
+    return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=chosen)

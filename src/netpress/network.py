@@ -6,8 +6,12 @@ The file is a safetensors file. Its metadata holds one JSON text under the key `
      "architecture": {"family": "c_efficientnet", "settings": {...}, "edits": [...]},
      "input": {...}, "classes": [...], "facts": {...},
      "formats": {tensor or activation name: number format},
-     "tensors": {name: {"shape": [...], "dtype": "float32", "format": {...}, "masked": true}},
+     "tensors": {name: {"shape": [...], "dtype": "float32", "masked": true}},
      "checksum": sha256 of all of the above and of every tensor's bytes}
+
+(`dtype` and `masked` are left out where they are float32 and false.) A tensor without format and mask is
+stored as it is. Any other is stored in parts, `NAME#values`, `NAME#mask` and so on; its scale is the
+tensor `NAME_scale` if the network has one, so that no number is there twice.
 
 Loading builds the family on the meta device, replays the edits, compares every name and
 shape with the file, and only then reads tensors: a file that claims to be huge costs nothing.
@@ -16,6 +20,8 @@ shape with the file, and only then reads tensors: a file that claims to be huge 
 import copy as copying
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +30,10 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from netpress.data import Dataset, DataSettings
 from netpress.devices import generator_for, seed_for
@@ -31,8 +41,8 @@ from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
 from netpress.models.edits import apply_edits
 from netpress.models.registry import family_named, parse_model
-from netpress.numerics.formats import Float32, parse_format
-from netpress.numerics.packing import decode_tensor, encode_tensor, pack_mask, unpack_mask
+from netpress.numerics.formats import AnyFormat, Float32, parse_format
+from netpress.numerics.packing import alignment_bits, decode_tensor, encode_tensor, pack_mask, part_bits, unpack_mask
 from netpress.settings import parse
 
 SUFFIX = ".netpress"
@@ -160,21 +170,20 @@ def save(network: Network, path: Path | str) -> None:
     """Write the network to `path`, all or nothing. Raises Failure if the disk is full."""
     tensors: dict[str, Tensor] = {}
     described: dict[str, dict[str, Any]] = {}
-    for name, tensor in network.module.state_dict().items():
-        tensor = tensor.detach().cpu()
+    state = {name: tensor.detach().cpu() for name, tensor in network.module.state_dict().items()}
+    for name, tensor in state.items():
         mask = network.masks.get(name)
-        number_format = network.formats.get(name)
-        described[name] = {
-            "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "format": number_format,
-            "masked": mask is not None,
-        }
-        if number_format is None and mask is None:
+        entry: dict[str, Any] = {"shape": list(tensor.shape)}
+        if tensor.dtype != torch.float32:
+            entry["dtype"] = str(tensor.dtype).removeprefix("torch.")
+        if mask is not None:
+            entry["masked"] = True
+        described[name] = entry
+        if name not in network.formats and mask is None:
             tensors[name] = tensor.contiguous()
         else:
             mask = None if mask is None else mask.cpu()
-            parts = encode_tensor(tensor, parse_format(number_format or Float32(), f"formats.{name}"), mask)
+            parts = encode_tensor(tensor, _format(name, network.formats), mask, *_own_grid(name, state))
             if mask is not None:
                 parts["mask"] = pack_mask(mask)
             tensors |= {f"{name}{PART}{part}": value.contiguous() for part, value in parts.items()}
@@ -190,7 +199,7 @@ def save(network: Network, path: Path | str) -> None:
     # Shared parameters would make safetensors refuse; each name gets its own bytes.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     description["checksum"] = _checksum(description, tensors)
-    atomic_write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(description)}))
+    atomic_write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(description, separators=(",", ":"))}))
 
 
 def load(path: Path | str, *, allow_import: bool = False) -> Network:
@@ -202,15 +211,11 @@ def load(path: Path | str, *, allow_import: bool = False) -> Network:
     """
     path = Path(path)
     description, stored = _read(path)
-    try:
-        network = _rebuild(path, description, allow_import)
-        entries = description["tensors"]
-        network.masks = {name: _restore_mask(name, entry, stored) for name, entry in entries.items() if entry["masked"]}
-        _check_shapes(network.module, entries)
-        state = {name: _restore(name, entry, network.masks.get(name), stored) for name, entry in entries.items()}
+    with _refuse_damage(path):
+        network = _rebuild(path, description, allow_import, len(stored))
+        _check_shapes(network.module, description["tensors"])
+        state, network.masks = _restore(description, stored)
         network.module.load_state_dict(state, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise Failure(f"{path}: this network file is damaged or of another version ({error})") from error
     return network
 
 
@@ -222,34 +227,36 @@ def describe(path: Path | str) -> dict[str, Any]:
 def inspect_file(path: Path | str) -> dict[str, Any]:
     """What a network file holds, as plain values: its description, and for each tensor the bits it takes.
 
-    `tensor_bits` counts whole bytes of every stored part, masks included; `file_bytes` adds names and JSON.
-    Raises as `load`.
+    `tensor_bits` counts whole bytes of every stored part, masks included. `alignment_bits` of them only fill up
+    last bytes; all others are values, scales, zero points and masks, as a score counts them.
+    `file_bytes` adds names, JSON and the checksum. Every part's size is checked. Raises as `load`.
     """
-    description, stored = _read(Path(path))
-    bits = {name: tensor.numel() * tensor.element_size() * 8 for name, tensor in stored.items()}
-    layers = []
-    for name, entry in description["tensors"].items():
-        parts = {key: size for key, size in bits.items() if key == name or key.startswith(name + PART)}
-        mask_bits = parts.get(f"{name}{PART}mask", 0)
-        layers.append(
-            {
-                "name": name,
-                "shape": "x".join(str(length) for length in entry["shape"]) or "1",
-                "format": (entry["format"] or {"kind": entry["dtype"]})["kind"],
-                "format_bits": (entry["format"] or {}).get("bits"),
-                "tensor_bits": sum(parts.values()),
-                "mask_bits": mask_bits,
-            }
-        )
+    path = Path(path)
+    description, stored = _read(path)
+    with _refuse_damage(path):
+        _, masks = _restore(description, stored)
+        layers = [_inspect_tensor(name, description, masks, stored) for name in description["tensors"]]
+        totals = {key: sum(row[key] for row in layers) for key in ("tensor_bits", "mask_bits", "alignment_bits")}
+        rest = {key: description[key] for key in ("architecture", "input", "classes", "facts")}
+    return {"file_bytes": path.stat().st_size, **totals, **rest, "layers": layers}
+
+
+def _inspect_tensor(
+    name: str, description: dict[str, Any], masks: dict[str, Tensor], stored: dict[str, Tensor]
+) -> dict[str, Any]:
+    entry, parts, mask = description["tensors"][name], _parts_of(name, stored), masks.get(name)
+    chosen = _format(name, description["formats"])
+    plain = name not in description["formats"]
+    tensor_bits = part_bits(parts) if parts else part_bits({name: stored[name]})
     return {
-        "file_bytes": Path(path).stat().st_size,
-        "tensor_bits": sum(bits.values()),
-        "mask_bits": sum(layer["mask_bits"] for layer in layers),
-        "architecture": description["architecture"],
-        "input": description["input"],
-        "classes": description["classes"],
-        "facts": description["facts"],
-        "layers": layers,
+        "name": name,
+        "shape": "x".join(str(length) for length in entry["shape"]) or "1",
+        "format": entry.get("dtype", "float32") if plain else chosen.kind,
+        "bits": _dtype(entry).itemsize * 8 if plain else chosen.bits,
+        "values": torch.Size(entry["shape"]).numel() if mask is None else int(mask.sum()),
+        "tensor_bits": tensor_bits,
+        "mask_bits": 0 if mask is None else mask.numel(),
+        "alignment_bits": alignment_bits(parts, chosen, entry["shape"], mask),
     }
 
 
@@ -263,7 +270,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         description = json.loads(text)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise Failure(f"{path}: not a netpress network, or a damaged one ({error})") from error
     except OSError as error:
         raise Failure(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -283,14 +290,15 @@ def _checksum(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _rebuild(path: Path, description: dict[str, Any], allow_import: bool) -> Network:
+def _rebuild(path: Path, description: dict[str, Any], allow_import: bool, stored: int) -> Network:
     architecture = Architecture(**description["architecture"])
     if architecture.family == "import" and not allow_import:
         raise UserError(
             f"{path}: this network is built by code of its author's own "
             f"({architecture.settings.get('target')}); if you trust it, say so with --allow-import"
         )
-    module = build(architecture)
+    with _bounded_building(8 * stored + 1000):
+        module = build(architecture)
     fields = description["input"]
     spec = InputSpec(fields["channels"], fields["height"], fields["width"], tuple(fields["mean"]), tuple(fields["std"]))
     classes = tuple(description["classes"])
@@ -308,19 +316,89 @@ def build(architecture: Architecture) -> nn.Module:
     return module
 
 
-def _restore(name: str, entry: dict[str, Any], mask: Tensor | None, stored: dict[str, Tensor]) -> Tensor:
-    if entry["format"] is None and mask is None:
-        return stored[name]
-    prefix = name + PART
-    parts = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
-    parts.pop("mask", None)
-    number_format = parse_format(entry["format"] or Float32(), f"formats.{name}")
-    tensor = decode_tensor(parts, number_format, tuple(entry["shape"]), mask)
-    return tensor.to(getattr(torch, entry["dtype"]))
+@contextmanager
+def _bounded_building(limit: int) -> Iterator[None]:
+    """Stop a module that registers more than `limit` parts: settings that claim a billion layers cost little."""
+    count = 0
+
+    def note(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise ValueError(f"its settings ask for more than {limit:,} layers and parameters, far beyond its tensors")
+
+    hooks = (register_module_parameter_registration_hook(note), register_module_module_registration_hook(note))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _restore_mask(name: str, entry: dict[str, Any], stored: dict[str, Tensor]) -> Tensor:
-    return unpack_mask(stored[f"{name}{PART}mask"], tuple(entry["shape"]))
+def _restore(description: dict[str, Any], stored: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every tensor and every mask that the description names, from their parts. Sizes are checked before use."""
+    entries: dict[str, dict[str, Any]] = description["tensors"]
+    formats = description["formats"]
+    state: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    missing = set(stored)
+    for name in sorted(entries, key=lambda name: _scaled_by(name, entries) is not None):  # scales come first
+        entry = entries[name]
+        parts = _parts_of(name, stored)
+        missing -= {name, *(f"{name}{PART}{part}" for part in parts)}
+        if entry.get("masked"):
+            masks[name] = unpack_mask(parts.pop("mask"), tuple(entry["shape"]))
+        if name not in formats and not entry.get("masked"):
+            tensor = stored[name]
+            if list(tensor.shape) != entry["shape"]:
+                raise ValueError(f"{name}: its shape is {list(tensor.shape)}, not {entry['shape']}")
+        else:
+            # Earlier files hold a scale twice: as a tensor and among the parts.
+            grid = (None, None) if "scale" in parts else _own_grid(name, state)
+            try:
+                tensor = decode_tensor(parts, _format(name, formats), tuple(entry["shape"]), masks.get(name), *grid)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        state[name] = tensor.to(_dtype(entry))
+    if missing:
+        raise ValueError(f"{sorted(missing)[0]}: nothing says what it is")
+    return state, masks
+
+
+def _format(name: str, formats: Mapping[str, Any]) -> AnyFormat:
+    return parse_format(formats.get(name) or Float32(), f"formats.{name}")
+
+
+def _dtype(entry: dict[str, Any]) -> torch.dtype:
+    dtype = getattr(torch, entry.get("dtype", "float32"))
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{entry['dtype']} is no type of numbers")
+    return dtype
+
+
+def _parts_of(name: str, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    parts = ("values", "present", "scale", "zero_point", "mask")
+    return {part: stored[f"{name}{PART}{part}"] for part in parts if f"{name}{PART}{part}" in stored}
+
+
+def _scaled_by(name: str, tensors: Mapping[str, Any]) -> str | None:
+    return f"{name}_scale" if f"{name}_scale" in tensors else None
+
+
+def _own_grid(name: str, state: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """Scale and zero point of a tensor where the network keeps them as tensors of their own."""
+    return state.get(f"{name}_scale"), state.get(f"{name}_zero_point")
+
+
+@contextmanager
+def _refuse_damage(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file's contents are put together is the file's fault, said in one line."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        shown = said if len(said) <= 200 else f"{said[:200]}..."
+        raise Failure(f"{path}: this network file is damaged or of another version ({shown})") from error
 
 
 def _check_shapes(module: nn.Module, entries: dict[str, dict[str, Any]]) -> None:

@@ -1,4 +1,6 @@
-"""Commands that measure a network: evaluate, score, verify."""
+"""Commands that measure a network: evaluate."""
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +12,11 @@ from netpress.cli.options import (
     DeviceName,
     NetworkName,
     print_json,
+    print_table,
 )
+
+if TYPE_CHECKING:
+    from netpress.training import ExactEvaluation
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -23,6 +29,9 @@ def evaluate(
     network: NetworkName,
     data: DataFolder = None,
     dataset: DatasetName = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Sum in integers, and show every layer's largest accumulator.")
+    ] = False,
     device: DeviceName = "auto",
     as_json: AsJson = False,
     allow_import: AllowImport = False,
@@ -30,9 +39,14 @@ def evaluate(
     """Measure a network's accuracy on the test images."""
     from netpress import api
     from netpress.console import Console
+    from netpress.training import ExactEvaluation
 
     loaded = api.load(network, allow_import=allow_import)
-    measured = api.evaluate(loaded, data=data, dataset=dataset, device=device, console=Console(quiet=as_json))
+    console = Console(quiet=as_json)
+    measured = api.evaluate(loaded, data=data, dataset=dataset, exact=exact, device=device, console=console)
+    if isinstance(measured, ExactEvaluation):
+        _show_exact(measured, as_json)
+        return
     if as_json:
         print_json(
             {"accuracy": measured.accuracy, "top5": measured.top5, "loss": measured.loss, "images": measured.count}
@@ -41,3 +55,23 @@ def evaluate(
     print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images")
     print(f"top-5       {measured.top5:.2%}")
     print(f"loss        {measured.loss:.4f}")
+
+
+def _show_exact(measured: "ExactEvaluation", as_json: bool) -> None:
+    """Print what the integers gave; then a Failure if some input could overflow what the network claims."""
+    from netpress.numerics.integer import check_claims
+
+    figures = measured.as_json()
+    if as_json:
+        print_json(figures)
+    else:
+        print_table(figures["layers"])
+        print()
+        for name in measured.float_layers:
+            print(f"in floats   {name}")
+        print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images, in exact integers")
+        print(f"simulated   {measured.simulated_accuracy:.2%}, {measured.equal_answers:.2%} of the answers equal")
+        print(f"logits      differ by at most {measured.largest_difference:.2g} of the largest")
+        print(f"top-5       {measured.top5:.2%}")
+        print(f"loss        {measured.loss:.4f}")
+    check_claims(measured.sums)

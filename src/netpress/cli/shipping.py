@@ -48,6 +48,10 @@ def inspect(
         return
     print_table(found["layers"])
     print()
-    print(f"tensors     {found['tensor_bits']:,} bits, of which {found['mask_bits']:,} masks")
-    print(f"file        {found['file_bytes']:,} bytes")
+    counted = found["tensor_bits"] - found["alignment_bits"]
+    print(f"values      {counted - found['mask_bits']:,} bits, scales and zero points among them")
+    print(f"masks       {found['mask_bits']:,} bits")
+    print(f"alignment   {found['alignment_bits']:,} bits that fill up last bytes")
+    print(f"tensors     {found['tensor_bits']:,} bits in all; a score counts {counted:,} of them")
+    print(f"file        {found['file_bytes']:,} bytes, names and description included")
     print(f"family      {found['architecture']['family']}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from netpress.numerics.formats import (
     AnyFormat,
     Binary,
+    Fixed,
     Float16,
     Float32,
     GridFormat,
@@ -17,6 +18,7 @@ from netpress.numerics.formats import (
     Power,
     Ternary,
     integer_range,
+    scale_count,
     scale_format,
     zero_point_format,
 )
@@ -192,6 +194,24 @@ def storage_bits(
 def part_bits(parts: dict[str, Tensor]) -> int:
     """Bits that the parts of a tensor take in the file: whole bytes."""
     return sum(part.numel() * part.element_size() * 8 for part in parts.values())
+
+
+def alignment_bits(
+    parts: dict[str, Tensor], format: AnyFormat, shape: torch.Size | tuple[int, ...], mask: Tensor | None = None
+) -> int:
+    """Bits of the parts that mean nothing: the padding of every packed part to whole bytes.
+
+    The parts are those of a tensor of `shape` whose values `mask` leaves; their sizes must be right.
+    """
+    count = _count(shape) if mask is None else int(mask.sum())
+    packed = {"present": count, "mask": _count(shape)}
+    if isinstance(format, Ternary):
+        packed["values"] = int(unpack_bits(parts["present"], 1, count).sum()) if "present" in parts else count
+    elif isinstance(format, Fixed | Integer | Binary):
+        packed["values"] = count * format.bits
+    if isinstance(format, Integer) and format.zero_point:
+        packed["zero_point"] = scale_count(format, shape) * format.bits
+    return sum(-packed.get(name, 0) % 8 for name in parts)
 
 
 def _pack_chunk(values: Tensor, bits: int) -> Tensor:

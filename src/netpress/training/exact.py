@@ -1,0 +1,82 @@
+"""How good a quantized network is with sums that are really integers, and whether its simulation says the same."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from netpress.data import Images
+from netpress.errors import UserError
+from netpress.network import Network
+from netpress.numerics.integer import LayerSums, exact_execution
+from netpress.numerics.layers import quantized_layers
+from netpress.training.evaluation import Evaluation, predict
+
+
+@dataclass(frozen=True)
+class ExactEvaluation(Evaluation):
+    """An evaluation by the integer executor, beside the ordinary one on the same images."""
+
+    simulated_accuracy: float
+    """Share of images that the ordinary evaluation, which holds the integers in floats, gets right."""
+    equal_answers: float
+    """Share of images for which both give the same class."""
+    largest_difference: float
+    """Largest difference of a logit between both, as a share of the largest logit."""
+    sums: Mapping[str, LayerSums]
+    """The accumulators of every integer layer, by its name."""
+    float_layers: tuple[str, ...]
+    """Quantized layers whose weights or inputs are floats: they compute as always."""
+
+    def as_json(self) -> dict[str, Any]:
+        """A dict of plain values; `layers` has a row for each integer layer."""
+        figures = {key: value for key, value in asdict(self).items() if key not in ("sums", "count")}
+        figures["images"] = self.count
+        figures["layers"] = [
+            {
+                "name": record.name,
+                "largest_sum": record.largest,
+                "bits_met": record.met_width,
+                "bits_needed": record.needed_width,
+                "bits_claimed": record.claimed_width,
+            }
+            for record in self.sums.values()
+        ]
+        return figures
+
+
+def evaluate_exactly(
+    network: Network, images: Images, batch_size: int = 256, device: torch.device | str | None = None
+) -> ExactEvaluation:
+    """Run the images through the integer executor and, to compare, through the network's ordinary evaluation.
+
+    `device` moves the network there first. Raises UserError for a network without integer layers.
+    """
+    module = network.module
+    if device is not None:
+        module.to(device)
+    floats = tuple(name for name, layer in quantized_layers(module).items() if not layer.formats.integer)
+    with exact_execution(module) as sums:
+        if not sums:
+            raise UserError("no layer of this network computes with integers; `netpress apply quantize` makes such")
+        exact = predict(network, images, batch_size)  # [images, classes]
+    simulated = predict(network, images, batch_size)
+    answers, others = exact.argmax(1), simulated.argmax(1)
+    labels = images.labels.cpu()
+    return ExactEvaluation(
+        accuracy=_share(answers == labels),
+        top5=_share((exact.topk(min(5, exact.shape[1]), dim=1).indices == labels[:, None]).any(1)),
+        loss=float(F.cross_entropy(exact.double(), labels)),
+        count=len(labels),
+        simulated_accuracy=_share(others == labels),
+        equal_answers=_share(answers == others),
+        largest_difference=float((exact - simulated).abs().max() / simulated.abs().max().clamp(min=1e-30)),
+        sums=dict(sums),
+        float_layers=floats,
+    )
+
+
+def _share(hits: torch.Tensor) -> float:
+    return float(hits.double().mean())
