@@ -5,8 +5,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from netpress.cli import listing, measuring, running, scoring, shipping
+from netpress.cli import exporting, listing, measuring, running, scoring, shipping
 from netpress.errors import NetpressError
+from netpress.memory import keep_freed_memory
 
 app = typer.Typer(
     name="netpress",
@@ -14,12 +15,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, measuring, scoring, shipping, listing):
+for group in (running, measuring, scoring, shipping, exporting, listing):
     group.add_commands(app)
 
 
 def main() -> NoReturn:
     """Entry point: errors become one message and an exit code, never a traceback."""
+    keep_freed_memory()
     try:
         app()
     except NetpressError as error:

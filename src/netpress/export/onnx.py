@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from netpress.data import Images, normalize
+from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_path
 from netpress.models.edits import replace_module
 from netpress.models.selection import layers_with_weights
-from netpress.network import Network
+from netpress.network import Network, save
 from netpress.numerics.formats import Fixed, Integer, integer_range
 from netpress.numerics.layers import QuantizedLayer, quantized_layers
 from netpress.training import predict
@@ -42,10 +43,14 @@ class OnnxCheck:
     """An ONNX file beside the network it came from, on the same images."""
 
     count: int
-    accuracy: float
-    onnx_accuracy: float
+    labelled: bool
+    """Whether these are images with known classes; random ones have no accuracy."""
+    accuracy: float | None
+    onnx_accuracy: float | None
     agreement: float
     """Share of images for which both answer the same class."""
+    error: float
+    """Root mean square of the logits' difference, as a share of that of the logits."""
     largest_difference: float
     """Largest difference of a logit."""
     onnx_bytes: int
@@ -53,6 +58,10 @@ class OnnxCheck:
     """Median seconds of a batch in netpress."""
     onnx_seconds: float
     """Median seconds of a batch in ONNX Runtime."""
+    single: float
+    """Median seconds of an image alone in netpress."""
+    onnx_single: float
+    """Median seconds of an image alone in ONNX Runtime."""
     batch_size: int
 
 
@@ -68,43 +77,71 @@ def export_onnx(network: Network, path: Path | str) -> None:
 def check_onnx(
     network: Network,
     path: Path | str,
-    images: Images,
+    images: Images | None = None,
     *,
     agreement: float = 0.99,
+    far: float = FAR,
     batch_size: int = 128,
 ) -> OnnxCheck:
-    """Run the file at `path` and the network on `images` and compare.
+    """Run the file at `path` and the network on `images` and compare; without any, on random ones.
 
-    Raises Failure where fewer than `agreement` of the answers are the same, naming the first layer
-    whose output is far off.
+    Raises Failure, naming the first layer whose output is off by more than `far` (see `first_divergence`), where
+    fewer than `agreement` of the answers are the same. Answers to random images are often a matter of chance; there
+    it is the logits that may be off by no more than `far`.
     """
     path = Path(path)
     session = _session(path)
-    ours = predict(network, images, batch_size)
-    theirs = torch.cat([session(batch) for batch in _batches(network, images, batch_size)])
+    seen = images if images is not None else random_images(network)
+    ours = predict(network, seen, batch_size)
+    batches = _batches(network, seen, batch_size)
+    theirs = torch.cat([session(batch) for batch in batches])
     same = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
-    first = next(iter(_batches(network, images, batch_size)))
-    module = network.module.eval()
-    with torch.inference_mode():
-        seconds = _median_seconds(lambda: module(first))
-    check = OnnxCheck(
-        len(images),
-        float((ours.argmax(1) == images.labels).double().mean()),
-        float((theirs.argmax(1) == images.labels).double().mean()),
-        same,
-        float((ours - theirs).abs().max()),
-        path.stat().st_size,
-        seconds,
-        _median_seconds(lambda: session(first)),
-        len(first),
+    error = _relative_error(ours, theirs)
+    if (same < agreement) if images is not None else (error > far):
+        where = first_divergence(network, batches[0], far)
+        said = f"agrees on {same:.2%} of {len(seen):,} answers, below {agreement:.2%}"
+        if images is None:
+            said = f"gives logits that are {error:.2%} off on random images, above {far:.2%}"
+        found = f"the first layer beyond {far:g} is {where}" if where else f"no single layer is off by {far:g}"
+        raise Failure(f"{path}: ONNX Runtime {said}; {found}")
+    first, module = batches[0], network.module.eval()
+    here, there = _seconds(module, first), _seconds(session, first)
+    return OnnxCheck(
+        count=len(seen),
+        labelled=images is not None,
+        accuracy=float((ours.argmax(1) == seen.labels).double().mean()) if images is not None else None,
+        onnx_accuracy=float((theirs.argmax(1) == seen.labels).double().mean()) if images is not None else None,
+        agreement=same,
+        error=error,
+        largest_difference=float((ours - theirs).abs().max()),
+        onnx_bytes=path.stat().st_size,
+        seconds=here[0],
+        onnx_seconds=there[0],
+        single=here[1],
+        onnx_single=there[1],
+        batch_size=len(first),
     )
-    if same < agreement:
-        where = first_divergence(network, first)
-        raise Failure(
-            f"{path}: ONNX Runtime agrees on {same:.2%} of {len(images):,} answers, below {agreement:.2%}; "
-            + (f"the first layer that differs is {where}" if where else "no single layer differs by much")
-        )
-    return check
+
+
+def _seconds(run: Callable[[Tensor], Tensor], batch: Tensor) -> tuple[float, float]:
+    """Median seconds of the batch, and of its first image alone."""
+    with torch.inference_mode():
+        return _median_seconds(lambda: run(batch)), _median_seconds(lambda: run(batch[:1]))
+
+
+def random_images(network: Network, count: int = 64) -> Images:
+    """Images of noise of the network's own size, the same at every call, with no meaningful labels."""
+    generator = generator_for(0, "onnx")
+    pixels = torch.randint(0, 256, (count, *network.input.size), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.zeros(count, dtype=torch.int64))
+
+
+def stored_bytes(network: Network) -> int:
+    """Size of the network's own file in bytes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "network.netpress"
+        save(network, path)
+        return path.stat().st_size
 
 
 def first_divergence(network: Network, images: Tensor, far: float = FAR) -> str | None:
@@ -121,10 +158,15 @@ def first_divergence(network: Network, images: Tensor, far: float = FAR) -> str 
         theirs = _session_of_all(path)(images)[1:]
         ours = own(images)[1:]
     for name, one, other in zip(own.ran, ours, theirs, strict=True):
-        size = float(one.double().square().mean().sqrt())
-        if float((one.double() - other.double()).square().mean().sqrt()) > far * max(size, 1e-12):
+        if _relative_error(one, other) > far:
             return name
     return None
+
+
+def _relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """Root mean square of the difference as a share of that of `ours`."""
+    size = float(ours.double().square().mean().sqrt())
+    return float((ours.double() - theirs.double()).square().mean().sqrt()) / max(size, 1e-12)
 
 
 class _QdqLayer(nn.Module):
@@ -142,7 +184,9 @@ class _QdqLayer(nn.Module):
             self.ends = tuple(float((end - zero) * layer.input_scale.detach()) for end in (low, high))
             self.register_buffer("scale", layer.input_scale.detach().clone())
             self.register_buffer("zero_point", zero.to(self.stored_type))
-        self.clips = isinstance(chosen, Fixed | Integer)
+            # QuantizeLinear clips to its 8 bits by itself.
+            self.clips = high - low < 255
+        self.rounds = isinstance(chosen, Fixed | Integer)
         if layer.weight_scale is not None:
             self.register_buffer("weight", layer.integers().to(torch.int8))
             self.register_buffer("weight_scale", layer.weight_scale.detach().clone())
@@ -152,9 +196,9 @@ class _QdqLayer(nn.Module):
             self.weight_scale = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.clips:
+        if self.rounds:
             operands = (self.get_buffer("scale"), self.get_buffer("zero_point"))
-            clipped = x.clamp(*self.ends)
+            clipped = x.clamp(*self.ends) if self.clips else x
             whole = _node("QuantizeLinear", (clipped, *operands), self.stored_type, x.shape)
             x = _node("DequantizeLinear", (whole, *operands), torch.float32, x.shape)
         weight = self.get_buffer("weight")
