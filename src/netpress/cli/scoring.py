@@ -23,7 +23,9 @@ def add_commands(app: typer.Typer) -> None:
 def score(
     networks: Annotated[
         list[str],
-        typer.Argument(metavar="NETWORK...", help="Network files, run folders, or models as NAME[:SETTINGS]."),
+        typer.Argument(
+            metavar="NETWORK...", help="Network files, run folders, ONNX files, or models as NAME[:SETTINGS]."
+        ),
     ],
     convention: Annotated[str | None, typer.Option(help="Whose rules: see `netpress list conventions`.")] = None,
     track: Annotated[str | None, typer.Option(help="What it is relative to: cifar100, imagenet, ...")] = None,
@@ -51,7 +53,8 @@ def score(
         options[key.strip()] = parse_value(value.strip())
     cards = {}
     for name in networks:
-        cards[name] = count(resolve(name, allow_import=allow_import), convention=convention, **options)
+        found = Path(name) if name.endswith(".onnx") else resolve(name, allow_import=allow_import)
+        cards[name] = count(found, convention=convention, **options)
     if as_json:
         # Every weight appears in a row of its layer; groups are for people.
         values = [{"network": name} | card.as_json("layer" if per == "block" else per) for name, card in cards.items()]

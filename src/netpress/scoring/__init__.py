@@ -1,6 +1,7 @@
 """Tracing a network into operations, and what each counting convention charges for them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class NetworkLike(Protocol):
 
 
 def score(
-    network: NetworkLike | nn.Module,
+    network: NetworkLike | nn.Module | Path,
     input_size: tuple[int, ...] | None = None,
     convention: str | None = None,
     *,
@@ -61,7 +62,7 @@ def score(
     examples: Tensor | None = None,
     **options: Any,
 ) -> ScoreCard:
-    """What `convention` says of a network or of any module.
+    """What `convention` says of a network, of any module, or of the ONNX file at a path.
 
     `input_size` is the shape of one example without the batch, by default the network's own or (3, 32, 32).
     `accuracy` (a fraction) and `dataset` are by default the network's facts. `examples` [count, *input_size]
@@ -69,6 +70,10 @@ def score(
     score(network, weight_bits=4, activation_bits=4, accumulator="tree"). Raises UserError.
     """
     chosen = choose_settings(convention, settings, options)
+    if isinstance(network, Path):
+        from netpress.scoring.onnx import score_onnx
+
+        return score_onnx(network, chosen, input_size=input_size, accuracy=accuracy, dataset=dataset)
     facts: dict[str, Any] = {} if isinstance(network, nn.Module) else network.facts
     formats: dict[str, Any] = {} if isinstance(network, nn.Module) else network.formats
     traced = trace_network(network, input_size, examples=examples)
@@ -115,7 +120,12 @@ def score_trace(
     """The score card of a trace that is already there; many conventions can count one trace."""
     counted = CONVENTIONS[settings.convention].count(traced, settings, formats or {})
     track, borrowed = choose_track(settings.track, settings.convention, dataset)
-    notes = (*counted.notes, *([borrowed] if borrowed else []))
+    alternatives = {
+        choice: params / track.parameters + operations / track.operations
+        for choice, (params, operations) in counted.alternatives.items()
+    }
+    others = [f"score with {choice}: {figure:.7f}" for choice, figure in alternatives.items()]
+    notes = (*counted.notes, *others, *([borrowed] if borrowed else []))
     return ScoreCard(
         settings.convention,
         track,
@@ -126,6 +136,7 @@ def score_trace(
         accuracy,
         counted.extra,
         counted.totals,
+        alternatives,
     )
 
 

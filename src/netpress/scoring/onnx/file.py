@@ -1,0 +1,54 @@
+"""What an ONNX file holds, read without trusting it: nothing outside it is opened."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netpress.errors import Failure, UserError
+from netpress.scoring.operations import Shape
+
+
+def load_model(path: Path) -> Any:
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+        from onnx import inliner
+    except ImportError as error:
+        raise UserError(f'reading ONNX needs the extra: pip install "netpress[onnx]" ({error})') from None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        model = onnx.load_model(str(path), format="protobuf", load_external_data=False)
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise Failure(f"{path}: not an ONNX file, or a damaged one ({error})") from error
+    if not model.graph.node:
+        raise Failure(f"{path}: not an ONNX file, or an empty one")
+    if model.graph.sparse_initializer:
+        raise UserError(f"{path}: sparse initializers are not read; store the tensors whole")
+    return model
+
+
+def read_array(path: Path, proto: Any) -> np.ndarray[Any, Any]:
+    """The values of a tensor that lies in the file itself."""
+    from onnx import TensorProto, numpy_helper
+
+    if proto.data_location == TensorProto.EXTERNAL:
+        raise UserError(f"{path}: {proto.name} lies in another file, which is not opened; save it with the data inside")
+    try:
+        return numpy_helper.to_array(proto)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Failure(f"{path}: damaged: the values of {proto.name or 'a constant'} do not fill its shape") from error
+
+
+def input_size_of(path: Path, entry: Any, wanted: Shape | None) -> Shape:
+    sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in entry.type.tensor_type.shape.dim]
+    if len(sizes) < 2:
+        raise UserError(f"{path}: its input {entry.name} has no shape of batch and image")
+    if sizes[0] > 1:
+        raise UserError(f"{path}: it takes {sizes[0]} images at once; export it with a batch of 1 or of any size")
+    if wanted is None and not all(sizes[1:]):
+        raise UserError(f"{path}: the size of its input {entry.name} is left open; export it with the image's size")
+    return wanted or tuple(sizes[1:])
