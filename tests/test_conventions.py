@@ -344,7 +344,7 @@ def test_a_data_set_without_a_track_borrows_one_and_says_so() -> None:
 
 def test_scoring_the_largest_network_takes_under_5_seconds() -> None:
     module = parse_model("pyramidnet:272").build(torch.Generator().manual_seed(0))
-    start = time.perf_counter()
+    start = time.process_time()
     counted = score(module)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert sum(row.weights for row in counted.rows) == 26_288_692 - 2 * 105_432 - 100  # all but norms and a bias

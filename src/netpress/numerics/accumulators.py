@@ -36,6 +36,11 @@ def signed_width(largest: int) -> int:
     return int(largest).bit_length() + 1
 
 
+def range_width(lowest: int, highest: int) -> int:
+    """Bits of the two's complement integers that hold every number from lowest (0 or less) to highest."""
+    return max(signed_width(highest), signed_width(-lowest - 1) if lowest < 0 else 1)
+
+
 def is_integer(format: AnyFormat) -> bool:
     """Whether values of this format are computed as integers."""
     return isinstance(format, Fixed | Integer | Ternary | Binary)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from netpress.errors import Failure
-from netpress.numerics.accumulators import signed_width
+from netpress.numerics.accumulators import range_width, signed_width
 from netpress.numerics.formats import Fixed, Integer, integer_range
 from netpress.numerics.layers import QuantizedConv2d, QuantizedLayer, quantized_layers
 
@@ -49,7 +49,7 @@ class LayerSums:
     @property
     def needed_width(self) -> int:
         """Bits that no input can overflow."""
-        return max(signed_width(self.highest), signed_width(-self.lowest - 1) if self.lowest < 0 else 1)
+        return range_width(self.lowest, self.highest)
 
     @property
     def fits(self) -> bool:

@@ -67,6 +67,7 @@ class Counted:
     """What a convention makes of a trace; the card adds the track and what is known of the network.
 
     `totals` replace the sums of the rows where a convention's own counter does not get exact sums.
+    `alternatives` are what other readings of the same rules come to: (params, operations) by what they change.
     """
 
     rows: tuple[Row, ...]
@@ -75,6 +76,7 @@ class Counted:
     notes: tuple[str, ...] = ()
     extra: Mapping[str, float] = field(default_factory=dict)
     totals: tuple[float, float] | None = None
+    alternatives: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Tally:
@@ -149,7 +151,8 @@ class ScoreCard:
     """What a convention says of a network.
 
     `assumed` says in words which widths were not the network's own. `accuracy` is a fraction, None if unknown.
-    `extra` are further figures that a convention's authors printed.
+    `extra` are further figures that a convention's authors printed. `alternatives` are the scores that other
+    readings of the same rules give, by the settings that choose them.
     """
 
     convention: str
@@ -161,6 +164,7 @@ class ScoreCard:
     accuracy: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
     totals: tuple[float, float] | None = None
+    alternatives: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def params(self) -> float:
@@ -235,6 +239,7 @@ class ScoreCard:
             "assumed": list(self.assumed),
             "notes": list(self.notes),
             "extra": dict(self.extra),
+            "alternatives": dict(self.alternatives),
             "layers": [row.as_json() for row in self.grouped(per)],
         }
 

@@ -10,27 +10,53 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from netpress.errors import UserError
-from netpress.numerics.accumulators import is_integer, signed_width, tree_width
+from netpress.numerics.accumulators import is_integer, tree_width
 from netpress.numerics.accumulators import product_bits as bits_of_product
-from netpress.numerics.formats import AnyFormat, Integer, Ternary
+from netpress.numerics.formats import AnyFormat, Binary, Integer, Ternary
 from netpress.scoring import arithmetic
 from netpress.scoring.arithmetic import ACTIVATIONS, Cost
-from netpress.scoring.card import Counted, Row, Rule, Tally
+from netpress.scoring.card import Counted, Row, Tally
+from netpress.scoring.official_rules import rules
 from netpress.scoring.operations import Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
 from netpress.scoring.widths import Widths
 
 DESCRIPTION = "the challenge's own rules: real non-zeros, a mask, real widths, everything executed is counted"
 CLAMP_OPERATIONS = 3  # scale, round, clamp
+ALTERNATIVES: tuple[dict[str, str], ...] = (
+    {"clamp": "free"},
+    {"clamp": "charged"},
+    {"float_adds": "32"},
+    {"counting": "winner"},
+)
+"""Readings of the rules on which counts of 2019 differ: the card of a quantized network gives the score by each."""
 
 
 def count(trace: Trace, settings: ScoreSettings, formats: Mapping[str, Any]) -> Counted:
-    """Count a trace by the official rules."""
+    """Count a trace by the official rules. For what is quantized, other readings of the rules are counted too."""
+    rows, counter = _count(trace, settings, formats)
+    others = {}
+    if counter.widths.quantized:
+        for choice in ALTERNATIVES:
+            if any(getattr(settings, key) != value for key, value in choice.items()):
+                rows_then, _ = _count(trace, settings.model_copy(update=choice), formats)
+                totals = sum(row.params for row in rows_then), sum(row.operations for row in rows_then)
+                others[", ".join(f"{key} = {value}" for key, value in choice.items())] = totals
+    return Counted(
+        tuple(rows),
+        rules(settings, counter.widths, counter.mask, counter.norms),
+        counter.assumed(),
+        counter.notes(),
+        alternatives=others,
+    )
+
+
+def _count(trace: Trace, settings: ScoreSettings, formats: Mapping[str, Any]) -> tuple[list[Row], "_Counter"]:
     counter = _Counter(trace, settings, Widths(trace, formats, settings))
     rows = [counter.count(operation) for operation in trace.operations]
     unused = [tensor for tensor in trace.unused if tensor.name not in counter.charged]
     rows += [_unused(tensor) for tensor in unused if tensor.role != "buffer" and tensor.shape]
-    return Counted(tuple(rows), counter.rules(), counter.assumed(), counter.notes())
+    return rows, counter
 
 
 def _unused(tensor: Stored) -> Row:
@@ -50,8 +76,10 @@ class _Counter:
         self.quantized_values = 0.0
         self.quantized: set[str] = set()
         self.could_overflow: list[str] = []
-        # Counter: a mask wherever there is a zero. MSUNET was verified with masks only where they pay.
-        self.mask = settings.mask or ("cheaper" if widths.quantized else "charged")
+        self.winner = widths.quantized and settings.counting == "winner"
+        # Counter: a mask wherever there is a zero. MSUNET was verified with masks only where they pay, and so
+        # does the file of a network that has formats.
+        self.mask = settings.mask or ("cheaper" if widths.quantized or widths.formats else "charged")
 
     def count(self, operation: Operation) -> Row:
         tally = Tally.of(operation)
@@ -91,17 +119,18 @@ class _Counter:
             values = tensor.count * (1 - self.settings.sparsity)
         bits, scales = number_format.bits, 0.0
         if f"{tensor.name}_scale" not in self.trace.stored:
-            scales = self.widths.scale_bits(number_format, tensor.shape)
+            scales = self.widths.scale_bits(number_format, () if self.winner else tensor.shape)
         # Counter: biases and other vectors are dense.
         if len(tensor.shape) < 2:
-            tally.store(tensor.count * bits + scales)
-            return
-        if isinstance(number_format, Ternary):  # MSUNET, HHI: one mask, one bit for the sign of each non-zero
-            tally.store(tensor.nonzeros + scales, tensor.count, tensor.count, tensor.nonzeros)
+            count = 1 if self.winner and tensor.name.endswith("weight_scale") else tensor.count
+            tally.store(count * bits + scales)
             return
         # Text: values that exist, and one bit for each element of the full tensor.
+        if isinstance(number_format, Ternary):
+            values = tensor.nonzeros
         sparse = values < tensor.count
-        if self.mask == "cheaper":
+        # MSUNET, HHI: one mask, and one bit for the sign of each non-zero; such a sign cannot say zero.
+        if self.mask == "cheaper" and not isinstance(number_format, Binary | Ternary):
             sparse = values * bits + tensor.count < tensor.count * bits
         stored = values if sparse else tensor.count
         tally.store(stored * bits + scales, tensor.count if sparse else 0, tensor.count, tensor.nonzeros)
@@ -153,20 +182,25 @@ class _Counter:
             return 32
         stored = widths.stored(self.trace.stored[operation.bias]) if operation.bias else widths.float
         if widths.needs_scaling(weight, value):  # RIAIR: it is added after scaling, in floating point
-            return max(widths.float.bits, stored.bits)
+            return self._float_add(max(widths.float.bits, stored.bits))
         return max(widths.last_sum(operation, terms, weight, value), stored.bits)
+
+    def _float_add(self, bits: float) -> float:
+        """Width of an addition outside sums of products; the board has those of the winner at 32 bits."""
+        return max(bits, 32) if self.winner or self.settings.float_adds == "32" else bits
 
     def _check_overflow(self, operation: Operation, weight: AnyFormat, value: AnyFormat) -> None:
         """Refuse a claimed accumulator that the layer's own integers could overflow; note one that is assumed."""
         accumulator = self.widths.accumulator(operation, weight, value)
         if accumulator == "tree" or not (is_integer(weight) and is_integer(value)):
             return
-        largest = operation.attributes.get("largest_sum")
-        if largest is not None and self.widths.weights is None and self.widths.activations is None:
-            if signed_width(largest) > int(accumulator):
+        needed = operation.attributes.get("needed_width")
+        if needed is not None and self.widths.weights is None and self.widths.activations is None:
+            if needed > int(accumulator):
                 raise UserError(
                     f"{operation.name}: sums of {accumulator} bits are claimed, but its weights and inputs can reach "
-                    f"{largest:,}, which takes {signed_width(largest)} bits; claim wider sums or an adder tree"
+                    f"{operation.attributes['largest_sum']:,}, which takes {needed} bits; claim wider sums or an "
+                    "adder tree"
                 )
         elif tree_width(max((n for n, _ in operation.terms), default=1), bits_of_product(weight, value)) > int(
             accumulator
@@ -185,7 +219,7 @@ class _Counter:
         if not self.widths.freebie:  # its factors are real numbers
             multiplication_bits = addition_bits = max(multiplication_bits, self.widths.float.bits)
         tally.multiply(operation.outputs, multiplication_bits)
-        tally.add(operation.outputs, addition_bits)
+        tally.add(operation.outputs, self._float_add(addition_bits))
         key = "\n".join(operation.tensors)
         if key not in self.charged:
             self.charged.add(key)
@@ -200,7 +234,7 @@ class _Counter:
             return
         cost = elementary_cost(operation)
         tally.multiply(cost.multiplications, multiplication_bits)
-        tally.add(cost.additions, addition_bits)
+        tally.add(cost.additions, self._float_add(addition_bits))
         if operation.kind == "permute_channels":
             # Text: a permutation is a product with a sparse matrix, which is stored too: ones and their mask.
             grouped = operation.function == "transpose"  # [batch, a, b, ...], of a * b channels
@@ -210,6 +244,8 @@ class _Counter:
 
     def _sums_of_values(self, operation: Operation, tally: Tally, bits: float) -> None:
         cost = elementary_cost(operation)
+        if self.winner and operation.kind == "pool":  # RIAIR: window * window places charged as window
+            cost = arithmetic.average(math.isqrt(operation.window), operation.outputs)
         sources = [self.widths.values.get(source, self.widths.float) for source in operation.sources]
         tally.multiply(cost.multiplications, bits)
         if self.widths.accumulator(operation, *sources) == "tree" and operation.function in ("average", "sum"):
@@ -282,55 +318,11 @@ class _Counter:
             notes.append(
                 f"making {values:,.0f} values an example integers: {cost:,.0f} operations {verb} charged for it"
             )
+        if self.winner:
+            notes.append("scales, pools and float additions are counted as by the winner of 2019")
         if self.trace.examples:
             notes.append(f"operations are the mean over {self.trace.examples:,} examples")
         return tuple(notes)
-
-    def rules(self) -> tuple[Rule, ...]:
-        masks = {
-            "charged": Rule("a tensor with zeros stores its non-zeros and a mask of 1 bit an element", "text, counter"),
-            "cheaper": Rule("a tensor stores non-zeros and a mask where that is less than all values", "MSUNet"),
-        }
-        norms = {
-            "folded": Rule(
-                "a norm fed only by a convolution is folded: a bias value a channel, an addition an output; other "
-                "norms are a multiplication and an addition an element, two values a channel",
-                "notebook; RIAIR, MSUNet",
-            ),
-            "forward": Rule(
-                "every norm is taken as folded into the first convolution or linear layer that it feeds, through "
-                "activations too: a bias value a channel, an addition an output",
-                "the count that gives the WideResNet baseline of 36.5 M and 10.49 G",
-            ),
-            "kept": Rule("no norm is folded: a multiplication and an addition an element, 2 values a channel", "text"),
-        }
-        if self.widths.freebie:
-            width = Rule("nothing is quantized: values and multiplications at 16 bits, additions at 32", "text")
-        else:
-            width = Rule("an operation is as wide as its widest input", "text")
-        rules = [
-            Rule("score = parameters / baseline's + operations / baseline's, in units of 32 bits", "text"),
-            width,
-            masks[self.mask],
-            norms[self.norms],
-            Rule("n non-zero weights of an output: n multiplications, n - 1 additions, one more for a bias", "counter"),
-            Rule("padding counts like any other place", "counter"),
-            Rule("relu 1 multiplication, sigmoid 2 and 1 addition, swish 3 and 1", "counter"),
-            Rule("relu6 2 multiplications, hard-swish 4 and 1 addition", "KAIST, Rocker"),
-            Rule("other functions: 1 for each operation, comparison or transcendental function", "text"),
-            Rule("mean of n values: n - 1 additions, 1 multiplication; maximum: n - 1 comparisons", "counter; MB-PM"),
-            Rule("residual additions and scaling by a gate: 1 an element", "counter"),
-            Rule("a permutation of channels is a product with a sparse matrix", "text"),
-            Rule("an upsampled value is 1 multiplication", "OSI AI"),
-            Rule("moving and joining values, padding, dropout at evaluation: nothing", "notebook; the text is silent"),
-        ]
-        if self.widths.quantized:
-            rules += [
-                Rule("exact adder tree: weight + activation bits at the first level, 1 more at each next", "RIAIR"),
-                Rule("a finished sum of integers is scaled by 1 multiplication in floating point", "RIAIR, MSUNet"),
-                Rule(f"scaling, rounding and clamping an activation: {self.settings.clamp}", "RIAIR: free"),
-            ]
-        return tuple(rules)
 
 
 _FOLDS: dict[str, Callable[[Trace], dict[str, str]]] = {

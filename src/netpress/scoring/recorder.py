@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from netpress.errors import UserError
-from netpress.numerics.formats import integer_range
+from netpress.numerics.accumulators import range_width
+from netpress.numerics.integer import worst_sums
 from netpress.numerics.layers import QuantizedLayer
 from netpress.scoring.kinds import DATA_DEPENDENT, MOVES, Reading, read_operator
 from netpress.scoring.operations import INPUT, Operation, Stored, Trace
@@ -340,9 +341,9 @@ def _claims(part: nn.Module) -> dict[str, Any]:
         return {}
     claims: dict[str, Any] = {"accumulators": part.formats.accumulators}
     if not part.weight.is_meta:
-        low, high = integer_range(part.formats.input)  # type: ignore[arg-type]
-        weights = part.integers().abs().flatten(1).sum(1, dtype=torch.float64)
-        claims["largest_sum"] = int(weights.max()) * max(-low, high)
+        lowest, highest = worst_sums(part)
+        claims["largest_sum"] = max(-lowest, highest)
+        claims["needed_width"] = range_width(lowest, highest)
     return claims
 
 

@@ -45,6 +45,11 @@ class ScoreSettings(Settings):
     folded into what it feeds, which gives the WideResNet baseline."""
     clamp: Literal["free", "charged"] = "free"
     """Scaling, rounding and clamping of a quantized activation: nothing, as accepted in 2019, or three operations."""
+    float_adds: Literal["own", "32"] = "own"
+    """Width of additions outside sums of products (biases, residual additions, scaled norms): their inputs', or 32."""
+    counting: Literal["strict", "winner"] = "strict"
+    """Official, quantized: every scale and every place of a pool, or as the winner of 2019 (RIAIR) counted and the
+    board has it: one scale a tensor however many channels have their own, pools of one dimension, float_adds 32."""
     residual_adds: bool = False
     """wave: count the residual additions, which an error in that team's counter left out."""
     multiply: Literal["half", "one"] = "half"
@@ -89,6 +94,8 @@ OPTIONS: dict[str, set[str]] = {
         "mask",
         "norms",
         "clamp",
+        "float_adds",
+        "counting",
         "sparsity",
     },
     "kaist": {"mask", "complete", "totals"},

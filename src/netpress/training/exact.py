@@ -48,7 +48,7 @@ class ExactEvaluation(Evaluation):
 
 
 def evaluate_exactly(
-    network: Network, images: Images, batch_size: int = 256, device: torch.device | str | None = None
+    network: Network, images: Images, batch_size: int | None = None, device: torch.device | str | None = None
 ) -> ExactEvaluation:
     """Run the images through the integer executor and, to compare, through the network's ordinary evaluation.
 
