@@ -23,13 +23,17 @@ class _Quantize(torch.autograd.Function):
         integers = torch.div(x, scale).round_()
         if shift is not None:
             integers += shift
-        ctx.save_for_backward(x, scale, (integers >= low) & (integers <= high))
-        return integers.clamp_(low, high)
+        if not any(ctx.needs_input_grad):
+            return integers.clamp_(low, high)
+        clamped = integers.clamp(low, high)
+        # One comparison; only a scale that learns needs x again.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, scale, clamped == integers)
+        return clamped
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, inside = ctx.saved_tensors
-        passed = gradients[0] * inside / scale
+        passed = (gradients[0] / scale).mul_(inside)
         for_scale = None
         if ctx.needs_input_grad[1]:
             for_scale = -(passed * x / scale).sum_to_size(scale.shape)
