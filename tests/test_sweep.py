@@ -20,9 +20,10 @@ from netpress.errors import Failure, UserError
 from netpress.files import dump_toml
 from netpress.network import load
 from netpress.pipeline import run_recipe
-from netpress.recipe import check_recipe
+from netpress.recipe import check_recipe, read_recipe, shipped
 from netpress.report.sweep import Point, draw_points
 from netpress.sweep import plan_sweep, read_sweep, run_sweep
+from netpress.sweep.members import shared_stages
 from netpress.sweep.table import Row, SweepTable
 
 BASE = {
@@ -90,6 +91,44 @@ def test_wrong_sweeps_name_the_member_and_the_path(tmp_path, sweep, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         read_sweep(written(tmp_path, sweep))
     assert caught.value.exit_code == 2
+
+
+SHIPPED = {
+    "kaist-table2": (14, {"vanilla", "no-bias-decay"}),
+    "kaist-table3": (21, {"stacked", "orn", "orn-als"}),
+    "kaist-table4": (21, {"stacked", "policy", "policy-cutmix"}),
+    "kaist-table5": (1, {None}),
+    "kaist-table6": (5, {"none", "classifier", "depthwise", "pointwise", "all"}),
+}
+
+
+def test_shipped_sweeps_are_those_of_the_paper():
+    assert {name for name in shipped() if read_recipe(name).sweep is not None} == SHIPPED.keys()
+    for name, (count, variants) in SHIPPED.items():
+        members = read_sweep(name).members
+        assert (len(members), {member.variant for member in members}) == (count, variants)
+        assert {member.recipe.stages[0].epochs for member in members} == {600}
+        assert {member.recipe.stages[0].optimizer.decay_1d for member in members} <= {name == "kaist-table2", False}
+    # Each table begins with the last line of the one before.
+    for before, after in (("kaist-table2", "kaist-table3"), ("kaist-table3", "kaist-table4")):
+        last, first = read_sweep(before).members[-1].recipe, read_sweep(after).members[6].recipe
+        assert last.model["expansion"] == first.model["expansion"] == 4.0
+        assert shared_stages(last, first) == 1
+
+
+def test_policy_files_take_the_place_of_what_stands_in_for_them(tmp_path):
+    policy = tmp_path / "mine.json"
+    policy.write_text('{"sub_policies": [[["Rotate", 1.5, 0.5]]]}')
+    recipe = read_recipe("kaist-v1", [f'**.augment.policy=["{policy}", "rand"]'])
+    for training in (recipe.stages[0], recipe.stages[1].train):
+        assert (training.augment.policies, training.augment.copies) == ((str(policy), "rand"), 2)
+    sweep = read_sweep("kaist-table4", [f"stages.0.augment.policy={policy}"])
+    policies = {(member.variant, member.recipe.stages[0].augment.policy) for member in sweep.members}
+    assert policies == {("stacked", "none"), ("policy", str(policy)), ("policy-cutmix", str(policy))}
+    with pytest.raises(
+        UserError, match=r"member policy_expansion-1.0: policy .*\n?sub_policies\.0\.0: probability 1.5"
+    ):
+        plan_sweep(sweep)
 
 
 def test_overrides_that_no_member_would_see_are_refused(tmp_path):
