@@ -22,7 +22,7 @@ from netpress.network import load
 from netpress.pipeline import run_recipe
 from netpress.recipe import check_recipe, read_recipe, shipped
 from netpress.report.sweep import Point, draw_points
-from netpress.sweep import plan_sweep, read_sweep, run_sweep
+from netpress.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
 from netpress.sweep.members import shared_stages
 from netpress.sweep.table import Row, SweepTable
 
@@ -254,6 +254,18 @@ def test_the_table(reference):
     assert not re.search(r'(src|href)="|url\(|@import|https?://', page)
 
 
+def test_report_writes_the_tables_again(reference, monkeypatch, capsys):
+    _, whole, _ = reference
+    before = {name: (whole / name).read_text() for name in ("sweep.csv", "sweep.md", "sweep.html")}
+    (whole / "sweep.html").unlink()
+    (whole / "sweep.md").write_text("")
+    assert command(monkeypatch, "report", str(whole)) == 0
+    assert capsys.readouterr().out.strip() == str(whole / "sweep.html")
+    assert {name: (whole / name).read_text() for name in before} == before
+    with pytest.raises(UserError, match="holds no sweep"):
+        report_sweep(whole / "amount-0.3_seed-1")
+
+
 def test_means_of_seeds():
     figures = [
         {"accuracy": a, "score": s} | dict.fromkeys(("params", "operations"), 1.0) for a, s in ((0.5, 1), (0.7, 3))
@@ -317,6 +329,10 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds a single run"):
         run_sweep(sweep, tmp_path / "single", fresh=True)
     assert (tmp_path / "single" / "recipe.toml").exists()
+    run_sweep(sweep, tmp_path / "swept", threads=1)
+    with pytest.raises(UserError, match="holds a sweep"):
+        run_recipe(check_recipe(QUICK), tmp_path / "swept", fresh=True)
+    assert (tmp_path / "swept" / "seed-1" / "score.json").exists()
     with pytest.raises(UserError, match="stands for several runs"):
         run_recipe(sweep.recipe, tmp_path / "other")
 

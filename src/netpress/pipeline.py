@@ -242,6 +242,8 @@ def _lock(descriptor: int, folder: Path) -> None:
 def _settle_recipe(folder: Path, recipe: Recipe, fresh: bool) -> None:
     path = folder / RECIPE
     text = recipe_text(recipe)
+    if holds_sweep(folder):
+        raise UserError(f"--out {folder}: holds a sweep of several runs; choose another folder")
     if fresh and path.exists():
         clear_run(folder)
     if path.exists() and path.read_text() != text:
@@ -252,6 +254,12 @@ def _settle_recipe(folder: Path, recipe: Recipe, fresh: bool) -> None:
     if not path.exists() and any(folder.iterdir()):
         raise UserError(f"--out {folder}: is not empty and holds no run; choose another folder")
     atomic_write(path, text)
+
+
+def holds_sweep(folder: Path) -> bool:
+    """Whether the recipe in `folder` stands for several runs, in folders below."""
+    path = folder / RECIPE
+    return path.exists() and "\n[sweep]\n" in path.read_text()
 
 
 def recipe_text(recipe: Recipe) -> str:

@@ -167,7 +167,12 @@ def apply(
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
-    """Write a run's report.html again."""
+    """Write a run's report.html again, or a sweep's tables."""
+    if (folder / "sweep.csv").exists():
+        from netpress.sweep import report_sweep
+
+        print(report_sweep(folder))
+        return
     from netpress.report import make_report
 
     print(make_report(folder))

@@ -19,11 +19,22 @@ from netpress.devices import choose_device
 from netpress.errors import Failure, NetpressError, UserError
 from netpress.files import atomic_write
 from netpress.network import load
-from netpress.pipeline import DONE, ENVIRONMENT, NETWORK, RECIPE, SCORE, clear_run, held, recipe_text, run_recipe
+from netpress.pipeline import (
+    DONE,
+    ENVIRONMENT,
+    NETWORK,
+    RECIPE,
+    SCORE,
+    clear_run,
+    held,
+    holds_sweep,
+    recipe_text,
+    run_recipe,
+)
 from netpress.planning import plan_recipe
 from netpress.report.sweep import PAGE
 from netpress.scoring import score
-from netpress.sweep.members import Member, SweepMembers, shared_stages
+from netpress.sweep.members import Member, SweepMembers, read_sweep, shared_stages
 from netpress.sweep.table import Row, SweepTable
 from netpress.training import evaluate
 
@@ -100,6 +111,17 @@ def run_sweep(
     return SweepResult(folder, table, folder / PAGE)
 
 
+def report_sweep(folder: Path) -> Path:
+    """Write the tables and the page of the sweep in `folder` again, from what its runs hold; the page's path.
+
+    Raises UserError if the folder holds no sweep.
+    """
+    if not holds_sweep(folder):
+        raise UserError(f"{folder}: holds no sweep")
+    _write_tables(read_sweep(str(folder / RECIPE)), folder, {})
+    return folder / PAGE
+
+
 def plan_sweep(sweep: SweepMembers, data: Path | None = None) -> dict[str, Any]:
     """The plan as plain values: each member with what `plan_recipe` says of it. Runs nothing.
 
@@ -133,7 +155,7 @@ def _named(member: Member, error: NetpressError) -> UserError:
 
 def _settle(sweep: SweepMembers, folder: Path, fresh: bool) -> None:
     """Make `folder` this sweep's. Raises UserError where it holds something else."""
-    if (folder / ENVIRONMENT).exists():
+    if (folder / RECIPE).exists() and not holds_sweep(folder):
         raise UserError(f"--out {folder}: holds a single run, not a sweep; choose another folder")
     if fresh:
         _clear(folder)
