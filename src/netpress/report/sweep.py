@@ -102,6 +102,8 @@ def draw_points(points: Sequence[Point], gate: float | None = None) -> Markup | 
     if gate is not None and up[0] <= gate <= up[-1]:
         line = Markup('<line class="gate" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>')
         drawn.append(line.format(LEFT, WIDTH - RIGHT, y(gate), y(gate)))
+        text = Markup('<text x="{}" y="{:.1f}">gate {}</text>')
+        drawn.append(text.format(WIDTH - RIGHT + 6, y(gate) + 4, percent(gate, 0)))
     drawn.append(Markup('<text class="axis" x="{}" y="{}">score (lower is better)</text>').format(LEFT, HEIGHT - 4))
     for place, dots in enumerate(series.values()):
         group = Markup('<g class="colour-{}">').format(place % COLOURS)
@@ -110,8 +112,9 @@ def draw_points(points: Sequence[Point], gate: float | None = None) -> Markup | 
             path = " ".join(f"{x(dot.score):.1f},{y(dot.accuracy):.1f}" for dot in ordered)
             group += Markup('<polyline class="curve" points="{}"/>').format(path)
         for dot in ordered:
-            group += _draw_dot(dot, MARKS[place // COLOURS % len(MARKS)], x, y, named=len(ordered) == 1)
+            group += _draw_dot(dot, MARKS[place // COLOURS % len(MARKS)], x, y)
         drawn.append(group + Markup("</g>"))
+    drawn.append(_draw_names(points, series, x, y))
     return Markup(
         '<figure class="plot"><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
         "<figcaption>{}</figcaption></figure>"
@@ -121,7 +124,7 @@ def draw_points(points: Sequence[Point], gate: float | None = None) -> Markup | 
 Axis = Callable[[float], float]
 
 
-def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis, *, named: bool) -> Markup:
+def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis) -> Markup:
     parts = [
         Markup('<circle class="run" cx="{:.1f}" cy="{:.1f}" r="2.2"/>').format(x(score), y(accuracy))
         for score, accuracy in (dot.runs if len(dot.runs) > 1 else ())
@@ -135,11 +138,22 @@ def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis, *, named: bool) -> Markup
             mark, x(dot.score), y(dot.accuracy), title
         )
     )
-    text = dot.series if named else dot.label.rpartition(" ")[2]
-    parts.append(
-        Markup('<text class="name" x="{:.1f}" y="{:.1f}">{}</text>').format(x(dot.score) + 8, y(dot.accuracy) - 6, text)
-    )
     return Markup().join(parts)
+
+
+def _draw_names(points: Sequence[Point], series: dict[str, list[Point]], x: Axis, y: Axis) -> Markup:
+    """Beside each dot its place on the line, or what it is; left out where it would lie on another's."""
+    drawn: list[Markup] = []
+    taken: list[tuple[float, float, float]] = []  # left, right, baseline
+    for point in sorted(points, key=lambda point: -point.accuracy):
+        alone = len(series[point.series]) == 1
+        text = point.series if alone else point.label.rpartition(" ")[2]
+        left, baseline = x(point.score) + 8, y(point.accuracy) - 6
+        right = left + 7 * len(text)
+        if all(right < other[0] or other[1] < left or abs(baseline - other[2]) > 13 for other in taken):
+            taken.append((left, right, baseline))
+            drawn.append(Markup('<text class="name" x="{:.1f}" y="{:.1f}">{}</text>').format(left, baseline, text))
+    return Markup().join(drawn)
 
 
 def _rule_up(place: float, text: str) -> Markup:
