@@ -24,9 +24,7 @@ Overrides = Annotated[
 EpochsScale = Annotated[float, typer.Option(help="Multiply every number of epochs, for a trial: 0.01.")]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Decides every random choice.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core; a resumed run keeps its own.")
-]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AllowImport = Annotated[
     bool, typer.Option("--allow-import", help="Trust a network file that runs its author's own Python class.")

@@ -40,7 +40,7 @@ def run(
     save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state at least this often.")] = 60.0,
     threads: Threads = None,
 ) -> None:
-    """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again.
+    """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
     A recipe with a [sweep] table is several runs, and ends in one table of them.
     """
