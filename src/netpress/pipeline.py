@@ -99,6 +99,7 @@ def run_recipe(
                 save_every_seconds,
                 name,
                 lambda line: collect_metrics(folder),
+                lambda network: score(network, settings=recipe.score).shares(),
             )
             network = run_stage(network, settings, context)
         return _finish(recipe, folder, network, dataset, chosen, console)

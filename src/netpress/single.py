@@ -13,6 +13,7 @@ from netpress.errors import UserError
 from netpress.files import atomic_write
 from netpress.network import Network, check_fit, data_settings, resolve, save
 from netpress.recipe import apply_override
+from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context, stages
 from netpress.training import evaluate
@@ -55,7 +56,9 @@ def apply_stage(
         loaded = load_dataset(data_settings(network, name), data, seed, console)
         check_fit(network, loaded)
     with _work_folder(out, f"{kind} {values} {dataset} {data} {seed}") as folder:
-        context = Context(folder, chosen, seed, console, loaded, name=kind)
+        context = Context(
+            folder, chosen, seed, console, loaded, name=kind, layer_scores=lambda network: score(network).shares()
+        )
         result = known[kind].run(network, settings, context)
         result.facts.pop("accuracy", None)
         if loaded is not None:

@@ -47,6 +47,8 @@ class Context:
     save_every_seconds: float = 60.0
     name: str = "stage"
     on_log: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
+    layer_scores: Callable[[Network], dict[str, float]] | None = None
+    """What each operation of a network adds to its score, by the run's own rules: for stages that trade with it."""
 
     @property
     def data(self) -> Dataset:

@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from netpress.cli import exporting, listing, measuring, running, scoring, shipping
+from netpress.cli import exporting, listing, measuring, running, scoring, sensitivity, shipping
 from netpress.errors import NetpressError
 from netpress.memory import keep_freed_memory
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, measuring, scoring, shipping, exporting, listing):
+for group in (running, measuring, scoring, sensitivity, shipping, exporting, listing):
     group.add_commands(app)
 
 

@@ -204,6 +204,11 @@ class ScoreCard:
     def score(self) -> float:
         return self.params_score + self.operations_score
 
+    def shares(self) -> dict[str, float]:
+        """What each row adds to the score, by name."""
+        track = self.track
+        return {row.name: row.params / track.parameters + row.operations / track.operations for row in self.rows}
+
     @property
     def meets_gate(self) -> bool | None:
         return None if self.accuracy is None else self.track.passes(self.accuracy)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from netpress.numerics.calibration import Calibration, Sigma, SquaredError
 from netpress.numerics.formats import Binary, Fixed, Float16, Float32, Integer, NumberFormat
 from netpress.numerics.layers import Arithmetic
-from netpress.settings import Count, Settings, between
+from netpress.settings import Count, Fraction, Positive, Settings, between
 from netpress.training import TrainSettings
 
 Preset = Literal["fixed-9-12", "int8", "int6", "int4", "half", "binary"]
@@ -39,6 +39,16 @@ class QuantizeSettings(Settings):
     """Format of the biases, in place of the preset's."""
     rules: tuple[FormatRule, ...] = ()
     """Formats for single layers or kinds; later rules win."""
+    bits: Literal["auto"] | None = None
+    """With `auto`, each layer gets a width of its own: the least accuracy lost for the score that is saved."""
+    target_accuracy: Fraction | None = None
+    """For `auto`: the accuracy to keep on the images that the run selects on, quantized and not yet trained."""
+    target_score: Positive | None = None
+    """For `auto`: the score to reach, in place of an accuracy to keep."""
+    widths: tuple[Annotated[int, between(2, 16)], ...] = (8, 7, 6, 5, 4)
+    """For `auto`: the widths to choose from, for weights and inputs alike."""
+    auto_images: Count = 1000
+    """For `auto`: so many of the images that the run selects on decide."""
     leave_out: tuple[str, ...] = ()
     """Kinds or patterns of layers that stay in floats."""
     arithmetic: Arithmetic | None = None
@@ -65,6 +75,11 @@ class QuantizeSettings(Settings):
     def _makes_sense(self) -> Self:
         if self.train is None and self.learn != ("weight_steps",):
             raise ValueError("learn needs a training: add train")
+        targets = [target for target in (self.target_accuracy, self.target_score) if target is not None]
+        if self.bits == "auto" and (len(targets) != 1 or self.rules):
+            raise ValueError('bits = "auto" needs either target_accuracy or target_score, and takes no rules')
+        if self.bits is None and targets:
+            raise ValueError('target_accuracy and target_score need bits = "auto"')
         return self
 
 

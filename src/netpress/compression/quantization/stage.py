@@ -34,6 +34,10 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     Raises UserError for settings that do not fit the network or where data to calibrate on is missing, Failure for
     values that are not finite or accumulators that are too narrow.
     """
+    if settings.bits == "auto":
+        from netpress.compression.quantization.automatic import choose_widths  # which quantizes by what is here
+
+        settings = choose_widths(network, settings, context)
     formats = choose_formats(network.module, settings)
     needs_data = any(isinstance(chosen.input, Fixed | Integer) for chosen in formats.values())
     if context.dataset is None and (needs_data or settings.train is not None):
@@ -73,11 +77,12 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
 def plan(network: Network, settings: QuantizeSettings) -> list[PlanRow]:
     """One row for each layer: its formats. Raises UserError as the stage would."""
     epochs = settings.train.epochs if settings.train else 0
+    auto = f"one of {', '.join(str(bits) for bits in settings.widths)} bits"
     rows: list[PlanRow] = [
         {
             "what": name,
-            "weights": describe(chosen.weight),
-            "inputs": describe(chosen.input),
+            "weights": describe(chosen.weight) if settings.bits is None else auto,
+            "inputs": describe(chosen.input) if settings.bits is None else auto,
             "bias": describe(chosen.bias),
             "arithmetic": chosen.arithmetic,
         }

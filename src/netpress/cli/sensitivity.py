@@ -1,0 +1,93 @@
+"""The command that finds out which layers take low widths badly: sensitivity."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from netpress.cli.options import (
+    AllowImport,
+    AsJson,
+    DataFolder,
+    DatasetName,
+    DeviceName,
+    NetworkName,
+    Overrides,
+    Seed,
+    print_json,
+    print_table,
+)
+from netpress.errors import UserError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this file's commands into the command line."""
+    app.command()(sensitivity)
+
+
+def sensitivity(
+    network: NetworkName,
+    data: DataFolder = None,
+    dataset: DatasetName = None,
+    widths: Annotated[str, typer.Option(help="Widths in bits, of weights and inputs alike.")] = "8,6,4",
+    images: Annotated[int, typer.Option(min=1, help="So many images, of those set apart to select on.")] = 1000,
+    overrides: Overrides = None,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a layer and width.")] = False,
+    allow_import: AllowImport = False,
+) -> None:
+    """Measure how much accuracy each layer loses when it alone is quantized, at each width.
+
+    --set takes the settings of the stage `quantize`, such as preset, calibration or leave_out.
+    """
+    from netpress import api
+    from netpress.compression.quantization import QuantizeSettings
+    from netpress.compression.quantization.sensitivity import measure_sensitivity
+    from netpress.console import Console
+    from netpress.data import load_dataset
+    from netpress.devices import choose_device
+    from netpress.network import check_fit, data_settings
+    from netpress.recipe import apply_override
+    from netpress.settings import parse
+    from netpress.stage import Context
+
+    values: dict[str, Any] = {"kind": "quantize"}
+    for override in overrides or []:
+        apply_override(values, override)
+    settings = parse(QuantizeSettings, values, "sensitivity")
+    loaded = api.load(network, allow_import=allow_import)
+    name = dataset or loaded.facts.get("dataset")
+    if name is None:
+        raise UserError("this network does not say what it was trained on; name it with --dataset")
+    console = Console(quiet=as_json or as_csv)
+    found = load_dataset(data_settings(loaded, name), data, seed or 0, console)
+    check_fit(loaded, found)
+    with TemporaryDirectory() as folder:
+        context = Context(Path(folder), choose_device(device), seed or 0, console, found, name="sensitivity")
+        rows = measure_sensitivity(loaded, settings, context, _widths(widths), images)
+    if as_json:
+        print_json([vars(row) for row in rows])
+    elif as_csv:
+        print("layer,bits,accuracy,lost,loss")
+        for row in rows:
+            print(f"{row.layer},{row.bits},{row.accuracy},{row.lost},{row.loss}")
+    else:
+        layers: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            layers.setdefault(row.layer, {"layer": row.layer})[f"{row.bits} bits"] = f"{row.lost:+.2%}"
+        print_table(list(layers.values()))
+        count = min(images, len(found.selection))
+        print(f"\naccuracy that each layer loses alone, of {count:,} images that are selected on")
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        widths = sorted({int(width) for width in text.split(",")}, reverse=True)
+    except ValueError:
+        raise UserError(f"--widths {text}: write whole numbers, as in 8,6,4") from None
+    if not all(2 <= width <= 16 for width in widths):
+        raise UserError(f"--widths {text}: a width is 2 to 16 bits")
+    return widths
