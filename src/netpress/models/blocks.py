@@ -20,6 +20,7 @@ class ConvNorm(nn.Sequential):
     """
 
     conv: nn.Conv2d
+    norm: nn.BatchNorm2d
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from netpress.models.blocks import ConvNorm, SqueezeExcite, initialize_he_out, zero_bias
+from netpress.models.fused import widen
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Fraction, Positive
 
@@ -128,7 +129,7 @@ class Block(nn.Module):
             self.shortcut = ConvNorm(inputs, outputs, stride=stride, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))
+        y = self.project(self.depthwise(widen(self.expand, x)))
         if self.squeeze_excite is not None:
             gate = self.squeeze_excite(y)  # [batch, outputs, 1, 1]
             if self.applies_gate:

@@ -15,6 +15,7 @@ from netpress.errors import Failure, UserError
 from netpress.network import Network
 from netpress.stage import Context
 from netpress.training.evaluation import Evaluation, evaluate_module
+from netpress.training.memory import keep_freed_memory
 from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import rate_at
 from netpress.training.settings import TrainSettings
@@ -48,6 +49,8 @@ def run_training(
     `teacher` maps normalised images to logits and is needed where `settings.distillation` is given.
     Raises UserError where settings and data do not fit, Failure where the loss is no longer finite.
     """
+    if context.device.type == "cpu":
+        keep_freed_memory()
     training = _Training(network, settings, context, teacher)
     devices = [context.device] if context.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
