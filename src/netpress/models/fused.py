@@ -42,7 +42,8 @@ def widen(link: ConvNorm, x: Tensor) -> Tensor:
 
 def _is_plain(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        isinstance(x, Tensor)  # and no symbol of torch.fx, by which norms are found that fold
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
         and torch.is_grad_enabled()
