@@ -1,17 +1,21 @@
 """ONNX files answer as the networks they came from."""
 
+import json
 import logging
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from netpress.cli import main
 from netpress.compression.quantization import QuantizeSettings, quantize
 from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.export.onnx import check_onnx, export_onnx, first_divergence
-from netpress.network import Network, create
+from netpress.network import Network, create, save
 from netpress.numerics.layers import quantized_layers
 from netpress.settings import parse
 from netpress.stage import Context
@@ -96,3 +100,41 @@ def test_wide_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stem.conv: weights of 9 bits; ONNX export takes .* up to 8"):
         export_onnx(_quantized(tmp_path, preset="fixed-9-12"), tmp_path / "no.onnx")
     assert not (tmp_path / "no.onnx").exists()
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["netpress", "export", "onnx", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, *capsys.readouterr()  # type: ignore[return-value]
+
+    return run
+
+
+def test_the_command_writes_compares_and_says(call: Any, tmp_path: Path) -> None:
+    network = create("resnet", {"blocks": [1], "width": 4, "image_size": 16}, seed=2)
+    network.facts["dataset"] = "digits"
+    save(network, tmp_path / "net.netpress")
+    out = tmp_path / "net.onnx"
+    code, said, _ = call(tmp_path / "net.netpress", "--out", out)
+    assert code == 0 and "in ONNX Runtime" in said and "of the answers to 300 test images" in said
+    assert f"{out.stat().st_size:,} bytes in ONNX, {(tmp_path / 'net.netpress').stat().st_size:,}" in said
+    network.facts.clear()  # trained on nobody knows what: compared on random images
+    save(network, tmp_path / "net.netpress")
+    code, said, _ = call(tmp_path / "net.netpress", "--out", out, "--json")
+    found = json.loads(said)
+    assert code == 0 and found["accuracy"] is None and found["error"] < 1e-4 and found["count"] == 64
+    code, _, error = call(tmp_path / "net.netpress", "--out", out, "--data", tmp_path)
+    assert code == 2 and "name it with --dataset" in error
+    code, _, error = call(tmp_path / "net.netpress", "--out", out, "--tolerance", 0)
+    assert code == 1 and "off on random images, above 0.00%; the first layer beyond 0 is stem" in error
+
+
+def test_without_the_extra_one_line_says_what_to_install(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, _, error = call("c_efficientnet:tiny", "--out", tmp_path / "net.onnx", "--no-check")
+    assert code == 2 and 'ONNX needs the extra: pip install "netpress[onnx]"' in error

@@ -10,10 +10,16 @@ import torch
 from torch import nn
 
 from netpress import scoring
+from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.console import Console
+from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.models.folding import fold_norms
 from netpress.network import Network, create
+from netpress.numerics.layers import quantized_layers
 from netpress.scoring.onnx import OnnxGraph
+from netpress.settings import parse
+from netpress.stage import Context
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -261,3 +267,29 @@ def test_names_of_any_kind_find_a_place(tmp_path: Path) -> None:
     ]
     graph = OnnxGraph(_save(tmp_path / "n.onnx", nodes, {}))
     assert len({operation.name for operation in graph.trace()}) == len(nodes)
+
+
+def test_an_8_bit_export_costs_what_its_network_costs_but_for_its_wider_scales(tmp_path: Path) -> None:
+    """ONNX Runtime reads scales of 32 bits; the network file has 16."""
+    generator = torch.Generator().manual_seed(3)
+    images = [
+        Images(torch.randint(0, 256, (16, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.zeros(16).long())
+        for _ in range(3)
+    ]
+    data = Dataset("random", *images, tuple("0123456789"), (0.5,) * 3, (0.2,) * 3, "")
+    values = {"arithmetic": "float32", "bias": {"kind": "float32"}, "calibration_images": 16}
+    settings = parse(QuantizeSettings, values)
+    network = _trained("c_efficientnet", {"widths": "tiny", "classes": 10, "image_size": 16}, zeros=0.5)
+    network = quantize(network, settings, Context(tmp_path, torch.device("cpu"), 3, Console(quiet=True), data))
+    export_onnx(network, tmp_path / "q.onnx")
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    own, card = scoring.score(network), scoring.score(tmp_path / "q.onnx")
+    assert card.operations == own.operations
+    assert card.mask_bits == own.mask_bits > 0
+    layers = quantized_layers(network.module).values()
+    scales = sum(layer.weight_scale.numel() for layer in layers if layer.weight_scale is not None)
+    own_bits = 16 * scales + sum(16 + 8 for _ in layers)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    used = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input[1:]}
+    bits = 32 * scales + sum(32 if arrays[name].dtype == np.float32 else 8 * bool(arrays[name]) for name in used)
+    assert card.storage_bits - own.storage_bits == bits - own_bits

@@ -32,8 +32,8 @@ def export_as_onnx(
         float, typer.Option(min=0, max=1, help="Share of equal answers below which the export fails.")
     ] = 0.99,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest relative error of a layer's output; the first beyond it is named.")
-    ] = 0.05,
+        float | None, typer.Option(min=0, help="Relative error beyond which a layer's output is said to be off.")
+    ] = None,
     as_json: AsJson = False,
     allow_import: AllowImport = False,
 ) -> None:
