@@ -39,20 +39,20 @@ class Operation:
         return self.low + level * (self.high - self.low)
 
 
-GEOMETRY, BITS, TABLE, BLEND, CUTOUT = range(5)
+GEOMETRY, LOOK_UP, BLEND, CUTOUT = range(4)
 OPERATIONS = {  # in the order in which they are computed
     "ShearX": Operation(GEOMETRY, -0.3, 0.3, mirrored=True),  # pixels per pixel
     "ShearY": Operation(GEOMETRY, -0.3, 0.3, mirrored=True),
     "TranslateX": Operation(GEOMETRY, -0.45, 0.45, mirrored=True),  # share of the width
     "TranslateY": Operation(GEOMETRY, -0.45, 0.45, mirrored=True),
     "Rotate": Operation(GEOMETRY, -30, 30, mirrored=True),  # degrees
-    "Invert": Operation(BITS, 0, 1),  # no value
-    "Solarize": Operation(BITS, 0, 256),  # inverts from this value on
-    "Posterize": Operation(BITS, 4, 8),  # bits kept, rounded down
-    "AutoContrast": Operation(TABLE, 0, 1),  # no value
-    "Equalize": Operation(TABLE, 0, 1),  # no value
-    "Brightness": Operation(BLEND, 0.1, 1.9),  # 1 changes nothing
-    "Contrast": Operation(BLEND, 0.1, 1.9),
+    "Invert": Operation(LOOK_UP, 0, 1),  # no value
+    "Solarize": Operation(LOOK_UP, 0, 256),  # inverts from this value on
+    "Posterize": Operation(LOOK_UP, 4, 8),  # bits kept, rounded down
+    "Brightness": Operation(LOOK_UP, 0.1, 1.9),  # 1 changes nothing
+    "Contrast": Operation(LOOK_UP, 0.1, 1.9),
+    "AutoContrast": Operation(LOOK_UP, 0, 1),  # no value
+    "Equalize": Operation(LOOK_UP, 0, 1),  # no value
     "Color": Operation(BLEND, 0.1, 1.9),
     "Sharpness": Operation(BLEND, 0.1, 1.9),
     "Cutout": Operation(CUTOUT, 0, 0.2),  # share of the width
@@ -63,6 +63,7 @@ CUTOUT_COLOUR = (125, 123, 114)
 LUMA = (19595, 38470, 7471)  # Pillow's weights of red, green and blue, in 1/65536
 _FIXED = 65536
 _PLACES_LIMIT = 64 << 20  # bytes of precomputed places kept for a table
+_PIECE_BYTES = 192 << 10  # of images that a CPU changes at a time, so that their floats stay in its cache
 
 
 class StepTable:
@@ -73,11 +74,13 @@ class StepTable:
         self.height, self.width = height, width
         values = np.array([value for _, value in steps], np.float64)
         geometric = np.flatnonzero(GROUP_OF_KIND[self.kinds] == GEOMETRY)
-        numbers = _numbers(steps, width)
+        numbers = np.where(self.kinds == KINDS["Cutout"], values * width, values)
         self.sides = numbers  # float64 [steps], of cutouts in pixels, on the CPU where the squares are drawn
         self.numbers = torch.from_numpy(numbers.astype(np.float32)).to(device)  # float32 [steps]
-        self.masks = torch.from_numpy(_masks(self.kinds, values)).to(device)  # uint8 [steps]
-        self.rows = np.zeros(len(steps), np.int64)  # of a geometric step in coefficients and places
+        fixed = np.flatnonzero((self.kinds >= KINDS["Invert"]) & (self.kinds <= KINDS["Brightness"]))
+        self.fixed = _fixed_tables(self.kinds[fixed], values[fixed]).to(device)  # uint8 [fixed steps, 256]
+        self.rows = np.zeros(len(steps), np.int64)  # of a geometric step in coefficients and places, a fixed in fixed
+        self.rows[fixed] = np.arange(len(fixed))
         self.rows[geometric] = np.arange(len(geometric))
         coefficients = [_affine(*steps[index], height, width) for index in geometric.tolist()]
         self.coefficients = torch.tensor(coefficients, dtype=torch.int32).view(-1, 6).to(device)
@@ -91,22 +94,19 @@ class StepTable:
         return self.places[0].index_select(0, rows), self.places[1].index_select(0, rows)
 
 
-def _numbers(steps: Sequence[tuple[str, float]], width: int) -> np.ndarray:
-    """The number that a step's group computes with: a factor, a threshold, a side in pixels."""
-    numbers = []
-    for name, value in steps:
-        if name == "Invert":
-            numbers.append(0.0)  # solarizing from 0 on
-        elif name == "Posterize":
-            numbers.append(256.0)  # solarizing nothing
-        else:
-            numbers.append(value * width if name == "Cutout" else value)
-    return np.array(numbers, np.float64)
-
-
-def _masks(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
-    bits = np.where(kinds == KINDS["Posterize"], values, 8).astype(np.int64)
-    return (256 - (1 << (8 - bits))).astype(np.uint8)
+def _fixed_tables(kinds: np.ndarray, values: np.ndarray) -> Tensor:
+    """What the steps that need no look at the image make of each value: uint8 [steps, 256]."""
+    levels = np.arange(256)
+    solarized = np.where(levels < values[:, None], levels, 255 - levels)  # [steps, 256]
+    lost = np.where(kinds == KINDS["Posterize"], 8 - values.astype(np.int64), 0)[:, None]
+    factors = torch.from_numpy(values.astype(np.float32)).view(-1, 1)
+    brighter = torch.arange(256, dtype=torch.float32).mul(factors).clamp_(0, 255).to(torch.uint8).numpy()
+    tables = np.select(
+        [(kinds == KINDS[name])[:, None] for name in ("Invert", "Solarize", "Posterize")],
+        [255 - levels, solarized, levels >> lost << lost],
+        brighter,
+    )
+    return torch.from_numpy(tables.astype(np.uint8))
 
 
 def _affine(name: str, value: float, height: int, width: int) -> tuple[int, ...]:
@@ -160,22 +160,23 @@ def run_steps(images: Tensor, table: StepTable, taken: np.ndarray, steps: np.nda
     told = np.stack([taken[order], steps[order], table.rows[steps[order]]])
     told_there = torch.from_numpy(told).to(images.device)
     whole = _as_words(images)
-    for start, stop, group in bounds:
-        where, step = told_there[0, start:stop], told_there[1, start:stop]
-        chosen = whole.index_select(0, where).view(torch.uint8).view(-1, *images.shape[1:])
-        if group == GEOMETRY:
-            changed = _move(chosen, *table.places_of(told_there[2, start:stop]))
-        elif group == BITS:
-            changed = _change_bits(chosen, table.numbers[step], table.masks[step])
-        elif group == TABLE:
-            changed = _look_up(chosen, int((kinds[order[start:stop]] == KINDS["AutoContrast"]).sum()))
-        elif group == BLEND:
-            counts = np.bincount(kinds[order[start:stop]] - KINDS["Brightness"], minlength=4)
-            changed = _blend(chosen, table.numbers[step], counts.tolist())
-        else:
-            drawn = order[start:stop]
-            changed = _fill(chosen, _corners(centres[drawn], table.sides[steps[drawn]], images.shape))
-        whole[where] = _as_words(changed)
+    at_a_time = max(1, _PIECE_BYTES // max(1, images[0].numel())) if images.device.type == "cpu" else len(images)
+    for begin, end, group in bounds:
+        for start in range(begin, end, at_a_time):
+            stop = min(end, start + at_a_time)
+            where, step, row = told_there[:, start:stop]
+            chosen = whole.index_select(0, where).view(torch.uint8).view(-1, *images.shape[1:])
+            counts = np.bincount(kinds[order[start:stop]], minlength=len(OPERATIONS))
+            if group == GEOMETRY:
+                changed = _move(chosen, *table.places_of(row))
+            elif group == LOOK_UP:
+                changed = _look_up(chosen, table.fixed, row, table.numbers[step], counts)
+            elif group == BLEND:
+                changed = _blend(chosen, table.numbers[step], int(counts[KINDS["Color"]]))
+            else:
+                drawn = order[start:stop]
+                changed = _fill(chosen, _corners(centres[drawn], table.sides[steps[drawn]], images.shape))
+            whole[where] = _as_words(changed)
 
 
 def _as_words(images: Tensor) -> Tensor:
@@ -213,26 +214,40 @@ def _move(images: Tensor, places: Tensor, inside: Tensor) -> Tensor:
     return moved.bitwise_and_(inside[:, None]).view(images.shape)
 
 
-def _change_bits(images: Tensor, thresholds: Tensor, masks: Tensor) -> Tensor:
-    """Invert values from the threshold on, then clear bits: Solarize, Invert and Posterize."""
-    # A shifted sign is several times faster than a comparison, whose result has the slow type bool.
-    below = images.to(torch.int16).sub_(thresholds.ceil().to(torch.int16).view(-1, 1, 1, 1))
-    kept = below.bitwise_right_shift_(15).to(torch.uint8)  # 255 below the threshold
-    return kept.bitwise_not_().bitwise_xor_(images).bitwise_and_(masks.view(-1, 1, 1, 1))
+def _look_up(images: Tensor, fixed: Tensor, rows: Tensor, factors: Tensor, counts: np.ndarray) -> Tensor:
+    """Operations that make the same of every pixel of the same value: a table of 256 values for each plane.
+
+    `counts` [operations] images of each operation, in the order of `OPERATIONS`; fixed: tables that need no look at
+    the image, and rows [batch] which of them; factors: [batch].
+    """
+    batch, channels = images.shape[:2]
+    values = images.flatten(2).long()  # [batch, channels, pixels]
+    tables = torch.empty(batch, channels, 256, dtype=torch.uint8, device=images.device)
+    ends = np.cumsum(counts)
+    given, contrast, stretched, last = (
+        int(ends[KINDS[n]]) for n in ("Brightness", "Contrast", "AutoContrast", "Equalize")
+    )
+    if given:
+        tables[:given] = fixed.index_select(0, rows[:given])[:, None]
+    if given < contrast:
+        tables[given:contrast] = _contrast(images[given:contrast], factors[given:contrast])[:, None]
+    if contrast < last:
+        planes = images[contrast:].flatten(2).flatten(0, 1)
+        low, high = planes.amin(1, keepdim=True), planes.amax(1, keepdim=True)  # faster than aminmax
+        split = (stretched - contrast) * channels
+        if split:
+            tables[contrast:stretched] = _stretch(low[:split].double(), high[:split].double()).view(-1, channels, 256)
+        if stretched < last:
+            equal = _equalize(values[stretched:].flatten(0, 1), high[split:].long())
+            tables[stretched:] = equal.view(-1, channels, 256)
+    return tables.gather(2, values).view(images.shape)
 
 
-def _look_up(images: Tensor, stretched: int) -> Tensor:
-    """AutoContrast for the first `stretched` images, Equalize for the others: a table of 256 values a channel."""
-    planes = images.flatten(2).flatten(0, 1)  # [planes, pixels]
-    low, high = planes.amin(1, keepdim=True), planes.amax(1, keepdim=True)  # faster than aminmax
-    values = planes.long()
-    split = stretched * images.shape[1]
-    tables = []
-    if split:
-        tables.append(_stretch(low[:split].double(), high[:split].double()))
-    if split < len(planes):
-        tables.append(_equalize(values[split:], high[split:].long()))
-    return torch.cat(tables).gather(1, values).view(images.shape)
+def _contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Tables uint8 [batch, 256]: mean + factor * (value - mean), where the mean is that of the grey image, rounded."""
+    mean = _luma(images.float()).mean((1, 2, 3), dtype=torch.float64).add_(0.5).floor_().float()[:, None]
+    levels = torch.arange(256, dtype=torch.float32, device=images.device)
+    return (levels - mean).mul_(factors[:, None]).add_(mean).clamp_(0, 255).to(torch.uint8)
 
 
 def _stretch(low: Tensor, high: Tensor) -> Tensor:
@@ -258,26 +273,19 @@ def _equalize(planes: Tensor, high: Tensor) -> Tensor:
     return torch.where(step == 0, torch.arange(256, dtype=torch.int16, device=planes.device), tables).to(torch.uint8)
 
 
-def _blend(images: Tensor, factors: Tensor, counts: Sequence[int]) -> Tensor:
-    """other + factor * (image - other), truncated; `counts` images each of Brightness, Contrast, Color, Sharpness.
+def _blend(images: Tensor, factors: Tensor, coloured: int) -> Tensor:
+    """other + factor * (image - other), truncated.
 
-    The other image is black, the mean grey, the grey image, the smoothed image.
+    The other image is the grey one for the first `coloured` images (Color), the smoothed one for the rest (Sharpness).
     """
     values = images.float()
     other = torch.empty_like(values)
-    black, flat, grey, smooth = other.split(list(counts))
-    ends = np.cumsum(counts).tolist()
-    black.zero_()
-    if len(flat) or len(grey):
-        luma = _luma(values[ends[0] : ends[2]])  # [n, 1, height, width]
-        if len(flat):
-            mean = luma[: len(flat)].mean((2, 3), keepdim=True, dtype=torch.float64)
-            flat.copy_(mean.add_(0.5).floor_())
-        grey.copy_(luma[len(flat) :])
-    if len(smooth):
-        _smooth(images[ends[2] :], smooth)
-    values.sub_(other).mul_(factors.view(-1, 1, 1, 1)).add_(other).clamp_(0, 255)
-    return values.to(torch.int16).to(torch.uint8)  # by way of int16: three times faster
+    if coloured:
+        other[:coloured] = _luma(values[:coloured])
+    if coloured < len(images):
+        _smooth(images[coloured:], other[coloured:])
+    values.sub_(other).mul_(factors.view(-1, 1, 1, 1)).add_(other)
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)  # by way of int16: three times faster
 
 
 def _luma(values: Tensor) -> Tensor:
