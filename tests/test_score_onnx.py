@@ -58,6 +58,10 @@ def test_an_export_costs_what_its_network_costs(family: str, settings: dict[str,
     export_onnx(network, tmp_path / "net.onnx")
     own = scoring.score(network)
     card = scoring.score(tmp_path / "net.onnx")
+    image = torch.randn(1, *network.input.size, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        expected = network.module(image)
+        assert torch.allclose(OnnxGraph(tmp_path / "net.onnx")(image)[0], expected, rtol=1e-3, atol=1e-4)
     assert card.score == own.score
     assert (card.params, card.operations) == (own.params, own.operations)
     assert (card.mask_bits, card.multiplications, card.additions) == (
@@ -89,7 +93,8 @@ def _save(path: Path, nodes: list[Any], constants: dict[str, Any], size: tuple[A
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
+    # An older version of the container: not every ONNX Runtime reads the newest.
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
     return path
 
 
@@ -136,6 +141,39 @@ def test_patterns_cost_what_the_functions_cost(tmp_path: Path) -> None:
     own = scoring.score(Same(), (3, 8, 8))
     assert (card.params, card.multiplications, card.additions) == (own.params, own.multiplications, own.additions)
     assert card.operations == own.operations
+
+
+def test_what_is_read_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
+    """Every way of moving values, pools with uneven edges, and shapes worked out on the way."""
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    constants: dict[str, Any] = {"w": _random(6, 4, 3, 3), "slope": _random(6, 1, 1, seed=1), "g": np.array([2, 0, -1])}
+    constants |= {"s": np.array([-1, 1]), "e": np.array([-100, 100]), "a": np.array([1, 3]), "st": np.array([-1, 2])}
+    constants |= {"p": np.array([0, 0, 1, 0, 0, 0, 0, 2]), "five": np.float32(5), "one": np.array([1])}
+    constants |= {"rep": np.array([1, 2, 1, 1]), "last": np.array([-1])}
+    nodes = [
+        _node("Slice", "x s e a st", "flipped"),  # channels backwards, every second column from the second on
+        _node("Pad", "flipped p five", "padded"),
+        _node("Gather", "padded g", "gathered", axis=1),
+        helper.make_node("Split", ["gathered"], ["left", "right"], name="split", axis=1, num_outputs=2),
+        _node("Concat", "right left left", "joined", axis=1),
+        helper.make_node("Slice", ["joined", "one", "sizes_", "one"], ["four"], name="cut"),
+        _node("DepthToSpace", "four", "deep", blocksize=2),
+        _node("Tile", "deep rep", "two"),
+        helper.make_node("Concat", ["two", "two"], ["again"], name="twice", axis=1),
+        _node("Conv", "again w", "conv", auto_pad="SAME_LOWER", strides=[2, 2]),
+        _node("PRelu", "conv slope", "act"),
+        _node("MaxPool", "act", "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]),
+        _node("AveragePool", "pool", "mean", kernel_shape=[2, 2], pads=[0, 1, 0, 0], count_include_pad=1),
+        _node("Transpose", "mean", "turned", perm=[0, 2, 3, 1]),
+        _node("ReduceMax", "turned last", "best", keepdims=0),
+        _node("Unsqueeze", "best one", "y"),
+    ]
+    constants["sizes_"] = np.array([5])
+    path = _save(tmp_path / "m.onnx", nodes, constants)
+    image = _random(1, 3, 8, 8, seed=2)
+    (theirs,) = runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": image})
+    ours = OnnxGraph(path)(torch.from_numpy(image))[0]
+    assert ours.shape == theirs.shape and np.allclose(ours.numpy(), theirs, atol=1e-5)
 
 
 def test_integers_cost_what_they_are(tmp_path: Path) -> None:

@@ -64,17 +64,18 @@ def _slice(node: Node) -> Plan:
     starts, ends = node.numbers(1, "starts"), node.numbers(2, "ends")
     axes = node.numbers(3, "axes", list(range(len(starts))))
     steps = node.numbers(4, "steps", [1] * len(starts))
-    if any(step < 1 for step in steps):
-        raise node.refuse("backward steps are not read")
     shape = node.tensor().shape
 
     def function(x: Tensor) -> Tensor:
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             size = shape[axis]
-            low, high = (min(max(end + size if end < 0 else end, 0), size) for end in (start, end))
-            x = x.narrow(axis, low, max(0, high - low))
-            if step > 1:
-                x = x[(slice(None),) * (axis % x.dim()) + (slice(None, None, step),)]
+            # Backwards, an end before the first place means all of it, as None does in Python.
+            low, high, _ = slice(start, None if step < 0 and end < -size else end, step).indices(size)
+            places = range(low, high, step)
+            if step < 0:
+                x, low = x.flip(axis), size - 1 - low
+            x = x.narrow(axis, low if places else 0, abs(places[-1] - places[0]) + 1 if places else 0)
+            x = x[(slice(None),) * (axis % x.dim()) + (slice(None, None, abs(step)),)] if abs(step) > 1 else x
         return x
 
     return Plan(function, (0,))
