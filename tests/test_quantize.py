@@ -147,7 +147,9 @@ def test_rules_and_patterns(context: Context) -> None:
     network = _network()
     rules = [{"layers": "depthwise", "weights": {"kind": "int", "bits": 10}}]
     chosen = choose_formats(network.module, _settings(preset="int4", rules=rules, leave_out=["classifier"]))
-    assert "classifier" not in chosen
+    assert chosen["classifier"].weight == chosen["classifier"].input == Float16()  # as all between the layers
+    wide = _settings(preset="int4", arithmetic="float32", leave_out=["classifier"])
+    assert "classifier" not in choose_formats(network.module, wide)
     assert chosen["stem.conv"].weight == chosen["stem.conv"].input.model_copy(
         update={"scale": "channel", "signed": True, "zero_point": False}
     )  # the first layer is wider: 8 bits both
@@ -156,7 +158,7 @@ def test_rules_and_patterns(context: Context) -> None:
     uniform = choose_formats(network.module, _settings(preset="int4", weights={"kind": "int", "bits": 5}))
     assert {formats.weight for formats in uniform.values()} == {Integer(bits=5)}
     rows = plan(network, _settings(preset="int6"))
-    assert len(rows) == len(chosen) + 1
+    assert len(rows) == len(chosen)
     assert rows[0] == {
         "what": "stem.conv",
         "weights": "int 8 bits per channel",

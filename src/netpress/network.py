@@ -6,12 +6,10 @@ The file is a safetensors file. Its metadata holds one JSON text under the key `
      "architecture": {"family": "c_efficientnet", "settings": {...}, "edits": [...]},
      "input": {...}, "classes": [...], "facts": {...},
      "formats": {tensor or activation name: number format},
-     "tensors": {name: {"shape": [...], "dtype": "float32", "masked": true}},
+     "tensors": {name: {"shape": [...], ...}},
      "checksum": sha256 of all of the above and of every tensor's bytes}
 
-(`dtype` and `masked` are left out where they are float32 and false.) A tensor without format and mask is
-stored as it is. Any other is stored in parts, `NAME#values`, `NAME#mask` and so on; its scale is the
-tensor `NAME_scale` if the network has one, so that no number is there twice.
+What lies in the file of each tensor is `netpress.numerics.archive`'s business: packed values, masks, scales.
 
 Loading builds the family on the meta device, replays the edits, compares every name and
 shape with the file, and only then reads tensors: a file that claims to be huge costs nothing.
@@ -20,7 +18,7 @@ shape with the file, and only then reads tensors: a file that claims to be huge 
 import copy as copying
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,14 +39,12 @@ from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
 from netpress.models.edits import apply_edits
 from netpress.models.registry import family_named, parse_model
-from netpress.numerics.formats import AnyFormat, Float32, parse_format
-from netpress.numerics.packing import alignment_bits, decode_tensor, encode_tensor, pack_mask, part_bits, unpack_mask
-from netpress.settings import parse
+from netpress.numerics.archive import decode_state, encode_state, inspect_state
+from netpress.settings import SettingsError, parse
 
 SUFFIX = ".netpress"
 VERSION = 1
 KEY = "netpress"
-PART = "#"  # between a tensor's name and the name of one of its stored parts
 
 
 @dataclass(frozen=True)
@@ -168,25 +164,9 @@ def copy(network: Network) -> Network:
 
 def save(network: Network, path: Path | str) -> None:
     """Write the network to `path`, all or nothing. Raises Failure if the disk is full."""
-    tensors: dict[str, Tensor] = {}
-    described: dict[str, dict[str, Any]] = {}
     state = {name: tensor.detach().cpu() for name, tensor in network.module.state_dict().items()}
-    for name, tensor in state.items():
-        mask = network.masks.get(name)
-        entry: dict[str, Any] = {"shape": list(tensor.shape)}
-        if tensor.dtype != torch.float32:
-            entry["dtype"] = str(tensor.dtype).removeprefix("torch.")
-        if mask is not None:
-            entry["masked"] = True
-        described[name] = entry
-        if name not in network.formats and mask is None:
-            tensors[name] = tensor.contiguous()
-        else:
-            mask = None if mask is None else mask.cpu()
-            parts = encode_tensor(tensor, _format(name, network.formats), mask, *_own_grid(name, state))
-            if mask is not None:
-                parts["mask"] = pack_mask(mask)
-            tensors |= {f"{name}{PART}{part}": value.contiguous() for part, value in parts.items()}
+    buffers = {name for name, _ in network.module.named_buffers(remove_duplicate=False)}
+    tensors, described = encode_state(state, buffers, network.masks, network.formats)
     description = {
         "version": VERSION,
         "architecture": asdict(network.architecture),
@@ -214,7 +194,7 @@ def load(path: Path | str, *, allow_import: bool = False) -> Network:
     with _refuse_damage(path):
         network = _rebuild(path, description, allow_import, len(stored))
         _check_shapes(network.module, description["tensors"])
-        state, network.masks = _restore(description, stored)
+        state, network.masks = decode_state(description["tensors"], description["formats"], stored)
         network.module.load_state_dict(state, assign=True)
     return network
 
@@ -234,30 +214,10 @@ def inspect_file(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     description, stored = _read(path)
     with _refuse_damage(path):
-        _, masks = _restore(description, stored)
-        layers = [_inspect_tensor(name, description, masks, stored) for name in description["tensors"]]
+        layers = inspect_state(description["tensors"], description["formats"], stored)
         totals = {key: sum(row[key] for row in layers) for key in ("tensor_bits", "mask_bits", "alignment_bits")}
         rest = {key: description[key] for key in ("architecture", "input", "classes", "facts")}
     return {"file_bytes": path.stat().st_size, **totals, **rest, "layers": layers}
-
-
-def _inspect_tensor(
-    name: str, description: dict[str, Any], masks: dict[str, Tensor], stored: dict[str, Tensor]
-) -> dict[str, Any]:
-    entry, parts, mask = description["tensors"][name], _parts_of(name, stored), masks.get(name)
-    chosen = _format(name, description["formats"])
-    plain = name not in description["formats"]
-    tensor_bits = part_bits(parts) if parts else part_bits({name: stored[name]})
-    return {
-        "name": name,
-        "shape": "x".join(str(length) for length in entry["shape"]) or "1",
-        "format": entry.get("dtype", "float32") if plain else chosen.kind,
-        "bits": _dtype(entry).itemsize * 8 if plain else chosen.bits,
-        "values": torch.Size(entry["shape"]).numel() if mask is None else int(mask.sum()),
-        "tensor_bits": tensor_bits,
-        "mask_bits": 0 if mask is None else mask.numel(),
-        "alignment_bits": alignment_bits(parts, chosen, entry["shape"], mask),
-    }
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -335,59 +295,7 @@ def _bounded_building(limit: int) -> Iterator[None]:
             hook.remove()
 
 
-def _restore(description: dict[str, Any], stored: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every tensor and every mask that the description names, from their parts. Sizes are checked before use."""
-    entries: dict[str, dict[str, Any]] = description["tensors"]
-    formats = description["formats"]
-    state: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
-    missing = set(stored)
-    for name in sorted(entries, key=lambda name: _scaled_by(name, entries) is not None):  # scales come first
-        entry = entries[name]
-        parts = _parts_of(name, stored)
-        missing -= {name, *(f"{name}{PART}{part}" for part in parts)}
-        if entry.get("masked"):
-            masks[name] = unpack_mask(parts.pop("mask"), tuple(entry["shape"]))
-        if name not in formats and not entry.get("masked"):
-            tensor = stored[name]
-            if list(tensor.shape) != entry["shape"]:
-                raise ValueError(f"{name}: its shape is {list(tensor.shape)}, not {entry['shape']}")
-        else:
-            # Earlier files hold a scale twice: as a tensor and among the parts.
-            grid = (None, None) if "scale" in parts else _own_grid(name, state)
-            try:
-                tensor = decode_tensor(parts, _format(name, formats), tuple(entry["shape"]), masks.get(name), *grid)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-        state[name] = tensor.to(_dtype(entry))
-    if missing:
-        raise ValueError(f"{sorted(missing)[0]}: nothing says what it is")
-    return state, masks
-
-
-def _format(name: str, formats: Mapping[str, Any]) -> AnyFormat:
-    return parse_format(formats.get(name) or Float32(), f"formats.{name}")
-
-
-def _dtype(entry: dict[str, Any]) -> torch.dtype:
-    dtype = getattr(torch, entry.get("dtype", "float32"))
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"{entry['dtype']} is no type of numbers")
-    return dtype
-
-
-def _parts_of(name: str, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    parts = ("values", "present", "scale", "zero_point", "mask")
-    return {part: stored[f"{name}{PART}{part}"] for part in parts if f"{name}{PART}{part}" in stored}
-
-
-def _scaled_by(name: str, tensors: Mapping[str, Any]) -> str | None:
-    return f"{name}_scale" if f"{name}_scale" in tensors else None
-
-
-def _own_grid(name: str, state: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """Scale and zero point of a tensor where the network keeps them as tensors of their own."""
-    return state.get(f"{name}_scale"), state.get(f"{name}_zero_point")
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, SettingsError)
 
 
 @contextmanager
@@ -395,7 +303,7 @@ def _refuse_damage(path: Path) -> Iterator[None]:
     """Whatever goes wrong while a file's contents are put together is the file's fault, said in one line."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         said = " ".join(str(error).split())
         shown = said if len(said) <= 200 else f"{said[:200]}..."
         raise Failure(f"{path}: this network file is damaged or of another version ({shown})") from error

@@ -89,6 +89,29 @@ def fold_norms(module: nn.Module) -> list[Pair]:
     return pairs
 
 
+@torch.no_grad()
+def merge_statistics(module: nn.Module) -> list[str]:
+    """Bring every remaining batch norm's statistics into its own scale and shift, in place; returns their names.
+
+    In evaluation the module computes the same up to rounding. The means become 0 and the variances 1, which
+    takes no storage, so that a norm is two values a channel: what it is charged where it cannot be folded.
+    A norm without scale and shift keeps its statistics.
+    """
+    merged = []
+    for name, norm in module.named_modules():
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+            continue
+        if norm.weight is None or norm.bias is None:
+            continue
+        factor = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+        norm.bias.copy_(norm.bias.double() - norm.running_mean.double() * factor)
+        norm.weight.copy_(factor * (1 + norm.eps) ** 0.5)  # torch divides by sqrt(1 + eps) again
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1)
+        merged.append(name)
+    return merged
+
+
 def folding_edit(pairs: list[Pair]) -> Edit:
     """The edit that does to a rebuilt module's structure what `fold_norms` did."""
     return {"kind": "fold_norms", "pairs": [list(pair) for pair in pairs]}

@@ -8,7 +8,7 @@ from netpress.compression.quantization.settings import PRESETS, FormatRule, Quan
 from netpress.errors import UserError
 from netpress.models.selection import kinds_of, layers_with_weights, select
 from netpress.network import Network
-from netpress.numerics.formats import Float16
+from netpress.numerics.formats import AnyFormat, Binary, Float16, Ternary, parse_format
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLinear, check_formats, quantized_layers
 from netpress.settings import Settings
 
@@ -18,6 +18,7 @@ QUANTIZABLE = (nn.Conv2d, nn.Linear, QuantizedConv2d, QuantizedLinear)
 def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, LayerFormats]:
     """The formats of every layer that will be quantized, by name, in order of definition.
 
+    Layers that are left out have float16 formats if that is the arithmetic, else none.
     Raises UserError for a pattern that matches nothing, a layer that cannot be quantized and is not left out,
     formats that a layer cannot have, or where no layer is left.
     """
@@ -53,12 +54,24 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
     for index, rule in enumerate(settings.rules):
         names = [name for name, _ in select(module, rule.layers, f"rules.{index}.layers")]
         _apply(rule, names, chosen)
+    if general.arithmetic == "float16":
+        chosen |= {name: _half(name, module.get_submodule(name)) for name in sorted(left_out)}
     for name, formats in chosen.items():
         try:
             check_formats(formats)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
     return chosen
+
+
+def _half(name: str, layer: nn.Module) -> LayerFormats:
+    """Formats of a layer left in floats: what enters it are float16 numbers, so it computes with such."""
+    if type(layer) not in QUANTIZABLE:
+        kind = type(layer).__name__
+        raise UserError(
+            f'{name}: {kind} computes in float32, so what is between the layers must too: arithmetic = "float32"'
+        )
+    return LayerFormats(weight=Float16(), input=Float16(), arithmetic="float16")
 
 
 def _apply(rule: FormatRule, names: list[str], chosen: dict[str, LayerFormats]) -> None:
@@ -91,25 +104,24 @@ def record_formats(network: Network) -> None:
 
 
 def trim_masks(network: Network) -> None:
-    """Leave in the masks only what its storage gains by, in place.
+    """Leave in the masks only what storage gains by, and add those that it would gain by, in place.
 
     A weight that was rounded to zero no longer exists; a tensor whose mask would cost more bits than the zeros
-    that it saves is stored whole (MSUNet, 2019). Tensors in floats keep their masks as they are.
+    that it saves is stored whole (MSUNet, 2019).
     """
-    for name, layer in quantized_layers(network.module).items():
-        key = f"{name}.weight"
-        exists = (layer.weight.detach() != 0).cpu()
-        network.masks.pop(key, None)
-        if mask_pays(exists, layer):
-            network.masks[key] = exists
+    for name, weight in network.weights().items():
+        exists = (weight.detach() != 0).cpu()
+        network.masks.pop(name, None)
+        if mask_pays(exists, parse_format(network.formats.get(name, {"kind": "float32"}), f"formats.{name}")):
+            network.masks[name] = exists
 
 
-def mask_pays(exists: Tensor, layer: Any) -> bool:
+def mask_pays(exists: Tensor, format: AnyFormat) -> bool:
     """Whether a bit for every weight costs less than storing the zeros; ternary and binary cannot do without."""
     zeros = exists.numel() - int(exists.sum())
-    if layer.formats.weight.kind in ("ternary", "binary"):
+    if isinstance(format, Ternary | Binary):
         return zeros > 0
-    return zeros * int(layer.formats.weight.bits) > exists.numel()
+    return zeros * format.bits > exists.numel()
 
 
 def _brief(format: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images, normalize
 from netpress.devices import generator_for
 from netpress.errors import UserError
-from netpress.models.folding import find_foldable_norms
+from netpress.models.folding import find_foldable_norms, merge_statistics
 from netpress.models.quantizing import put_quantizers
 from netpress.network import Network, copy
 from netpress.numerics.formats import Fixed, Integer
@@ -59,6 +59,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
             line["accuracy_calibrated"] = evaluate(quantized, context.data.selection).accuracy
         _train(quantized, start, settings, context)
     freeze(quantized.module)
+    merge_statistics(quantized.module)
     record_formats(quantized)
     trim_masks(quantized)
     check_claims(layer_sums(quantized.module))
@@ -99,6 +100,7 @@ def quantize_once(network: Network, settings: QuantizeSettings, context: Context
     formats = choose_formats(network.module, settings)
     quantized = _calibrate(network, formats, settings, context)
     freeze(quantized.module)
+    merge_statistics(quantized.module)
     record_formats(quantized)
     return quantized
 

@@ -1,0 +1,154 @@
+"""The tensors of a network as they lie in its file, and back.
+
+Each tensor has an entry, plain values: its `shape`; `dtype` where that is not float32; `masked` where a mask says
+which of its values exist. With neither a format nor a mask it is stored as it is, under its name. Any other is
+stored in parts, `NAME#values`, `NAME#mask` and so on (`packing.encode_tensor`); its scale is the tensor `NAME_scale`
+if there is one, so that no number is stored twice. A buffer that is one value all over (a counter, statistics that
+are merged into a norm) has that value as `constant` in its entry, and takes no bytes.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netpress.numerics.formats import AnyFormat, Float32, parse_format
+from netpress.numerics.packing import alignment_bits, decode_tensor, encode_tensor, pack_mask, part_bits, unpack_mask
+
+Entry = dict[str, Any]
+Formats = Mapping[str, Any]
+
+PART = "#"  # between a tensor's name and the name of one of its parts
+PARTS = ("values", "present", "scale", "zero_point", "mask")
+SPARE = 4096  # values that constants may make beyond those that a file holds
+
+
+def encode_state(
+    state: Mapping[str, Tensor], buffers: Collection[str], masks: Mapping[str, Tensor], formats: Formats
+) -> tuple[dict[str, Tensor], dict[str, Entry]]:
+    """What a file stores of `state` (tensors on the CPU), and the entry of each tensor.
+
+    `buffers` names those that nothing trains. Raises ValueError for a tensor that is not made of values of its format.
+    """
+    stored: dict[str, Tensor] = {}
+    entries: dict[str, Entry] = {}
+    for name, tensor in state.items():
+        entry: Entry = {"shape": list(tensor.shape)}
+        entries[name] = entry
+        if tensor.dtype != torch.float32:
+            entry["dtype"] = str(tensor.dtype).removeprefix("torch.")
+        mask = masks[name].cpu() if name in masks else None
+        if mask is not None:
+            entry["masked"] = True
+        if name in buffers and (constant := _constant(tensor)) is not None:
+            entry["constant"] = constant
+        elif name not in formats and mask is None:
+            stored[name] = tensor.contiguous()
+        else:
+            parts = encode_tensor(tensor, _format(name, formats), mask, *_own_grid(name, state))
+            if mask is not None:
+                parts["mask"] = pack_mask(mask)
+            stored |= {f"{name}{PART}{part}": value.contiguous() for part, value in parts.items()}
+    return stored, entries
+
+
+def decode_state(
+    entries: Mapping[str, Entry], formats: Formats, stored: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors and the masks that `encode_state` took apart.
+
+    Every size is checked before anything of that size is made. Raises ValueError, TypeError or KeyError where entries
+    and stored parts do not fit.
+    """
+    state: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    unread = set(stored)
+    room = SPARE + sum(tensor.numel() for tensor in stored.values())
+    for name in sorted(entries, key=lambda name: f"{name}_scale" in entries):  # scales before what they scale
+        entry, shape = entries[name], tuple(entries[name]["shape"])
+        if "constant" in entry:
+            room -= torch.Size(shape).numel()
+            if room < 0:
+                raise ValueError(f"{name}: a constant of {list(shape)}, more than such a file can need")
+            state[name] = torch.full(shape, entry["constant"], dtype=_dtype(entry))
+            continue
+        parts = _parts_of(name, stored)
+        unread -= {name, *(f"{name}{PART}{part}" for part in parts)}
+        if entry.get("masked"):
+            masks[name] = unpack_mask(parts.pop("mask"), shape)
+        if name not in formats and not entry.get("masked"):
+            tensor = stored[name]
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name}: its shape is {list(tensor.shape)}, not {list(shape)}")
+        else:
+            # Earlier files hold a scale twice: as a tensor and among the parts.
+            grid = (None, None) if "scale" in parts else _own_grid(name, state)
+            try:
+                tensor = decode_tensor(parts, _format(name, formats), shape, masks.get(name), *grid)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        state[name] = tensor.to(_dtype(entry))
+    if unread:
+        raise ValueError(f"{min(unread)}: nothing says what it is")
+    return {name: state[name] for name in entries}, masks
+
+
+def inspect_state(entries: Mapping[str, Entry], formats: Formats, stored: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """For each tensor a row: its format, how many values are stored, and the bits that these, its mask and the
+    alignment to whole bytes take. Raises as `decode_state`, since all of it is decoded.
+    """
+    _, masks = decode_state(entries, formats, stored)
+    return [_inspect_tensor(name, entry, formats, masks.get(name), stored) for name, entry in entries.items()]
+
+
+def _inspect_tensor(
+    name: str, entry: Entry, formats: Formats, mask: Tensor | None, stored: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    parts, chosen, plain = _parts_of(name, stored), _format(name, formats), name not in formats
+    constant = "constant" in entry
+    kind, bits = chosen.kind if not plain else str(entry.get("dtype", "float32")), chosen.bits
+    if plain:
+        bits = _dtype(entry).itemsize * 8
+    if constant:
+        kind, bits = f"constant {entry['constant']}", 0
+    values = torch.Size(entry["shape"]).numel() if mask is None else int(mask.sum())
+    return {
+        "name": name,
+        "shape": "x".join(str(length) for length in entry["shape"]) or "1",
+        "format": kind,
+        "bits": bits,
+        "values": 0 if constant else values,
+        "tensor_bits": 0 if constant else part_bits(parts or {name: stored[name]}),
+        "mask_bits": 0 if mask is None else mask.numel(),
+        "alignment_bits": 0 if constant else alignment_bits(parts, chosen, entry["shape"], mask),
+    }
+
+
+def _constant(buffer: Tensor) -> float | int | bool | None:
+    """The value that all of a buffer has; None where values differ, and for single real numbers such as zero points."""
+    if not buffer.numel() or (buffer.dim() == 0 and buffer.is_floating_point()):
+        return None
+    first = buffer.reshape(-1)[0]
+    same = bool((buffer == first).all()) and bool((buffer.signbit() == first.signbit()).all())  # 0.0 is not -0.0
+    return first.item() if same else None
+
+
+def _format(name: str, formats: Formats) -> AnyFormat:
+    return parse_format(formats.get(name) or Float32(), f"formats.{name}")
+
+
+def _dtype(entry: Entry) -> torch.dtype:
+    dtype = getattr(torch, entry.get("dtype", "float32"))
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{entry['dtype']} is no type of numbers")
+    return dtype
+
+
+def _parts_of(name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {part: stored[f"{name}{PART}{part}"] for part in PARTS if f"{name}{PART}{part}" in stored}
+
+
+def _own_grid(name: str, state: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """Scale and zero point of a tensor where the network keeps them as tensors of their own."""
+    return state.get(f"{name}_scale"), state.get(f"{name}_zero_point")
