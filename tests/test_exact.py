@@ -66,8 +66,8 @@ def blocks(draw: st.DrawFn) -> list[Block]:
         outputs = {"depthwise": channels, "multiplied": 2 * channels}.get(sort, draw(st.sampled_from([4, 6])))
         kernel = 1 if sort == "pointwise" else draw(st.sampled_from([3, (3, 1)] if sort == "same" else [2, 3, (3, 1)]))
         stride = 1 if sort == "same" else draw(st.integers(1, 2))
-        padding = "same" if sort == "same" else draw(st.integers(1, 2))
         dilation = draw(st.integers(1, 2)) if sort in ("dense", "same") else 1
+        padding = "same" if sort == "same" else draw(st.integers(dilation, 2))  # enough for maps of one place
         bias = draw(st.booleans())
         conv = nn.Conv2d(channels, outputs, kernel, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
         residual = sort == "same" and outputs == channels
