@@ -20,6 +20,7 @@ from netpress.numerics.formats import (
 )
 from netpress.numerics.grid import along_channels, find_grid, round_scale
 from netpress.numerics.packing import (
+    alignment_bits,
     decode_tensor,
     encode_tensor,
     pack_bits,
@@ -123,6 +124,7 @@ def test_any_format_comes_back_bit_by_bit(
     values = {name: part for name, part in parts.items() if name in ("values", "present")}
     wasted = part_bits(values) - storage_bits(count, format, present=present)
     assert 0 <= wasted < 8 * len(values)  # nothing but the alignment to bytes
+    assert alignment_bits(values, format, shape, mask) == wasted
 
 
 @given(seed=st.integers(0, 99), masked=st.booleans())

@@ -229,6 +229,31 @@ def test_a_claimed_accumulator_that_would_overflow_is_refused() -> None:
     assert score(made, accumulator=32).operations > score(made, accumulator="tree").operations
 
 
+def test_other_readings_stand_beside_the_strict_one() -> None:
+    made = quantized()
+    card, rows = score(made), rows_of(score(made))
+    assert set(card.alternatives) == {"clamp = charged", "float_adds = 32", "counting = winner"}
+    for choice, figure in card.alternatives.items():
+        key, _, value = choice.partition(" = ")
+        assert score(made, **{key: value}).score == pytest.approx(figure)
+        assert f"score with {choice}: {figure:.7f}" in card.notes
+    assert card.alternatives["clamp = charged"] > card.score < card.alternatives["float_adds = 32"]
+    assert "clamp = free" in score(made, clamp="charged").alternatives
+    winner = rows_of(score(made, counting="winner"))
+    # One scale for all 16 channels of the stem; a global pool of 4x4 places counted as one of 4.
+    assert rows["stem.conv"].storage_bits - winner["stem.conv"].storage_bits == 15 * 16
+    assert winner["pool"].additions == 3 * winner["pool"].multiplications < rows["pool"].additions
+    assert not score(network()).alternatives
+
+
+def test_binary_weights_with_zeros_need_their_mask() -> None:
+    layer = nn.Linear(100, 2, bias=False)
+    with torch.no_grad():
+        layer.weight[0, :10] = 0
+    row = score(layer, (100,), weight_bits=1, activation_bits=8).rows[0]
+    assert (row.storage_bits, row.mask_bits) == (190 + 16 * (2 + 1), 200)
+
+
 def test_assumed_widths_take_the_place_of_a_networks_own() -> None:
     narrower = score(quantized(), weight_bits=3, activation_bits=3)
     assert (
