@@ -5,13 +5,16 @@
 Both sides train C-EfficientNet v1 (450,456 weights) on the same images with random crop and flip, CutMix,
 SRIP on the 68 pointwise matrices and SGD. The plain loop augments image by image with Pillow, keeps NCHW,
 writes h-swish as x * relu6(x + 3) / 6 and forms each SRIP matrix by itself, at its own best thread count.
-The two run alternately in blocks, so that what else the machine does meets both; medians are compared.
+Each loop has a process of its own, with its own memory; they run alternately in blocks, so that what else the
+machine does meets all. Medians are compared, by wall time and by processor time.
 
 Images are CIFAR-100 where NETPRESS_DATA names its folder, and random ones otherwise: speed does not depend on them.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -19,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from netpress.network import Network, create
 from netpress.settings import parse
 from netpress.training import TrainSettings, evaluate
 from netpress.training.losses import cross_entropy
+from netpress.training.memory import keep_freed_memory
 from netpress.training.state import lay_out
 from netpress.training.step import StepRandomness, TrainingStep
 
@@ -169,14 +174,41 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def best_threads(loop: Any, batch: Tensor) -> int:
-    """The thread count at which `loop` is fastest here, by trying each."""
-    times = {}
-    for threads in sorted({1, max(1, available_cores() // 2), available_cores()}):
+def make_loop(name: str, images: Images, device: torch.device) -> Any:
+    """The loop called `name` of `LOOPS`; for ours, the process keeps freed memory from here on."""
+    if name == "plain":
+        return PlainLoop(images)
+    if device.type == "cpu":
+        keep_freed_memory()
+    network = make_network()
+    if name == "netpress, 60% masked":
+        generator = torch.Generator().manual_seed(0)
+        network.masks = {n: torch.rand(w.shape, generator=generator) > 0.6 for n, w in network.weights().items()}
+    changes = {"orthogonality": None} if name == "netpress, without SRIP" else {}
+    return OurLoop(make_step(images.to(device), network, **changes))
+
+
+LOOPS = ("netpress", "netpress, 60% masked", "netpress, without SRIP", "plain")
+
+
+def serve(connection: Connection, name: str, batch_size: int, device: torch.device) -> None:
+    """Take steps of one loop when told how many and with how many threads; answer with their times."""
+    images = load_images(4096)
+    batches = shuffled_batches(len(images), batch_size, generator_for(0, "order"), drop_last=True)
+    loop = make_loop(name, images, device)
+    taken = 0
+    while (order := connection.recv()) is not None:
+        count, threads, size = order
         torch.set_num_threads(threads)
-        loop.take(batch[:32])
-        times[threads] = min(seconds_of(lambda: loop.take(batch[:32]), torch.device("cpu")) for _ in range(3))
-    return min(times, key=lambda threads: times[threads])
+        times = []
+        for _ in range(count):
+            batch = batches[taken % len(batches)][:size]
+            taken += 1
+            before = time.process_time()
+            wall = seconds_of(functools.partial(loop.take, batch), device)
+            times.append((wall, time.process_time() - before))
+        connection.send(times)
+    connection.send(_peak_memory(device))
 
 
 @dataclass(frozen=True)
@@ -186,25 +218,68 @@ class StepTime:
     wall: float
     cpu: float
     """Of all threads: what the step costs where other work shares the cores."""
+    threads: int
+    memory: float
+    """The most that the loop's process used, with images, in MiB."""
 
 
-def alternate(
-    loops: dict[str, Any], threads: dict[str, int], batches: list[Tensor], blocks: int, device: torch.device
-) -> dict[str, StepTime]:
-    """Time each loop's step: blocks of three steps in turn, after one that is left out."""
-    walls: dict[str, list[float]] = {name: [] for name in loops}
-    cpus: dict[str, list[float]] = {name: [] for name in loops}
+def alternate(names: list[str], batch_size: int, blocks: int, device: torch.device) -> dict[str, StepTime]:
+    """Time each loop's step: blocks of two steps in turn, each at its own best thread count."""
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, tuple[Any, Connection]] = {}
+    for name in names:
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(there, name, batch_size, device), daemon=True)
+        process.start()
+        workers[name] = process, here
+
+    def ask(name: str, count: int, threads: int, size: int = batch_size) -> list[tuple[float, float]]:
+        workers[name][1].send((count, threads, size))
+        return workers[name][1].recv()
+
+    counts = sorted({1, available_cores()})
+    threads = {}
+    for name in names:
+        ask(name, 1, counts[-1])  # warms up
+        threads[name] = min((min(ask(name, 2, count))[0], count) for count in counts)[1]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for block in range(blocks):
-        for name in sorted(loops, reverse=bool(block % 2)):
-            torch.set_num_threads(threads[name])
-            for index in range(4):
-                batch = batches[(4 * block + index) % len(batches)]
-                before = time.process_time()
-                wall = seconds_of(lambda loop=loops[name], batch=batch: loop.take(batch), device)
-                if index:
-                    walls[name].append(wall)
-                    cpus[name].append(time.process_time() - before)
-    return {name: StepTime(statistics.median(walls[name]), statistics.median(cpus[name])) for name in loops}
+        for name in sorted(names, reverse=bool(block % 2)):
+            times[name] += ask(name, 2, threads[name])
+    results = {}
+    for name, (process, connection) in workers.items():
+        connection.send(None)
+        wall, cpu = (statistics.median(values) for values in zip(*times[name], strict=True))
+        results[name] = StepTime(wall, cpu, threads[name], connection.recv())
+        process.join()
+    return results
+
+
+KINDS = {  # what an operation belongs to, by the first of these that its name holds
+    "activations": ("hardswish", "sigmoid"),
+    "norms": ("batch_norm",),
+    "convolutions": ("convolution", "aten::mm", "aten::addmm"),
+}
+
+
+def share_kinds(loop: OurLoop, batch: Tensor, repeats: int) -> tuple[dict[str, float], list[tuple[str, float]]]:
+    """Shares of a step's time by kind of operation, and the largest five of the rest.
+
+    The products of matrices count as convolutions: those of the fused pointwise ones, and the classifier.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(repeats):
+            loop.take(batch)
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    total = sum(times.values())
+    shares = dict.fromkeys([*KINDS, "rest"], 0.0)
+    rest = []
+    for name, spent in times.items():
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "rest")
+        shares[kind] += spent / total
+        if kind == "rest":
+            rest.append((name, spent / total))
+    return shares, sorted(rest, key=lambda item: -item[1])[:5]
 
 
 def time_parts(step: TrainingStep, batch: Tensor, repeats: int) -> dict[str, float]:
@@ -240,54 +315,41 @@ def time_parts(step: TrainingStep, batch: Tensor, repeats: int) -> dict[str, flo
 
 
 def measure(batch_size: int, blocks: int, device: torch.device) -> dict[str, Any]:
+    names = [name for name in LOOPS if name != "plain" or device.type == "cpu"]
+    times = alternate(names, batch_size, blocks, device)
+    ours = times["netpress"]
+    torch.set_num_threads(ours.threads)
     images = load_images(4096)
-    batches = shuffled_batches(len(images), batch_size, generator_for(0, "order"), drop_last=True)
-    ours_images = images.to(device)
-    dense = make_step(ours_images, make_network())
-    masked_network = make_network()
-    generator = torch.Generator().manual_seed(0)
-    masked_network.masks = {
-        name: torch.rand(weight.shape, generator=generator) > 0.6 for name, weight in masked_network.weights().items()
-    }
-    masked = make_step(ours_images, masked_network)
-    unpenalised = make_step(ours_images, make_network(), orthogonality=None)
-    loops: dict[str, Any] = {
-        "netpress": OurLoop(dense),
-        "netpress, 60% masked": OurLoop(masked),
-        "netpress, without SRIP": OurLoop(unpenalised),
-    }
-    plain = PlainLoop(images) if device.type == "cpu" else None
-    if plain is not None:
-        loops["plain"] = plain
-    threads = {name: best_threads(loops[name], batches[0]) for name in ("netpress", "plain") if name in loops}
-    threads = {name: threads.get(name, threads["netpress"]) for name in loops}
-    times = alternate(loops, threads, batches, blocks, device)
-    torch.set_num_threads(threads["netpress"])
-    parts = time_parts(dense, batches[0], 3 * blocks)
-    masks = time_parts(masked, batches[0], 3 * blocks)["masks"]
+    loop = make_loop("netpress", images, device)
+    batch = torch.arange(batch_size)
+    parts = time_parts(loop.step, batch, 2 * blocks)
+    masks = time_parts(make_loop("netpress, 60% masked", images, device).step, batch, blocks)["masks"]
+    shares, rest = share_kinds(loop, batch, blocks) if device.type == "cpu" else ({}, [])
     network = make_network()
     lay_out(network.module, device)
-    test = Images(ours_images.images[:2000], ours_images.labels[:2000])
+    test = Images(loop.step.images.images[:2000], loop.step.images.labels[:2000])
     evaluate(network, Images(test.images[:256], test.labels[:256]))
     evaluating = seconds_of(lambda: evaluate(network, test), device)
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "cores": available_cores(),
-        "threads": threads,
+        "threads": {name: taken.threads for name, taken in times.items()},
         "batch_size": batch_size,
         "step_ms": {name: 1000 * taken.wall for name, taken in times.items()},
         "step_cpu_ms": {name: 1000 * taken.cpu for name, taken in times.items()},
         "images_per_second": {name: batch_size / taken.wall for name, taken in times.items()},
+        "memory_MiB": {name: taken.memory for name, taken in times.items()},
         "parts_ms": parts,
         "srip_share": parts["srip"] / sum(parts.values()),
         "mask_share": masks / sum(parts.values()),
+        "shares": shares,
+        "rest": rest,
         "evaluation_images_per_second": len(test) / evaluating,
-        "memory_MiB": _peak_memory(device),
     }
-    if plain is not None:
-        result["ratio"] = times["plain"].wall / times["netpress"].wall
-        result["cpu_ratio"] = times["plain"].cpu / times["netpress"].cpu
+    if "plain" in times:
+        result["ratio"] = times["plain"].wall / ours.wall
+        result["cpu_ratio"] = times["plain"].cpu / ours.cpu
     return result
 
 
@@ -303,15 +365,20 @@ def describe(result: dict[str, Any]) -> str:
     rows = [f"C-EfficientNet v1, batch {result['batch_size']}, {result['device']}, {result['cores']} cores"]
     for name, ms in result["step_ms"].items():
         rate, threads = result["images_per_second"][name], result["threads"][name]
-        cpu = result["step_cpu_ms"][name]
-        rows.append(f"  {name:<24} {ms:8.1f} ms a step ({cpu:.0f} ms of CPU)  {rate:6.0f} images/s  threads: {threads}")
+        cpu, memory = result["step_cpu_ms"][name], result["memory_MiB"][name]
+        rows.append(
+            f"  {name:<24} {ms:8.1f} ms a step ({cpu:.0f} ms of CPU)  {rate:6.0f} images/s  "
+            f"threads: {threads}  {memory:.0f} MiB"
+        )
     if "ratio" in result:
         rows.append(f"  netpress is {result['ratio']:.2f} times as fast as the plain loop")
         rows.append(f"  and takes 1/{result['cpu_ratio']:.2f} of its CPU time")
     rows.append("  parts, ms: " + ", ".join(f"{name} {ms:.1f}" for name, ms in result["parts_ms"].items()))
     rows.append(f"  SRIP {result['srip_share']:.1%} of a step, masks {result['mask_share']:.1%}")
     rows.append(f"  evaluation {result['evaluation_images_per_second']:.0f} images/s")
-    rows.append(f"  memory {result['memory_MiB']:.0f} MiB at most, all loops together")
+    if result["shares"]:
+        rows.append("  of a step: " + ", ".join(f"{kind} {share:.0%}" for kind, share in result["shares"].items()))
+        rows.append("  most of the rest: " + ", ".join(f"{name} {share:.1%}" for name, share in result["rest"]))
     return "\n".join(rows)
 
 
