@@ -35,12 +35,12 @@ from torch.nn import functional as F
 from netpress.console import Console
 from netpress.data import DataSettings, Images, augment, load_dataset, mix, normalize, shuffled_batches
 from netpress.devices import available_cores, choose_device, generator_for
+from netpress.memory import keep_freed_memory
 from netpress.models.selection import select
 from netpress.network import Network, create
 from netpress.settings import parse
 from netpress.training import TrainSettings, evaluate
 from netpress.training.losses import cross_entropy
-from netpress.training.memory import keep_freed_memory
 from netpress.training.state import lay_out
 from netpress.training.step import StepRandomness, TrainingStep
 

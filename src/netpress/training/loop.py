@@ -12,10 +12,10 @@ from netpress.console import Progress
 from netpress.data import shuffled_batches
 from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
+from netpress.memory import keep_freed_memory
 from netpress.network import Network
 from netpress.stage import Context
 from netpress.training.evaluation import Evaluation, evaluate_module
-from netpress.training.memory import keep_freed_memory
 from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import rate_at
 from netpress.training.settings import TrainSettings
