@@ -29,8 +29,8 @@ def export_as_onnx(
     dataset: DatasetName = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Run the file in ONNX Runtime and compare.")] = True,
     agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of equal answers below which the export fails.")
-    ] = 0.99,
+        float | None, typer.Option(min=0, max=1, help="Share of equal answers below which the export fails.")
+    ] = None,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="Relative error beyond which a layer's output is said to be off.")
     ] = None,

@@ -35,8 +35,10 @@ from netpress.training import predict
 
 OPSET = 20
 TIMED = 5  # runs of one batch, of which the median is reported
-FAR = 0.05  # of a layer's root mean square: where the first divergence is reported
-FAR_QUANTIZED = 0.25  # the same where values are rounded: one that lies between two integers may go either way
+# What an export may be off by: share of equal answers, and a layer's relative error. Where values are rounded, one that
+# lies between two integers may go either way in another order of adding, and layers after it spread the difference.
+AGREEMENT, FAR = 0.99, 0.05
+AGREEMENT_QUANTIZED, FAR_QUANTIZED = 0.95, 0.25
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,22 @@ def check_onnx(
     path: Path | str,
     images: Images | None = None,
     *,
-    agreement: float = 0.99,
+    agreement: float | None = None,
     far: float | None = None,
     batch_size: int = 128,
 ) -> OnnxCheck:
     """Run the file at `path` and the network on `images` and compare; without any, on random ones.
 
-    Raises Failure, naming the first layer whose output is off by more than `far` (see `first_divergence`; by default
-    5%, or 25% in a quantized network), where
+    Raises Failure, naming the first layer whose output is off by more than `far` (see `first_divergence`), where
     fewer than `agreement` of the answers are the same. Answers to random images are often a matter of chance; there
     it is the logits that may be off by no more than `far`.
     """
     path = Path(path)
+    quantized = bool(quantized_layers(network.module))
     if far is None:
-        far = FAR_QUANTIZED if quantized_layers(network.module) else FAR
+        far = FAR_QUANTIZED if quantized else FAR
+    if agreement is None:
+        agreement = AGREEMENT_QUANTIZED if quantized else AGREEMENT
     session = _session(path)
     seen = images if images is not None else random_images(network)
     ours = predict(network, seen, batch_size)
