@@ -100,7 +100,10 @@ def test_epochs_scale_keeps_a_round_an_epoch():
     scaled = read_recipe("kaist-v1", epochs_scale=0.005)
     assert (scaled.stages[0].epochs, scaled.stages[0].rounds) == (4, 4)
     assert scaled.stages[1].train.epochs == 1
-    assert read_recipe("kaist-v1", epochs_scale=2).stages[0].epochs == 1200
+    # One epoch a round still has the whole cosine, not its lowest rate alone.
+    assert scaled.stages[0].schedule.per == scaled.stages[1].train.schedule.per == "step"
+    longer = read_recipe("kaist-v1", epochs_scale=2).stages[0]
+    assert (longer.epochs, longer.schedule.per) == (1200, "epoch")
 
 
 def test_epochs_scale_reaches_defaults_and_warm_ups():

@@ -328,7 +328,8 @@ def parse_value(text: str) -> Any:
 def scale_recipe(recipe: Recipe, factor: float) -> Recipe:
     """`recipe` with every number of epochs times `factor`, those left to their defaults too, and each round at least 1.
 
-    Schedules follow, since they are told by shares of a round; a warm-up, told in epochs, is multiplied too.
+    Schedules follow, since they are told by shares of a round; a warm-up, told in epochs, is multiplied too. Shortened,
+    a rate that changed once an epoch changes at every step: a round of one epoch would have but the lowest.
     Raises UserError unless `factor` is above 0.
     """
     if not factor > 0:
@@ -348,6 +349,8 @@ def _scale_epochs(values: Any, factor: float) -> Any:
         scaled["epochs"] = max(scaled.get("rounds", 1), round(scaled["epochs"] * factor))
     if isinstance(scaled.get("warmup"), float):
         scaled["warmup"] *= factor
+    if factor < 1 and scaled.get("per") == "epoch":
+        scaled["per"] = "step"
     return scaled
 
 
