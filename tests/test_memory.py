@@ -12,9 +12,9 @@ from netpress.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def fill(): torch.ones(12 << 20)  # 48 MiB
-for _ in range(5): fill()
+for _ in range(30): fill()  # until the heap has found its shape
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5): fill()
+for _ in range(10): fill()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

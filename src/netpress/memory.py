@@ -11,9 +11,9 @@ def keep_freed_memory() -> bool:
     """Tell the C library to keep freed memory in this process; False where it cannot be told.
 
     glibc asks the system anew for every block above 32 MB and gives it back when it is freed. A network's
-    activations are that large, and the system clears each page again: up to half of an evaluation's time and a tenth of a
-    training step. The command line and every training on a CPU ask for it; nothing else does, as it holds for the
-    whole process.
+    activations are that large, and the system clears each page again: up to half of an evaluation's time and a
+    tenth of a training step. The command line and every training on a CPU ask for it; nothing
+    else does, as it holds for the whole process.
     """
     if not sys.platform.startswith("linux"):
         return False
