@@ -73,8 +73,11 @@ def test_commands_and_options_exist(page):
         if not line.startswith("netpress ") or not words or words[0].startswith("-"):
             continue
         assert words[0] in commands, f"{page.name}: {line}"
-        options = {option for parameter in commands[words[0]].params for option in parameter.opts}
-        for word in words[1:]:
+        command, rest = commands[words[0]], words[1:]
+        while hasattr(command, "commands"):  # a group, such as export
+            command, rest = command.commands[rest[0]], rest[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
+        for word in rest:
             if word.startswith("--"):
                 assert word.split("=")[0].rstrip("]") in options, f"{page.name}: {line}"
 
