@@ -69,7 +69,8 @@ class _Counter:
     def __init__(self, trace: Trace, settings: ScoreSettings, widths: Widths) -> None:
         self.trace, self.settings, self.widths = trace, settings, widths
         self.charged: set[str] = set()
-        self.norms = settings.norms or "folded"
+        # A network with formats says what is stored and run: a norm that is still there is one of both.
+        self.norms = settings.norms or ("kept" if widths.formats else "folded")
         self.folded = _FOLDS[self.norms](trace)
         self.shifted = {source: norm for norm, source in self.folded.items()}
         self.dead = trace.dead()

@@ -41,7 +41,8 @@ class ScoreSettings(Settings):
     """Official: mask for every tensor with zeros, as the counter does, or only where it pays (default if quantized).
     kaist: charged for every tensor (default), or none."""
     norms: Literal["folded", "forward", "kept"] | None = None
-    """Norms folded where data flow allows (default), or kept (default of wave); forward: official only, each taken as
+    """Norms folded where data flow allows (default), or kept (default of wave, and of networks with number formats of
+    their own, which fold before they round); forward: official only, each taken as
     folded into what it feeds, which gives the WideResNet baseline."""
     clamp: Literal["free", "charged"] = "free"
     """Scaling, rounding and clamping of a quantized activation: nothing, as accepted in 2019, or three operations."""

@@ -97,7 +97,7 @@ def folded(network: Network, settings: QuantizeSettings, context: Context) -> Ne
     if quantized_layers(network.module):
         raise UserError(f"{context.name}: widths are chosen for a network in floats, and this one is quantized already")
     start = copy(network)
-    if settings.fold and find_foldable_norms(start.module):
+    if settings.folds and find_foldable_norms(start.module):
         quiet = replace(context, console=Console(quiet=True))
         start = fold(start, FoldSettings(), quiet)
     start.module.to(context.device).eval()

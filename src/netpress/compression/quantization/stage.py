@@ -47,7 +47,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         )
     start = copy(network)
     start.module.to(context.device)
-    if settings.fold and not quantized_layers(start.module) and find_foldable_norms(start.module):
+    if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module):
         start = fold(start, FoldSettings(), context)
         start.module.to(context.device)
     quantized = _calibrate(start, formats, settings, context)
