@@ -12,6 +12,7 @@ from netpress.settings import SettingsError, parse
 from netpress.training import TrainSettings
 from netpress.training.averaging import WeightAverage
 from netpress.training.masking import MaskHolder
+from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import AdamW, Constant, Cosine, Sgd, Step, decay_groups, make_optimizer, rate_at
 from netpress.training.state import load_optimizer, optimizer_tensors, prefixed, section
 
@@ -180,3 +181,17 @@ def test_wrong_settings_are_all_named():
     assert "epsilon: 2.0 is not between 0 and 1" in message
     with pytest.raises(SettingsError, match="4 rounds need at least as many epochs, not 2"):
         parse(TrainSettings, {"epochs": 2, "rounds": 4})
+
+
+def test_norms_look_back_over_a_tenth_of_the_steps_at_first():
+    norm = nn.BatchNorm2d(1, momentum=0.01)
+    warmup = NormWarmup(nn.Sequential(norm))
+    for step in range(200):
+        warmup.begin_step(step)
+        norm(torch.full((2, 1, 2, 2), float(step)))  # what enters drifts, as it does while weights learn
+    assert 175 < float(norm.running_mean) < 199  # a plain mean is 99.5, momentum .01 alone gives 113
+    warmup.begin_step(1000)
+    assert norm.momentum == 0.01
+    warmup.begin_step(0)
+    warmup.restore()
+    assert norm.momentum == 0.01

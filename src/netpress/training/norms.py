@@ -1,13 +1,16 @@
 """Running statistics of batch norms in the first steps of a training.
 
-A norm's running mean and variance start at 0 and 1 and forget that start slowly: with the momentum of .01
-that C-EfficientNet uses, 64% of it is left after 44 steps, and an evaluation then says nothing about the weights. After
-n steps the plain mean of what was seen is better, as in the warm-up of moving averages: the
-momentum of step n (from 0) is max(its own, 1 / (n + 1)). From step 1 / momentum on nothing is changed.
+A norm's running mean and variance start at 0 and 1 and forget slowly: with the momentum of .01 that C-EfficientNet
+uses, 64% of the start is left after 44 steps, and after 200 they are a mean over weights that are long gone, which an
+evaluation cannot use. So they look back over a tenth of the training so far until that is longer than their own
+memory, as in polynomial-decay averaging (Shamir and Zhang 2013): the momentum of step n (from 0) is
+max(its own, 10 / (n + 10)). With a momentum of .01 nothing is changed after step 990.
 """
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+WINDOW = 10  # the statistics are a mean over about 1 / WINDOW of the steps so far
 
 
 class NormWarmup:
@@ -19,13 +22,13 @@ class NormWarmup:
             for norm in module.modules()
             if isinstance(norm, _BatchNorm) and norm.momentum and norm.track_running_stats
         ]
-        self.steps = max((1 / momentum for _, momentum in self.norms), default=0.0)
+        self.steps = max((WINDOW / momentum for _, momentum in self.norms), default=0.0)
 
     def begin_step(self, step: int) -> None:
         """Before step `step` (from 0, since the training began)."""
         if step <= self.steps + 1:
             for norm, momentum in self.norms:
-                norm.momentum = max(momentum, 1 / (step + 1))
+                norm.momentum = max(momentum, WINDOW / (step + WINDOW))
 
     def restore(self) -> None:
         """The norms' own momenta again."""

@@ -69,7 +69,7 @@ class TrainSettings(Settings):
     evaluate_every: Count = 1
     """Epochs between evaluations on the selection images; the last epoch of a round is always evaluated."""
     norm_warmup: bool = True
-    """Let norms forget their initial statistics in the first steps; without effect where the network is compiled."""
+    """Let norms look back over a tenth of the steps so far at first; without effect where the network is compiled."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto is bfloat16 on a GPU that has it and float32 on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
