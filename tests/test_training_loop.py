@@ -276,3 +276,16 @@ def test_a_missing_policy_file_is_named_before_anything_runs(tmp_path):
         run_training(make_network(), settings, make_context(tmp_path))
     with pytest.raises(UserError, match=r"none\.json"):
         plan(make_network(), settings)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_norms_look_back_a_short_way_at_first(tmp_path, warm):
+    network = make_network()
+    norm = next(part for part in network.module.modules() if isinstance(part, nn.BatchNorm2d))
+    norm.momentum = 0.01
+    seen = []
+    norm.register_forward_pre_hook(lambda module, _: seen.append(module.momentum) if module.training else None)
+    train(network, _settings(epochs=2, norm_warmup=warm), make_context(tmp_path))
+    assert len(seen) > 3
+    assert seen == [10 / (step + 10) if warm else 0.01 for step in range(len(seen))]
+    assert norm.momentum == 0.01

@@ -117,6 +117,7 @@ class _Training:
         first = self.step
         while self.step < len(batches):
             self.rate = self._rate()
+            self.norms.begin_step((self._epochs_before() + self.epoch) * self.steps + self.step)
             randomness = StepRandomness(
                 self.context.seed, (self.context.name, self.round, self.epoch, self.step), device
             )
