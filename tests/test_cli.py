@@ -2,29 +2,11 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from netpress.cli import main
 from netpress.network import create, load, save
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Run one command in an empty folder; gives (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["netpress", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return end.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The fold stage: the same answers, masks kept, an edit that rebuilds."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,6 @@ from netpress.errors import Failure, UserError
 from netpress.models.folding import find_foldable_norms
 from netpress.network import Network, create, load, save
 from netpress.stage import Context
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small run faster on one thread, on a busy machine by far."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

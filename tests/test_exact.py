@@ -1,7 +1,6 @@
 """Whole networks in exact integers: equal to their simulation whatever they are made of, and what the command says."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netpress import api
-from netpress.cli import main
 from netpress.compression.quantization import QuantizeSettings, quantize
 from netpress.console import Console
 from netpress.data import Dataset, DataSettings, Images, load_dataset
@@ -161,22 +159,6 @@ def test_wide_sums_are_exact_where_floats_are_not() -> None:
 
 
 # --- the command and the API
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run one command in an empty folder; gives (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["netpress", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Masks of a network: selected, merged, held through a training, kept by its file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,6 @@ def draw_images(count: int, seed: int) -> Images:
     labels = torch.arange(count) % 4
     pixels = torch.randint(0, 60, (count, 3, 8, 8), generator=generator) + labels.view(-1, 1, 1, 1) * 60
     return Images(pixels.clamp(0, 255).to(torch.uint8), labels)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small run faster on one thread, on a busy machine by far."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from netpress.cli import main
 from netpress.compression import prune_once
 from netpress.compression.quantization import QuantizeSettings, quantize
 from netpress.console import Console
@@ -62,22 +60,6 @@ def quantized(preset: str, folder: Path, family: str = "c_efficientnet", pruned:
     quick = {} if preset == "fixed-9-12" else {"calibration": {"kind": "minmax"}}
     values = {"preset": preset, "calibration_images": 8, **quick, **more}
     return quantize(network, parse(QuantizeSettings, values), context(folder))
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run one command in an empty folder; gives (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["netpress", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 # --- the card and the file
