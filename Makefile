@@ -14,7 +14,7 @@ JOBS   ?= 2
 setup: $(READY)
 
 # The marker is made last, so an interrupted install is taken up again.
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(wildcard src/netpress/native/*.[ch])
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing netpress and its tools into $(VENV) (about a minute, once) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
