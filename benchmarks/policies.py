@@ -2,9 +2,10 @@
 
 Both run the same policy on the same images in the same run. Pillow's side is what
 loaders do with a policy: an image from its array, the drawn operations, an array again.
-`python benchmarks/policies.py [POLICY.json] [--cpu-time]` prints the figures; without a
-file, RandAugment (2 operations in a row) is the policy. --cpu-time compares processor
-seconds at one thread, which other work on the machine disturbs less.
+`python -m benchmarks.policies [POLICY]... [--cpu-time]` prints the figures of each policy:
+`rand` (2 operations in a row), which is the one if none is named, `trivial` or a JSON file.
+--cpu-time compares processor seconds at one thread, which other work on the machine disturbs
+less. NETPRESS_NATIVE=0 leaves the compiled kernels out.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from torch import Tensor
 from netpress.data.operations import CUTOUT_COLOUR
 from netpress.data.policies import Policy, PolicySet, find_policies
 from netpress.devices import available_cores
+from netpress.native.policies import available
 
 
 def run_with_pillow(image: Image.Image, name: str, value: float, centre: Sequence[float] = (0.5, 0.5)) -> Image.Image:
@@ -123,23 +125,25 @@ def measure_policies(
 
 
 def main() -> None:
-    """Print the figures of each number of threads and batch size."""
+    """Print the figures of each policy, number of threads and batch size."""
     arguments = sys.argv[1:]
     busy = "--cpu-time" in arguments
-    files = [argument for argument in arguments if argument != "--cpu-time"]
-    policies = find_policies(files or ["rand"], 2, 0.3)
+    names = [argument for argument in arguments if argument != "--cpu-time"] or ["rand"]
     # Pictures of smooth random colours: their speed does not depend on what they show.
     small = torch.rand(2048, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     images = (torch.nn.functional.interpolate(small, (32, 32), mode="bilinear") * 255).to(torch.uint8)
-    if busy:
-        speeds = measure_policies(policies, images, clock=time.process_time)
-    else:
-        speeds = measure_policies(policies, images, threads=sorted({1, available_cores()}))
-    for speed in speeds:
-        print(
-            f"{speed.policy}: batch {speed.batch}, {speed.threads} threads: {speed.netpress:,.0f} images/s, "
-            f"Pillow {speed.pillow:,.0f} images/s, ratio {speed.ratio:.1f}"
-        )
+    print("compiled kernels" if available() else "torch, without compiled kernels")
+    for name in names:
+        policies = find_policies([name], 2, 0.3)
+        if busy:
+            speeds = measure_policies(policies, images, clock=time.process_time)
+        else:
+            speeds = measure_policies(policies, images, threads=sorted({1, available_cores()}))
+        for speed in speeds:
+            print(
+                f"{speed.policy}: batch {speed.batch}, {speed.threads} threads: {speed.netpress:,.0f} images/s, "
+                f"Pillow {speed.pillow:,.0f} images/s, ratio {speed.ratio:.1f}"
+            )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from netpress.data.policies import (
     trivial_policy,
 )
 from netpress.errors import UserError
+from netpress.native.policies import available
 from netpress.settings import SettingsError, parse
 
 CPU = torch.device("cpu")
@@ -64,6 +66,17 @@ def images() -> Tensor:
     return real_images(1000)
 
 
+@pytest.fixture(scope="module", params=["compiled", "torch"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways in which a CPU can run steps."""
+    if request.param == "compiled" and not available():
+        pytest.skip("no compiled kernels here: netpress was installed without a C compiler, or NETPRESS_NATIVE is 0")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr("netpress.data.operations.available", lambda: False)
+        yield
+
+
 def run_one(images: Tensor, name: str, value: float, centres: np.ndarray | None = None) -> Tensor:
     changed, count = images.clone(), len(images)
     table = StepTable([(name, value)], images.shape[2], images.shape[3], CPU)
@@ -80,6 +93,7 @@ def run_pillow(images: Tensor, name: str, value: float, centres: np.ndarray | No
     return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_equals_pillow_on_real_images(images: Tensor, name: str) -> None:
     centres = np.random.default_rng(0).random((len(images), 2))
@@ -90,6 +104,7 @@ def test_equals_pillow_on_real_images(images: Tensor, name: str) -> None:
         assert torch.equal(ours, run_pillow(images[part], name, value, centres[part])), f"{name} at level {level}"
 
 
+@pytest.mark.usefixtures("way")
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(sorted(TRIVIAL_SPACE)), st.integers(0, 30), st.booleans(), st.integers(3, 20), st.integers(3, 20)
@@ -105,6 +120,7 @@ def test_equals_pillow_at_any_size_and_strong_values(
     assert torch.equal(run_one(images, name, value), run_pillow(images, name, value))
 
 
+@pytest.mark.usefixtures("way")
 def test_grey_images_equal_pillow(images: Tensor) -> None:
     grey = images[:40, :1]
     for name in OPERATIONS:
@@ -120,9 +136,11 @@ def test_grey_images_equal_pillow(images: Tensor) -> None:
 
 def test_large_images_need_no_table_of_places(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netpress.data.operations._PLACES_LIMIT", 0)
+    monkeypatch.setattr("netpress.data.operations.available", lambda: False)
     assert torch.equal(run_one(images[:5], "Rotate", 17.5), run_pillow(images[:5], "Rotate", 17.5))
 
 
+@pytest.mark.usefixtures("way")
 def test_a_batch_goes_through_its_steps_as_pillow_would(images: Tensor) -> None:
     """Every image of a batch, each with its own drawn sub-policy, equals Pillow's run of the same steps."""
     draw = np.random.default_rng(4)

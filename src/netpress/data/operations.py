@@ -9,16 +9,20 @@ uses (Lim et al. 2019), drawn as ImageDraw.rectangle draws it.
 
 A step is an operation with a value. The steps that a batch needs are run group by
 group: all geometric steps are one gather, all blends one expression, and so on, however
-many different values they have.
+many different values they have. On a CPU with compiled kernels (`netpress.native`), the
+same is done image by image.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from netpress.native.policies import Steps, Work, available, run_policies
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,19 @@ OPERATIONS = {  # in the order in which they are computed
 KINDS = {name: kind for kind, name in enumerate(OPERATIONS)}
 GROUP_OF_KIND = np.array([operation.group for operation in OPERATIONS.values()])
 CUTOUT_COLOUR = (125, 123, 114)
+_COLOURS = {3: np.array(CUTOUT_COLOUR, np.uint8), 1: np.array([round(sum(CUTOUT_COLOUR) / 3)], np.uint8)}
 LUMA = (19595, 38470, 7471)  # Pillow's weights of red, green and blue, in 1/65536
+_WORK = {  # of the compiled kernel
+    **dict.fromkeys(["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"], Work.MOVE),
+    **dict.fromkeys(["Invert", "Solarize", "Posterize", "Brightness"], Work.LOOK_UP),
+    "Contrast": Work.CONTRAST,
+    "AutoContrast": Work.STRETCH,
+    "Equalize": Work.EQUALIZE,
+    "Color": Work.COLOUR,
+    "Sharpness": Work.SHARPEN,
+    "Cutout": Work.FILL,
+}
+_WORK_OF_KIND = np.array([_WORK[name] for name in OPERATIONS], np.int64)
 _FIXED = 65536
 _PLACES_LIMIT = 64 << 20  # bytes of precomputed places kept for a table
 _PIECE_BYTES = 192 << 10  # of images that a CPU changes at a time, so that their floats stay in its cache
@@ -84,14 +100,30 @@ class StepTable:
         self.rows[geometric] = np.arange(len(geometric))
         coefficients = [_affine(*steps[index], height, width) for index in geometric.tolist()]
         self.coefficients = torch.tensor(coefficients, dtype=torch.int32).view(-1, 6).to(device)
-        small = len(geometric) * height * width * 9 <= _PLACES_LIMIT
-        self.places = _places(self.coefficients, height, width) if small else None
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor] | None:
+        """What `_places` says of all geometric steps; None where that would be too much to keep."""
+        small = len(self.coefficients) * self.height * self.width * 9 <= _PLACES_LIMIT
+        return _places(self.coefficients, self.height, self.width) if small else None
 
     def places_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What `_places` says of these geometric steps."""
         if self.places is None:
             return _places(self.coefficients[rows], self.height, self.width)
         return self.places[0].index_select(0, rows), self.places[1].index_select(0, rows)
+
+    @cached_property
+    def compiled(self) -> Steps:
+        """The same for the compiled kernel; of a table on the CPU."""
+        return Steps(
+            works=_WORK_OF_KIND[self.kinds],
+            rows=self.rows,
+            factors=self.numbers.numpy(),
+            sides=self.sides,
+            coefficients=self.coefficients.numpy(),
+            tables=self.fixed.numpy(),
+        )
 
 
 def _fixed_tables(kinds: np.ndarray, values: np.ndarray) -> Tensor:
@@ -154,6 +186,16 @@ def run_steps(images: Tensor, table: StepTable, taken: np.ndarray, steps: np.nda
     [entries]; centres: float [entries, 2], where a cutout lies (x, y as shares of the
     image's sides). Entries of different images may be in any order.
     """
+    if images.shape[1] not in _COLOURS:
+        raise ValueError(f"images with {images.shape[1]} channels: the operations are for 1 or 3")
+    if images.device.type == "cpu" and available():
+        run_policies(images, table.compiled, taken, steps, centres, _COLOURS[images.shape[1]])
+    else:
+        _run_groups(images, table, taken, steps, centres)
+
+
+def _run_groups(images: Tensor, table: StepTable, taken: np.ndarray, steps: np.ndarray, centres: np.ndarray) -> None:
+    """`run_steps` by torch, on any device."""
     kinds = table.kinds[steps]
     order, bounds = _arrange(taken, kinds)
     # One transfer for everything that the device needs to know.
@@ -333,6 +375,5 @@ def _fill(images: Tensor, corners: Tensor) -> Tensor:
     columns = ((x >= corners[:, 0]) & (x <= corners[:, 1])).to(torch.uint8).neg_()  # [n, width], 255 inside
     rows = ((y >= corners[:, 2]) & (y <= corners[:, 3])).to(torch.uint8).neg_()
     square = (rows[:, :, None] & columns[:, None, :])[:, None]  # [n, 1, height, width]
-    colour = CUTOUT_COLOUR if images.shape[1] == 3 else (round(sum(CUTOUT_COLOUR) / 3),)
-    fill = torch.tensor(colour, dtype=torch.uint8, device=images.device).view(1, -1, 1, 1)
+    fill = torch.from_numpy(_COLOURS[images.shape[1]]).to(images.device).view(1, -1, 1, 1)
     return images.bitwise_xor(fill).bitwise_and_(square).bitwise_xor_(images)

@@ -4,5 +4,6 @@ Plain C, built when netpress is installed where a compiler is at hand. Nothing n
 they are missing, the same is computed by torch, slower. Each kernel has a torch twin that tests compare it with.
 
 - `library`: the compiled library, if there is one
+- `policies`: all drawn steps of augmentation policies, image by image
 - `vectors.h`: vectors of floats for each kind of processor
 """
