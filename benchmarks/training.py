@@ -37,6 +37,7 @@ from netpress.data import DataSettings, Images, augment, load_dataset, mix, norm
 from netpress.devices import available_cores, choose_device, generator_for
 from netpress.memory import keep_freed_memory
 from netpress.models.selection import select
+from netpress.native.library import available
 from netpress.network import Network, create
 from netpress.settings import parse
 from netpress.training import TrainSettings, evaluate
@@ -256,6 +257,7 @@ def alternate(names: list[str], batch_size: int, blocks: int, device: torch.devi
 
 
 KINDS = {  # what an operation belongs to, by the first of these that its name holds
+    "whole blocks": ("_Inverted",),  # convolutions, norms, hard-swish and gates of an inverted residual
     "activations": ("hardswish", "sigmoid"),
     "norms": ("batch_norm",),
     "convolutions": ("convolution", "aten::mm", "aten::addmm"),
@@ -265,7 +267,8 @@ KINDS = {  # what an operation belongs to, by the first of these that its name h
 def share_kinds(loop: OurLoop, batch: Tensor, repeats: int) -> tuple[dict[str, float], list[tuple[str, float]]]:
     """Shares of a step's time by kind of operation, and the largest five of the rest.
 
-    The products of matrices count as convolutions: those of the fused pointwise ones, and the classifier.
+    The products of matrices count as convolutions: those of the fused pointwise ones, and the classifier. What torch's
+    own operations do inside a block's function counts as what it is, and the rest of that function as "whole blocks".
     """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(repeats):
@@ -377,6 +380,7 @@ def describe(result: dict[str, Any]) -> str:
     rows.append(f"  SRIP {result['srip_share']:.1%} of a step, masks {result['mask_share']:.1%}")
     rows.append(f"  evaluation {result['evaluation_images_per_second']:.0f} images/s")
     if result["shares"]:
+        rows.append(f"  compiled kernels: {'used' if available() else 'not there'}")
         rows.append("  of a step: " + ", ".join(f"{kind} {share:.0%}" for kind, share in result["shares"].items()))
         rows.append("  most of the rest: " + ", ".join(f"{name} {share:.1%}" for name, share in result["rest"]))
     return "\n".join(rows)

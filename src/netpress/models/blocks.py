@@ -62,6 +62,12 @@ class SqueezeExcite(nn.Sequential):
             )
         )
 
+    def excite(self, pooled: Tensor) -> Tensor:
+        """The gate from means that are known already, [batch, channels, 1, 1]."""
+        for layer in list(self)[1:]:
+            pooled = layer(pooled)
+        return pooled
+
 
 class DropConnect(nn.Module):
     """In training, drop the whole branch of an image with probability `rate` and scale the others up to keep the mean.

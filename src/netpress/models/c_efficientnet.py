@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from netpress.models.blocks import ConvNorm, SqueezeExcite, initialize_he_out, zero_bias
 from netpress.models.fused import widen
+from netpress.models.inverted import Branch, invert
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Fraction, Positive
 
@@ -129,6 +130,10 @@ class Block(nn.Module):
             self.shortcut = ConvNorm(inputs, outputs, stride=stride, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
+        gate = self.squeeze_excite if self.applies_gate else None
+        branch = Branch(self.expand, self.depthwise, self.project, gate, self.shortcut)
+        if branch.is_fusable(x):
+            return invert(branch, x)
         y = self.project(self.depthwise(widen(self.expand, x)))
         if self.squeeze_excite is not None:
             gate = self.squeeze_excite(y)  # [batch, outputs, 1, 1]

@@ -4,6 +4,8 @@ Plain C, built when netpress is installed where a compiler is at hand. Nothing n
 they are missing, the same is computed by torch, slower. Each kernel has a torch twin that tests compare it with.
 
 - `library`: the compiled library, if there is one
-- `policies`: all drawn steps of augmentation policies, image by image
-- `vectors.h`: vectors of floats for each kind of processor
+- `blocks`: the passes of an inverted residual. blocks.h says what they are; their C is in forward.h and backward.h, on
+  the products of matrices.h and the vectors of vectors.h, compiled for three kinds of processor (blocks_512.c,
+  blocks_256.c, blocks_any.c); blocks.c runs one on threads
+- `policies`: augmentation policies, image by image in the cache
 """

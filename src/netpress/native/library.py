@@ -9,6 +9,9 @@ from pathlib import Path
 SWITCH = "NETPRESS_NATIVE"
 """Set to 0 in the environment, this variable leaves the kernels out; torch computes everything."""
 
+VERSION = 1
+"""Raised here and in module.c when what a kernel takes changes: a library built from older sources is left alone."""
+
 _NAME = "_kernels"
 
 
@@ -35,6 +38,6 @@ def library() -> ctypes.CDLL | None:
 def _load(path: Path) -> ctypes.CDLL | None:
     try:
         loaded = ctypes.CDLL(str(path))
-    except OSError:  # built for another machine, or torch here has another OpenMP
+        return loaded if loaded.netpress_version() == VERSION else None
+    except (OSError, AttributeError):  # built for another machine, torch here has another OpenMP, or from older sources
         return None
-    return loaded if loaded.netpress_supported() else None

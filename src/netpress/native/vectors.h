@@ -1,0 +1,97 @@
+/* Vectors of LANES floats and what the kernels do with them, on the processor that WIDE_512 or WIDE_256 names
+   (neither: whatever the compiler makes of 128 bits). */
+
+#ifndef NETPRESS_VECTORS_H
+#define NETPRESS_VECTORS_H
+
+
+#if defined(WIDE_512)
+#define LANES 16
+#define TILE_ROWS 8 /* of matrices.h: 24 sums in 32 registers */
+#elif defined(WIDE_256)
+#define LANES 8
+#define TILE_ROWS 4 /* 12 sums in 16 registers */
+#else
+#define LANES 4
+#define TILE_ROWS 4
+#endif
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef int integers __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Floats lie anywhere: tensors begin at multiples of 64 bytes, but rows of theirs need not. */
+INLINE vector load(const float *from) {
+    vector values;
+    __builtin_memcpy(&values, from, sizeof values);
+    return values;
+}
+
+INLINE void store(float *to, vector values) { __builtin_memcpy(to, &values, sizeof values); }
+
+/* The first `count` floats, zeros after them; whole vectors where it is LANES or more. */
+INLINE vector load_some(const float *from, long count) {
+    if (count >= LANES) return load(from);
+#if defined(WIDE_512)
+    return (vector)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#else
+    vector values = {0};
+    for (long lane = 0; lane < count; lane++) values[lane] = from[lane];
+    return values;
+#endif
+}
+
+INLINE void store_some(float *to, vector values, long count) {
+    if (count >= LANES) {
+        store(to, values);
+        return;
+    }
+#if defined(WIDE_512)
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)values);
+#else
+    for (long lane = 0; lane < count; lane++) to[lane] = values[lane];
+#endif
+}
+
+INLINE vector splat(float value) { return value - (vector){0}; }
+
+#if defined(WIDE_512)
+INLINE vector multiply_add(vector a, vector b, vector c) { return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vector larger(vector a, vector b) { return (vector)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vector smaller(vector a, vector b) { return (vector)_mm512_min_ps((__m512)a, (__m512)b); }
+/* a where x > limit, b elsewhere */
+INLINE vector where_above(vector x, vector limit, vector a, vector b) {
+    return (vector)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_GT_OQ), (__m512)b, (__m512)a);
+}
+#elif defined(WIDE_256)
+INLINE vector multiply_add(vector a, vector b, vector c) { return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vector larger(vector a, vector b) { return (vector)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vector smaller(vector a, vector b) { return (vector)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE vector where_above(vector x, vector limit, vector a, vector b) {
+    return (vector)_mm256_blendv_ps((__m256)b, (__m256)a, _mm256_cmp_ps((__m256)x, (__m256)limit, _CMP_GT_OQ));
+}
+#else
+INLINE vector multiply_add(vector a, vector b, vector c) { return a * b + c; }
+INLINE vector where_above(vector x, vector limit, vector a, vector b) {
+    integers above = (integers)(x > limit);
+    return (vector)((above & (integers)a) | (~above & (integers)b));
+}
+INLINE vector larger(vector a, vector b) { return where_above(a, b, a, b); }
+INLINE vector smaller(vector a, vector b) { return where_above(a, b, b, a); }
+#endif
+
+/* x * min(max(x + 3, 0), 6) / 6 */
+INLINE vector hardswish(vector x) {
+    vector gate = smaller(larger(x + splat(3), splat(0)), splat(6));
+    return x * gate * splat(1.0f / 6);
+}
+
+/* gradient times the slope of hardswish at x: 0 below -3, 1 above 3, between them x / 3 + 1/2 */
+INLINE vector hardswish_gradient(vector gradient, vector x) {
+    vector between = gradient * multiply_add(x, splat(1.0f / 3), splat(0.5f));
+    vector above = where_above(x, splat(3), gradient, between);
+    return where_above(splat(-3), x, splat(0), above);
+}
+
+#endif

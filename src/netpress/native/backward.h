@@ -1,0 +1,237 @@
+/* The backward passes of an inverted residual; see blocks.h. Included after forward.h. */
+
+/* image_sums: of the gradient, and of gradient * (narrowed - centre) */
+static void finish_backward(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
+    (void)scratch, (void)products, (void)sums;
+    long size = s->out_height * s->out_width, width = s->outputs_padded;
+    for (long image = first; image < last; image++) {
+        double *totals = s->image_sums + image * width, *against = totals + s->images * width;
+        memset(totals, 0, width * sizeof(double));
+        memset(against, 0, width * sizeof(double));
+        for (long start = 0; start < size; start += CHUNK)
+            for (long column = 0; column < width; column += LANES) {
+                vector centre = load(s->centre + column), total = splat(0), product = splat(0);
+                for (long p = start; p < least(size, start + CHUNK); p++) {
+                    long pixel = image * size + p;
+                    vector gradient = load_some(s->gradient + pixel * s->outputs + column, s->outputs - column);
+                    total += gradient;
+                    product = multiply_add(gradient, load(s->narrowed + pixel * width + column) - centre, product);
+                }
+                add_to_doubles(totals + column, total);
+                add_to_doubles(against + column, product);
+            }
+    }
+}
+
+/* The gradient for `narrowed` is gradient * image_factor + narrowed * by_value + image_offset. From it middle_gradient, for
+   the normalized middle; products: [outputs, inside] for `narrow_turned`; sums: [2, inside] of middle_gradient and of
+   middle_gradient * (middle - centre). */
+static void narrow_backward(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
+    long size = s->out_height * s->out_width, width = s->outputs_padded;
+    float *given = scratch, *middle = given + CHUNK * width, *active = middle + CHUNK * s->inside;
+    float *back = active + CHUNK * s->inside;
+    for (long image = first; image < last; image++) {
+        const float *factor = s->image_factor + image * width, *offset = s->image_offset + image * width;
+        for (long start = 0; start < size; start += CHUNK) {
+            long count = least(CHUNK, size - start), pixel = image * size + start;
+            for (long p = 0; p < count; p++)
+                for (long column = 0; column < width; column += LANES) {
+                    const float *gradient = s->gradient + (pixel + p) * s->outputs + column;
+                    vector value = multiply_add(load(s->narrowed + (pixel + p) * width + column),
+                                                load(s->by_value + column), load(offset + column));
+                    value = multiply_add(load_some(gradient, s->outputs - column), load(factor + column), value);
+                    store(given + p * width + column, value);
+                }
+            operand rows = {given, 0, width, 1}, turned = {given, 0, 1, width};
+            target wide = {back, 0, s->inside, s->inside, NULL, 0};
+            multiply(1, count, s->outputs, rows, s->narrow_turned, s->inside, wide);
+            memcpy(middle, s->middle + pixel * s->inside, count * s->inside * sizeof(float));
+            for (long column = 0; column < s->inside; column += LANES) {
+                const vector centre = load(s->centre + column);
+                vector total = splat(0), against = splat(0);
+                for (long place = column; place < count * s->inside; place += s->inside) {
+                    vector before = load(middle + place), value = normalized(s, before, column);
+                    vector gradient = hardswish_gradient(load(back + place), value);
+                    store(active + place, hardswish(value));
+                    store(back + place, gradient);
+                    total += gradient;
+                    against = multiply_add(gradient, before - centre, against);
+                }
+                add_to_doubles(sums + column, total);
+                add_to_doubles(sums + s->inside + column, against);
+            }
+            memcpy(s->middle_gradient + pixel * s->inside, back, count * s->inside * sizeof(float));
+            target weights = {products, 0, s->inside, s->inside, NULL, 1};
+            multiply(1, s->outputs, count, turned, active, s->inside, weights);
+        }
+    }
+}
+
+/* What one row of gradients adds to the depthwise weights, for one vector of channels. `seen`: the activated rows that the
+   kernel saw. */
+INLINE void learn_row(const int kernel, const struct block *s, const float *const *seen, const float *given, long column,
+                      float *products) {
+    if (kernel == 3) {
+        vector sums[9];
+        for (int t = 0; t < 9; t++) sums[t] = load(products + t * s->inside + column);
+        for (long x = 0; x < s->out_width; x++) {
+            vector gradient = load(given + x * s->inside + column);
+            for (int ky = 0; ky < 3; ky++)
+                for (int kx = 0; kx < 3; kx++) {
+                    vector value = load(seen[ky] + (x * s->stride + kx) * s->inside + column);
+                    sums[ky * 3 + kx] = multiply_add(value, gradient, sums[ky * 3 + kx]);
+                }
+        }
+        for (int t = 0; t < 9; t++) store(products + t * s->inside + column, sums[t]);
+        return;
+    }
+    for (int t = 0; t < kernel * kernel; t++) {
+        const float *from = seen[t / kernel] + t % kernel * s->inside + column;
+        vector sum = load(products + t * s->inside + column);
+        for (long x = 0; x < s->out_width; x++)
+            sum = multiply_add(load(from + x * s->stride * s->inside), load(given + x * s->inside + column), sum);
+        store(products + t * s->inside + column, sum);
+    }
+}
+
+/* Spread one row of gradients over the rows `to` that it came from. */
+INLINE void scatter_row(const struct block *s, const float *given, float *const *to) {
+    for (long x = 0; x < s->out_width; x++)
+        for (long ky = 0; ky < s->kernel; ky++)
+            for (long kx = 0; kx < s->kernel; kx++) {
+                float *place = to[ky] + (x * s->stride + kx) * s->inside;
+                const float *weights = s->depthwise + (ky * s->kernel + kx) * s->inside, *from = given + x * s->inside;
+                for (long column = 0; column < s->inside; column += LANES) {
+                    vector sum = multiply_add(load(from + column), load(weights + column), load(place + column));
+                    store(place + column, sum);
+                }
+            }
+}
+
+/* The gradient of one row of widened values before their activation, for one vector of channels, and the sum of it.
+   `spread`: where this gathers (a kernel of 3, stride 1), three rows of the gradient of the depthwise convolution's result, with
+   zeros around; else one row of the gradient that `scatter_row` made. */
+INLINE void activate_row(const int gathers, const struct block *s, const float *const *spread, const float *before,
+                         float *to, long column, double *sums) {
+    vector total = splat(0), weights[9];
+    if (gathers)
+        for (int t = 0; t < 9; t++) weights[t] = load(s->depthwise + (8 - t) * s->inside + column);
+    for (long x = 0; x < s->width; x++) {
+        vector sum = splat(0);
+        if (gathers)
+            for (int ky = 0; ky < 3; ky++)
+                for (int kx = 0; kx < 3; kx++)
+                    sum = multiply_add(load(spread[ky] + (x + kx) * s->inside + column), weights[ky * 3 + kx], sum);
+        else
+            sum = load(spread[0] + (x + s->padding) * s->inside + column);
+        sum = hardswish_gradient(sum, load(before + x * s->inside + column));
+        store(to + x * s->inside + column, sum);
+        total += sum;
+    }
+    add_to_doubles(sums + column, total);
+}
+
+/* The gradient for the depthwise convolution's row y, which is middle_gradient * factor + middle * by_value + constant. */
+INLINE void middle_row(const struct block *s, long image, long y, float *to) {
+    long row = (image * s->out_height + y) * s->out_width * s->inside;
+    const float *middle = s->middle + row, *normal = s->middle_gradient + row;
+    for (long x = 0; x < s->out_width; x++, middle += s->inside, normal += s->inside, to += s->inside)
+        for (long column = 0; column < s->inside; column += LANES) {
+            vector sum = multiply_add(load(middle + column), load(s->by_value + column), load(s->constant + column));
+            store(to + column, multiply_add(load(normal + column), load(s->factor + column), sum));
+        }
+}
+
+/* Back through the first norm and the widening, as far as that needs no sums over all images: of `count` rows y, y + 1, ...
+   with their gradients `wide`; `x`: scratch for these rows. */
+INLINE void narrow_rows(const struct block *s, long image, long y, long count, float *x, const float *wide, float *product) {
+    long place = (image * s->height + y) * s->width * s->inputs, pixels = count * s->width;
+    centre_rows(s, image, y, count, x);
+    operand turned = {x, 0, 1, s->inputs_padded}, gradients = {wide, 0, s->inside, 1};
+    target weights = {product, 0, s->inside, s->inside, NULL, 1};
+    multiply(1, s->inputs, pixels, turned, wide, s->inside, weights);
+    target back = {s->out + place, 0, s->inputs, s->inputs, NULL, 0};
+    multiply(1, pixels, s->inside, gradients, s->widen_turned, s->inputs_padded, back);
+}
+
+/* Row by row, all that row y needs of the others at hand: its depthwise rows are done once row y * stride + kernel - 1 of the
+   padded image is there, and its own gradient once all of these are.
+
+   out = gradient of the normalized widened values @ widen_turned; products: [kernel * kernel, inside] for `depthwise`, then
+   [inputs, inside] of (x - mean).T @ that gradient; sums: [inside] of it */
+static void widen_backward(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
+    const int gathers = s->kernel == 3 && s->stride == 1 && s->padding == 1;
+    const long row = s->width * s->inside, padded_row = row + 2 * s->padding * s->inside;
+    const long together = rows_together(s), kept = s->kernel;
+    ring active = {scratch, padded_row, kept};
+    ring spread = {active.from + kept * padded_row, padded_row, kept};
+    ring before = {spread.from + kept * padded_row, row, kept};
+    float *wide = before.from + kept * row, *given = wide + together * row;
+    float *x = given + s->out_width * s->inside;
+    float *product = products + s->kernel * s->kernel * s->inside;
+    const float *seen[MOST_TAPS];
+    float *spreads[MOST_TAPS];
+
+    for (long image = first; image < last; image++) {
+        memset(scratch, 0, 2 * kept * padded_row * sizeof(float));
+        long widened = 0, out = 0; /* rows that are done */
+        for (long y = 0; y < s->height; y++) {
+            /* All results that row y had a part in: the last one begins at it. */
+            long needed = gathers ? least(y + 2, s->out_height) : least((y + s->padding) / s->stride + 1, s->out_height);
+            for (; out < needed; out++) {
+                for (; widened < rows_seen(s, out); widened++) {
+                    long place = widened + s->padding;
+                    widen_row(s, image, widened, x, row_of(before, place), row_of(active, place));
+                    if (!gathers) memset(row_of(spread, place), 0, padded_row * sizeof(float));
+                }
+                see_rows(s, active, out, seen);
+                for (int ky = 0; ky < s->kernel; ky++) spreads[ky] = row_of(spread, out * s->stride + ky);
+                float *gradient = gathers ? row_of(spread, out + 1) + s->inside : given;
+                middle_row(s, image, out, gradient);
+                for (long column = 0; column < s->inside; column += LANES) {
+                    if (s->kernel == 3)
+                        learn_row(3, s, seen, gradient, column, products);
+                    else
+                        learn_row(s->kernel, s, seen, gradient, column, products);
+                }
+                if (!gathers) scatter_row(s, gradient, spreads);
+            }
+            for (; widened <= y; widened++) { /* a last row that no result saw */
+                long place = widened + s->padding;
+                widen_row(s, image, widened, x, row_of(before, place), row_of(active, place));
+                memset(row_of(spread, place), 0, padded_row * sizeof(float));
+            }
+            if (gathers && y + 2 > s->out_height) memset(row_of(spread, y + 2), 0, padded_row * sizeof(float));
+            const float *rows[3] = {row_of(spread, y + s->padding), NULL, NULL};
+            for (int ky = 0; gathers && ky < 3; ky++) rows[ky] = row_of(spread, y + ky);
+            const float *values = row_of(before, y + s->padding);
+            float *to = wide + y % together * row;
+            for (long column = 0; column < s->inside; column += LANES) {
+                if (gathers)
+                    activate_row(1, s, rows, values, to, column, sums);
+                else
+                    activate_row(0, s, rows, values, to, column, sums);
+            }
+            if (y % together == together - 1 || y == s->height - 1)
+                narrow_rows(s, image, y - y % together, y % together + 1, x, wide, product);
+        }
+    }
+}
+
+/* out += x @ by_row + constant, and the shortcut's gradient */
+static void input_backward(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
+    (void)scratch, (void)products, (void)sums;
+    long size = s->height * s->width;
+    for (long pixel = first * size; pixel < last * size; pixel += CHUNK) {
+        long count = least(CHUNK, last * size - pixel), start = pixel * s->inputs, stop = start + count * s->inputs;
+        operand rows = {s->x + start, 0, s->inputs, 1};
+        target out = {s->out + start, 0, s->inputs, s->inputs, s->constant, 1};
+        multiply(1, count, s->inputs, rows, s->by_row, s->inputs_padded, out);
+        if (!s->shortcut) continue;
+        for (long i = start; i < stop; i += LANES)
+            store_some(s->out + i, load_some(s->out + i, stop - i) + load_some(s->shortcut + i, stop - i), stop - i);
+    }
+}
+
+#define ALL_PASSES \
+    {moments, widen, narrow, finish, finish_backward, narrow_backward, widen_backward, input_backward}

@@ -1,0 +1,6 @@
+/* The passes for any processor. */
+
+#include "forward.h"
+#include "backward.h"
+
+pass *const passes_any[PASSES] = ALL_PASSES;

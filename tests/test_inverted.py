@@ -1,0 +1,242 @@
+"""The fused inverted residual against its modules one after another, in float64, for each variant of the kernels."""
+
+import copy
+import ctypes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from netpress.models import inverted
+from netpress.models.blocks import ConvNorm, SqueezeExcite
+from netpress.models.c_efficientnet import CEfficientNet, CEfficientNetSettings
+from netpress.models.inverted import Branch, invert
+from netpress.native import blocks
+from netpress.native.library import SWITCH, available, library
+
+pytestmark = pytest.mark.skipif(not available(), reason="netpress was installed without a compiler")
+
+
+@dataclass
+class Case:
+    inputs: int
+    inside: int
+    outputs: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    gated: bool = True
+    shortcut: str = "none"
+    images: tuple[int, int, int] = (3, 7, 9)  # how many, height, width
+
+
+CASES = {
+    "the network's second block": Case(16, 48, 16, shortcut="identity", images=(5, 32, 32)),
+    "odd widths": Case(6, 10, 6, shortcut="identity"),
+    "no gate, no shortcut": Case(6, 10, 5, gated=False),
+    "a shortcut of its own": Case(6, 17, 5, shortcut="conv"),
+    "stride 2": Case(7, 40, 20, stride=2, images=(4, 8, 8)),
+    "stride 2, odd sizes": Case(7, 40, 20, stride=2, images=(2, 9, 7)),
+    "a kernel of 2": Case(20, 50, 9, kernel=2, stride=2, padding=0, shortcut="conv", images=(4, 6, 6)),
+    "a last row that no kernel sees": Case(4, 9, 3, kernel=2, stride=2, padding=0, gated=False, images=(2, 7, 5)),
+    "a kernel of 5": Case(5, 17, 5, kernel=5, padding=2, shortcut="identity"),
+    "a kernel of 5, stride 2": Case(5, 17, 3, kernel=5, stride=2, padding=2),
+    "a kernel of 3 without padding": Case(5, 17, 3, padding=0),
+    "one pixel": Case(5, 17, 5, shortcut="identity", images=(6, 1, 1)),
+    "one row": Case(5, 17, 5, shortcut="identity", images=(2, 1, 6)),
+    "wide, many images": Case(24, 72, 24, shortcut="identity", images=(37, 4, 4)),
+}
+
+
+class Block(nn.Module):
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.expand = ConvNorm(case.inputs, case.inside, momentum=0.3, activation=nn.Hardswish())
+        self.depthwise = ConvNorm(
+            case.inside,
+            case.inside,
+            case.kernel,
+            stride=case.stride,
+            padding=case.padding,
+            groups=case.inside,
+            momentum=0.2,
+            activation=nn.Hardswish(),
+        )
+        self.project = ConvNorm(case.inside, case.outputs, momentum=0.1)
+        self.gate = SqueezeExcite(case.outputs, max(1, case.outputs // 4), nn.Hardswish()) if case.gated else None
+        shortcuts = {"none": None, "identity": nn.Identity()}
+        self.shortcut = shortcuts.get(case.shortcut) or (
+            ConvNorm(case.inputs, case.outputs, stride=case.stride) if case.shortcut == "conv" else None
+        )
+        for link in (self.expand, self.depthwise, self.project):
+            nn.init.normal_(link.norm.weight, 1.0, 0.5)
+            nn.init.normal_(link.norm.bias)
+            nn.init.normal_(link.norm.running_mean)  # by which sums are centred, near or not
+        self.train()
+
+    def branch(self) -> Branch:
+        return Branch(self.expand, self.depthwise, self.project, self.gate, self.shortcut)
+
+    def by_modules(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        y = y if self.gate is None else y * self.gate(y)
+        return y if self.shortcut is None else y + self.shortcut(x)
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        assert self.branch().is_fusable(x)
+        return invert(self.branch(), x)
+
+
+def _images(case: Case, seed: int = 1) -> Tensor:
+    count, height, width = case.images
+    generator = torch.Generator().manual_seed(seed)
+    return 2 + torch.randn(
+        count, case.inputs, height, width, generator=generator
+    )  # far from zero, where sums lose most
+
+
+def _run(block: Block, x: Tensor, run: Callable[[Block, Tensor], Tensor]) -> dict[str, Tensor]:
+    x = x.clone().requires_grad_()
+    y = run(block, x)
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(9)).to(y.dtype))
+    assert x.grad is not None
+    gradients = {name: p.grad for name, p in block.named_parameters() if p.grad is not None}
+    return {"result": y.detach(), "input": x.grad, **gradients, **dict(block.named_buffers())}
+
+
+def _assert_equal(found: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
+    assert found.keys() == exact.keys()
+    for name, one in found.items():
+        scale = float(exact[name].abs().max()) + 1e-3
+        torch.testing.assert_close(one.double(), exact[name].double(), atol=1e-4 * scale, rtol=0, msg=name)
+
+
+@pytest.fixture(params=[16, 8, 4], ids=lambda lanes: f"{lanes} lanes")
+def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Vectors of so many floats, where this processor has them."""
+    loaded, most = blocks._kernels()
+    if request.param > most:
+        pytest.skip(f"this processor has vectors of {most} floats")
+    monkeypatch.setattr(blocks, "_kernels", lambda: (loaded, request.param))
+    yield request.param
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equals_the_modules(case: Case, lanes: int) -> None:
+    block, x = Block(case), _images(case)
+    exact = _run(copy.deepcopy(block).double(), x.double(), Block.by_modules)
+    _assert_equal(_run(block, x, Block.by_kernels), exact)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads_and_always_the_same_bits(threads: int) -> None:
+    case = CASES["wide, many images"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        one, other = (_run(Block(case), _images(case), Block.by_kernels) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    _assert_equal(one, _run(Block(case).double(), _images(case).double(), Block.by_modules))
+
+
+def test_channels_last_or_not_gives_the_same() -> None:
+    case = CASES["odd widths"]
+    last = _images(case).to(memory_format=torch.channels_last)
+    one, other = _run(Block(case), _images(case), Block.by_kernels), _run(Block(case), last, Block.by_kernels)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert one["result"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_frozen_parameters_stay_without_gradient() -> None:
+    case = CASES["odd widths"]
+    block = Block(case)
+    frozen = [block.expand.conv.weight, block.project.norm.bias, block.gate.reduce.weight]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    found, exact = _run(block, _images(case), Block.by_kernels), copy.deepcopy(block).double()
+    exact.load_state_dict(Block(case).double().state_dict())
+    _assert_equal(found, _run(exact, _images(case).double(), Block.by_modules))
+    assert all(parameter.grad is None for parameter in frozen)
+
+
+def test_statistics_that_are_not_finite_do_no_harm() -> None:
+    case = CASES["odd widths"]
+    block = Block(case)
+    block.depthwise.norm.running_mean.fill_(float("nan"))
+    block.project.norm.running_mean.fill_(float("inf"))
+    found = _run(block, _images(case), Block.by_kernels)
+    assert found["result"].isfinite().all() and found["input"].isfinite().all()
+
+
+def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["odd widths"]
+    x = _images(case)
+
+    def fusable(change: Callable[[Block], object] = lambda block: None, x: Tensor = x) -> bool:
+        block = Block(case)
+        change(block)
+        return block.branch().is_fusable(x)
+
+    assert fusable()
+    assert not fusable(Block.eval)
+    assert not fusable(Block.double, x.double())
+    assert not fusable(lambda block: block.depthwise.eval())
+    assert not fusable(lambda block: block.project.register_forward_hook(lambda *_: None))
+    assert not fusable(lambda block: block.gate.register_forward_hook(lambda *_: None))
+    assert not fusable(lambda block: block.gate.pool.register_forward_hook(lambda *_: None))
+    assert not fusable(lambda block: block.depthwise.conv.register_forward_pre_hook(lambda *_: None))
+    assert not fusable(lambda block: setattr(block.depthwise, "activation", nn.ReLU()))
+    assert not fusable(lambda block: setattr(block.project, "norm", nn.Identity()))
+    with torch.no_grad():
+        assert not fusable()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fusable()
+    monkeypatch.setattr(inverted, "available", lambda: False)
+    assert not fusable()
+
+
+def test_a_network_trains_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights_after_a_step(kernels: bool) -> dict[str, Tensor]:
+        monkeypatch.setattr(inverted, "available", lambda: kernels)
+        torch.manual_seed(0)
+        network = CEfficientNet(CEfficientNetSettings(widths="tiny", classes=10, dropout=0.0)).train()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+        network(x).logsumexp(1).sum().backward()
+        optimizer.step()
+        return {name: tensor.detach() for name, tensor in network.state_dict().items()}
+
+    _assert_equal(weights_after_a_step(True), weights_after_a_step(False))
+
+
+def test_arrays_of_another_size_are_refused() -> None:
+    shape = blocks.InvertedResidual(2, 4, 4, 3, 16, 5, 3, 1, 1)
+    with pytest.raises(ValueError, match=r"moments: x must be dense torch.float32 \[2, 4, 4, 3\]"):
+        shape.moments(torch.zeros(2, 4, 4, 4))
+    with pytest.raises(ValueError, match="float64"):
+        shape.moments(torch.zeros(2, 4, 4, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="dense"):
+        shape.moments(torch.zeros(2, 3, 4, 4).permute(0, 2, 3, 1))
+    with pytest.raises(ValueError, match="no passes"):
+        blocks.InvertedResidual(2, 4, 4, 3, 15, 5, 3, 1, 1)
+
+
+def test_the_structure_is_as_long_as_its_c_twin() -> None:
+    loaded = library()
+    assert loaded is not None
+    assert loaded.netpress_block_bytes() == ctypes.sizeof(blocks._Block)
+
+
+def test_the_switch_leaves_kernels_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    library.cache_clear()
+    try:
+        assert not available()
+    finally:
+        monkeypatch.undo()
+        library.cache_clear()
