@@ -37,7 +37,7 @@ from netpress.data import DataSettings, Images, augment, load_dataset, mix, norm
 from netpress.devices import available_cores, choose_device, generator_for
 from netpress.memory import keep_freed_memory
 from netpress.models.selection import select
-from netpress.native.library import available
+from netpress.native.library import SWITCH, available
 from netpress.network import Network, create
 from netpress.settings import parse
 from netpress.training import TrainSettings, evaluate
@@ -181,6 +181,8 @@ def make_loop(name: str, images: Images, device: torch.device) -> Any:
         return PlainLoop(images)
     if device.type == "cpu":
         keep_freed_memory()
+    if name == "netpress, torch alone":
+        os.environ[SWITCH] = "0"
     network = make_network()
     if name == "netpress, 60% masked":
         generator = torch.Generator().manual_seed(0)
@@ -189,7 +191,8 @@ def make_loop(name: str, images: Images, device: torch.device) -> Any:
     return OurLoop(make_step(images.to(device), network, **changes))
 
 
-LOOPS = ("netpress", "netpress, 60% masked", "netpress, without SRIP", "plain")
+LOOPS = ("netpress", "netpress, 60% masked", "netpress, without SRIP", "netpress, torch alone", "plain")
+ON_CPU = ("netpress, torch alone", "plain")
 
 
 def serve(connection: Connection, name: str, batch_size: int, device: torch.device) -> None:
@@ -318,7 +321,7 @@ def time_parts(step: TrainingStep, batch: Tensor, repeats: int) -> dict[str, flo
 
 
 def measure(batch_size: int, blocks: int, device: torch.device) -> dict[str, Any]:
-    names = [name for name in LOOPS if name != "plain" or device.type == "cpu"]
+    names = [name for name in LOOPS if name not in ON_CPU or device.type == "cpu"]
     times = alternate(names, batch_size, blocks, device)
     ours = times["netpress"]
     torch.set_num_threads(ours.threads)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from netpress.devices import available_cores, set_threads
+from netpress.native.library import available
 
 PACKAGES = ("netpress", "torch", "numpy", "pillow", "safetensors")
 
@@ -23,6 +24,7 @@ def describe_environment(seed: int, device: torch.device, threads: int | None = 
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": f"{_processor()}, {available_cores()} cores, {platform.system()}",
         "threads": threads or torch.get_num_threads(),
+        "compiled_kernels": available(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
