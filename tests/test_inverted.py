@@ -164,6 +164,25 @@ def test_frozen_parameters_stay_without_gradient() -> None:
     assert all(parameter.grad is None for parameter in frozen)
 
 
+def test_backward_runs_twice_where_the_graph_is_kept() -> None:
+    case = CASES["odd widths"]
+    block, x = Block(case), _images(case).requires_grad_()
+    y = block.by_kernels(x).sum()
+    y.backward(retain_graph=True)
+    once = [p.grad.clone() for p in block.parameters()]
+    y.backward()
+    for one, both in zip(once, block.parameters(), strict=True):
+        torch.testing.assert_close(2 * one, both.grad)
+
+
+def test_a_single_value_is_refused_as_torch_refuses_it() -> None:
+    case = CASES["one pixel"]
+    x = _images(case)[:1]
+    assert not Block(case).branch().is_fusable(x)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        Block(case).by_modules(x)
+
+
 def test_statistics_that_are_not_finite_do_no_harm() -> None:
     case = CASES["odd widths"]
     block = Block(case)

@@ -424,6 +424,20 @@ def test_a_chart_without_figures_is_left_out_and_one_epoch_is_a_dot() -> None:
     assert "<circle" in next(str(drawing) for drawing in drawn if drawing is not None)
 
 
+@pytest.mark.parametrize("first", [1500.0, 9.0, 0.0])
+def test_one_wild_loss_does_not_flatten_the_others(first: float) -> None:
+    losses = [first, 2.0, 0.5, 0.1, 0.05]
+    epochs = [{"stage": "01-train", "epoch": i + 1, "selection_loss": loss} for i, loss in enumerate(losses)]
+    chart = next(chart for chart in CHARTS if "loss" in chart.series)
+    drawn = str(draw(chart, epochs, find_bands(epochs)))
+    path = re.search(r'<polyline [^>]*points="([^"]*)"', drawn)
+    assert path is not None
+    heights = [float(point.split(",")[1]) for point in path[1].split()]
+    assert ("logarithmic" in drawn) == (first > 5)
+    assert heights == sorted(heights) or first == 0.0
+    assert heights[-1] - heights[-2] >= 1  # the least losses can be told apart
+
+
 def test_names_and_figures() -> None:
     assert pretty("02-prune/round-3") == "prune, round 3"
     assert pretty("01-train") == "train"

@@ -49,6 +49,7 @@ class Branch:
             and stride[0] == stride[1]
             and padding in [(side, side) for side in range(kernel[0])]
             and min(x.shape[2:]) + 2 * int(padding[0]) >= kernel[0]
+            and _count(_shape_of(self, x)) > 1  # torch's norms refuse a single value
             and type(last) is nn.Conv2d
             and (last.kernel_size, last.stride, last.padding, last.groups) == ((1, 1), (1, 1), (0, 0), 1)
             and last.bias is None
@@ -121,7 +122,9 @@ class _Gate:
     def backward(self, gradient: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """For the factors [images, channels]: gradients for the pooled values, the same shape, and the parameters."""
         learned = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = torch.autograd.grad(self.values, [self.pooled, *learned], gradient.view_as(self.values))
+        found = torch.autograd.grad(
+            self.values, [self.pooled, *learned], gradient.view_as(self.values), retain_graph=True
+        )
         others = iter(found[1:])
         return found[0].flatten(1), [next(others) if p.requires_grad else None for p in self.parameters]
 
@@ -144,7 +147,7 @@ class _Inverted(torch.autograd.Function):
         )
 
         middle, sums = shape.widen(rows, *matrices)
-        count = shape.images * shape.out_height * shape.out_width
+        count = _count(shape)
         second = _Norm.of(depthwise.norm, sums, count)
 
         turned = pad(project.conv.weight.detach().flatten(1))  # [outputs, inside]
@@ -239,6 +242,11 @@ def _shape_of(branch: Branch, x: Tensor) -> InvertedResidual:
         stride=conv.stride[0],
         padding=int(conv.padding[0]),
     )
+
+
+def _count(shape: InvertedResidual) -> int:
+    """Values of each channel inside, after the depthwise convolution."""
+    return shape.images * shape.out_height * shape.out_width
 
 
 def _rows_of(images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from netpress.report.figures import percent
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 8, 26, 34  # room around the plot for its labels
 MOST_POINTS = 600  # of one curve; more could not be told apart at this width
+MOST_SPREAD = 100  # the largest value over the smallest on an even axis, where a chart may have a logarithmic one
 
 Epoch = dict[str, Any]
 
@@ -36,6 +37,8 @@ class Chart:
     write: Callable[[float], str]
     floor: float | None = None
     """The least that the axis begins with: 0 for what is compared by length."""
+    may_be_logarithmic: bool = False
+    """Where values spread over more than MOST_SPREAD: one wild epoch would flatten all others."""
 
 
 def _plain(value: float) -> str:
@@ -44,7 +47,7 @@ def _plain(value: float) -> str:
 
 CHARTS = (
     Chart("Accuracy", {"selection_accuracy": "selection images", "train_accuracy": "training images"}, percent),
-    Chart("Loss", {"selection_loss": "selection images", "loss": "training images"}, _plain),
+    Chart("Loss", {"selection_loss": "selection images", "loss": "training images"}, _plain, may_be_logarithmic=True),
     Chart("Learning rate", {"learning_rate": "learning rate"}, _plain, floor=0.0),
     Chart("Regularizer", {"regularizer": "regularizer"}, _plain, floor=0.0),
     Chart("Speed", {"images_per_second": "images/s"}, lambda value: f"{value:,.0f}", floor=0.0),
@@ -84,14 +87,20 @@ def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup
     values = [value for _, points in curves.values() for _, value in points]
     if not values:
         return None
-    ticks = choose_ticks(min(values) if chart.floor is None else min(*values, chart.floor), max(values))
-    low, high = min(ticks[0], *values), max(ticks[-1], *values)
+    least, most = min(values), max(values)
+    logarithmic = chart.may_be_logarithmic and least > 0 and most / least > MOST_SPREAD
+    place: Callable[[float], float] = math.log10 if logarithmic else float
+    if logarithmic:
+        ticks = [10.0**power for power in range(math.floor(place(least)), math.ceil(place(most)) + 1)]
+    else:
+        ticks = choose_ticks(least if chart.floor is None else min(least, chart.floor), most)
+    low, high = place(min(ticks[0], least)), place(max(ticks[-1], most))
 
     def x(epoch: float) -> float:
         return LEFT + (epoch + 0.5) / len(epochs) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return TOP + (high - place(value)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     drawn = Markup().join(
         [
@@ -118,7 +127,7 @@ def draw(chart: Chart, epochs: Sequence[Epoch], bands: Sequence[Band]) -> Markup
         '<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}" data-readings="{readings}">{drawn}</svg>'
         "</figure>"
     ).format(
-        title=chart.title,
+        title=f"{chart.title}, logarithmic" if logarithmic else chart.title,
         legend=_legend(chart, curves),
         width=WIDTH,
         height=HEIGHT,
