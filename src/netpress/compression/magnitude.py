@@ -103,6 +103,15 @@ def _choose_together(magnitudes: dict[str, Tensor], amount: float) -> Choice:
                 "not one for each; choose a smaller amount"
             )
         kept = _keep_largest([_protect_largest(tensor) for tensor in tensors], removed)
+        # What goes in the place of one tensor's last weight can make another's the least of all that stay.
+        largest_gone = max(
+            float(tensor[~mask].max()) for tensor, mask in zip(tensors, kept, strict=True) if not mask.all()
+        )
+        rescued = [
+            name
+            for (name, tensor), living in zip(magnitudes.items(), alive, strict=True)
+            if living and (name in rescued or float(tensor.max()) < largest_gone)
+        ]
     return Choice(dict(zip(magnitudes, kept, strict=True)), rescued, [])
 
 
