@@ -1,4 +1,4 @@
-"""What tests share: one thread, so that parallel tests do not wait for each other, and the command line."""
+"""What tests share: one thread, so that parallel tests do not wait for each other, the command line, small data."""
 
 import sys
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from netpress.cli import main
+from netpress.data import Dataset, Images
 
 torch.set_num_threads(1)
 
@@ -28,3 +29,17 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         return int(end.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture
+def shades() -> Dataset:
+    """64 training, 20 selection and 20 test images of 8 x 8 pixels; how bright they are is their class, of four."""
+
+    def draw(count: int, seed: int) -> Images:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(count) % 4
+        pixels = torch.randint(0, 60, (count, 3, 8, 8), generator=generator) + labels.view(-1, 1, 1, 1) * 60
+        return Images(pixels.clamp(0, 255).to(torch.uint8), labels)
+
+    parts = draw(64, 1), draw(20, 2), draw(20, 3)
+    return Dataset("shades", *parts, ("a", "b", "c", "d"), (0.5,) * 3, (0.3,) * 3, "none")

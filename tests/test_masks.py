@@ -16,25 +16,12 @@ from netpress.compression import (
     total_density,
 )
 from netpress.console import Console
-from netpress.data import Dataset, Images
+from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.network import Network, copy, create, load, save
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import TrainSettings, run_training
-
-
-def draw_images(count: int, seed: int) -> Images:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 4
-    pixels = torch.randint(0, 60, (count, 3, 8, 8), generator=generator) + labels.view(-1, 1, 1, 1) * 60
-    return Images(pixels.clamp(0, 255).to(torch.uint8), labels)
-
-
-@pytest.fixture
-def dataset() -> Dataset:
-    parts = draw_images(64, 1), draw_images(20, 2), draw_images(20, 3)
-    return Dataset("shades", *parts, ("a", "b", "c", "d"), (0.5,) * 3, (0.3,) * 3, "none")
 
 
 @pytest.fixture
@@ -108,11 +95,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_revives_no_weight(name: str, network: Network, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_training_revives_no_weight(name: str, network: Network, shades: Dataset, tmp_path: Path) -> None:
     pruned, _ = prune_once(network, 0.7)
     before = copy(pruned)
     settings = parse(TrainSettings, {"epochs": 2, "batch_size": 16, "augment": {"crop": 1}} | TRAININGS[name])
-    context = Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), dataset)
+    context = Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), shades)
     trained = run_training(pruned, settings, context)
     for tensors in (trained.network.module.state_dict(), trained.last):
         for key, mask in before.masks.items():

@@ -12,7 +12,7 @@ from netpress.compression import gate as gate_module
 from netpress.compression import pruning as pruning_module
 from netpress.compression.pruning import plan, prune_once
 from netpress.console import Console
-from netpress.data import Dataset, Images
+from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.models.registry import parse_model
 from netpress.network import Network, copy, create, load
@@ -23,19 +23,6 @@ TRAIN: dict[str, Any] = {"epochs": 1, "batch_size": 16, "augment": {"crop": 1}}
 CLASSES = ("a", "b", "c", "d")
 
 
-def draw_images(count: int, seed: int) -> Images:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 4
-    pixels = torch.randint(0, 60, (count, 3, 8, 8), generator=generator) + labels.view(-1, 1, 1, 1) * 60
-    return Images(pixels.clamp(0, 255).to(torch.uint8), labels)
-
-
-@pytest.fixture
-def dataset() -> Dataset:
-    parts = draw_images(64, 1), draw_images(20, 2), draw_images(20, 3)
-    return Dataset("shades", *parts, CLASSES, (0.5,) * 3, (0.3,) * 3, "none")
-
-
 @pytest.fixture
 def network() -> Network:
     settings = {"widths": "tiny", "width_factor": 0.5, "classes": 4, "image_size": 8}
@@ -43,8 +30,8 @@ def network() -> Network:
 
 
 @pytest.fixture
-def context(dataset: Dataset, network: Network, tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), dataset, copy(network), name="02-prune")
+def context(shades: Dataset, network: Network, tmp_path: Path) -> Context:
+    return Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), shades, copy(network), name="02-prune")
 
 
 def settings_of(**values: Any) -> PruneSettings:

@@ -137,6 +137,14 @@ def initialize_he_out(module: nn.Module, generator: torch.Generator, linear_std:
             layer.reset_parameters()
 
 
+def initialize_as_published(module: nn.Module, settings: object, generator: torch.Generator) -> None:
+    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform.
+
+    For families whose weights do not depend on their `settings`.
+    """
+    initialize_he_out(module, generator)
+
+
 def zero_bias(layer: nn.Conv2d | nn.Linear) -> None:
     """Set the layer's bias to 0, if it has one."""
     if layer.bias is not None:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, model_validator
 from torch import Tensor, nn
 
 from netpress.errors import UserError
-from netpress.models.blocks import initialize_he_out
+from netpress.models.blocks import initialize_as_published
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Count, Positive
 
@@ -126,11 +126,6 @@ class DenseNet(nn.Module):
         return self.classifier(self.flatten(self.pool(x)))
 
 
-def initialize(module: nn.Module, settings: DenseNetSettings, generator: torch.Generator) -> None:
-    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform."""
-    initialize_he_out(module, generator)
-
-
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar": {"growth": 12},
     "small": {"growth": 9},
@@ -139,4 +134,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bc-100-12": {"growth": 12, "blocks": [16, 16, 16], "classes": 100},
 }
 
-register_family("densenet", DenseNetSettings, DenseNet, initialize, PRESETS)
+register_family("densenet", DenseNetSettings, DenseNet, initialize_as_published, PRESETS)

@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from netpress.models.blocks import initialize_he_out
+from netpress.models.blocks import initialize_as_published
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Count, Fraction, NonNegative
 
@@ -125,14 +125,9 @@ class PyramidNet(nn.Module):
         return self.classifier(self.flatten(self.pool(x)))
 
 
-def initialize(module: nn.Module, settings: PyramidNetSettings, generator: torch.Generator) -> None:
-    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform."""
-    initialize_he_out(module, generator)
-
-
 PRESETS = {
     "272": {"depth": 272, "alpha": 200.0},
     "110": {"depth": 110, "alpha": 84.0},
 }
 
-register_family("pyramidnet", PyramidNetSettings, PyramidNet, initialize, PRESETS)
+register_family("pyramidnet", PyramidNetSettings, PyramidNet, initialize_as_published, PRESETS)

@@ -3,10 +3,9 @@
 He et al. (arXiv 1512.03385), with the stem that small images need: 3x3, stride 1, no pooling.
 """
 
-import torch
 from torch import Tensor, nn
 
-from netpress.models.blocks import ConvNorm, initialize_he_out
+from netpress.models.blocks import ConvNorm, initialize_as_published
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Count
 
@@ -61,11 +60,6 @@ class ResNet(nn.Module):
         return self.classifier(self.flatten(self.pool(self.blocks(self.stem(x)))))
 
 
-def initialize(module: nn.Module, settings: ResNetSettings, generator: torch.Generator) -> None:
-    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform."""
-    initialize_he_out(module, generator)
-
-
 PRESETS = {"18": {"blocks": [2, 2, 2, 2]}}
 
-register_family("resnet", ResNetSettings, ResNet, initialize, PRESETS)
+register_family("resnet", ResNetSettings, ResNet, initialize_as_published, PRESETS)

@@ -5,11 +5,10 @@ Zagoruyko and Komodakis (arXiv 1605.07146): pre-activation blocks of two 3x3 con
 
 from typing import Self
 
-import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from netpress.models.blocks import initialize_he_out
+from netpress.models.blocks import initialize_as_published
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Count, Fraction
 
@@ -80,11 +79,6 @@ class WideResNet(nn.Module):
         return self.classifier(self.flatten(self.pool(x)))
 
 
-def initialize(module: nn.Module, settings: WideResNetSettings, generator: torch.Generator) -> None:
-    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform."""
-    initialize_he_out(module, generator)
-
-
 PRESETS = {"28-10": {"depth": 28, "width": 10}, "40-2": {"depth": 40, "width": 2}}
 
-register_family("wide_resnet", WideResNetSettings, WideResNet, initialize, PRESETS)
+register_family("wide_resnet", WideResNetSettings, WideResNet, initialize_as_published, PRESETS)

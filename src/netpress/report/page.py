@@ -1,16 +1,12 @@
 """The page of a run: one HTML file with its style, script and drawings inside, for any browser, offline."""
 
-from importlib import resources
 from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
 
 from netpress.files import atomic_write
 from netpress.report.board import AXIS, GATE, compare
 from netpress.report.curves import draw_charts
 from netpress.report.facts import RunFacts, number, read_run
-from netpress.report.figures import FILTERS, label, plain
+from netpress.report.figures import label, plain
 from netpress.report.tables import (
     describe_card,
     describe_stage,
@@ -22,6 +18,7 @@ from netpress.report.tables import (
     tabulate_layers,
     tabulate_steps,
 )
+from netpress.report.templates import find_template, read_parts
 
 REPORT = "report.html"
 
@@ -40,20 +37,13 @@ def make_report(run_folder: Path) -> Path:
 
 def render(run: RunFacts) -> str:
     """The page as HTML. Every text that comes from the run is escaped."""
-    templates = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= FILTERS
     layers = read_layers(run)
-    return templates.get_template("page.html").render(
+    return find_template("page.html").render(
         run=run,
         score=run.score or {},
         summary=_summarise(run),
-        style=Markup(_read("page.css")),
-        script=Markup(_read("page.js")),
+        style=read_parts("page.css"),
+        script=read_parts("page.js"),
         asked=[(room, flatten(table)) for room, table in _rooms(run)],
         describe_stage=describe_stage,
         sparsity=sparsity,
@@ -69,10 +59,6 @@ def render(run: RunFacts) -> str:
         gate=GATE,
         number=number,
     )
-
-
-def _read(name: str) -> str:
-    return (resources.files("netpress.report") / name).read_text(encoding="utf-8")
 
 
 def _rooms(run: RunFacts) -> list[tuple[str, dict[str, object]]]:

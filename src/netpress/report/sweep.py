@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-import jinja2
 from markupsafe import Markup
 
 from netpress.report.board import GATE
 from netpress.report.curves import choose_ticks
 from netpress.report.figures import decimal, percent
 from netpress.report.tables import Table
+from netpress.report.templates import find_template, read_parts
 
 PAGE = "sweep.html"
 WIDTH, HEIGHT = 760, 420
@@ -47,14 +46,8 @@ def render_sweep(
     recipe_text: str,
 ) -> str:
     """The page as HTML. Every text that comes from the sweep is escaped."""
-    templates = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     gate = GATE if dataset == "cifar100" else None
-    return templates.get_template(PAGE).render(
+    return find_template(PAGE).render(
         name=name,
         description=description,
         state=state,
@@ -64,13 +57,9 @@ def render_sweep(
         means=means,
         runs=runs,
         recipe_text=recipe_text,
-        style=Markup(_read("page.css") + _read("sweep.css")),
-        script=Markup(_read("page.js")),
+        style=read_parts("page.css", "sweep.css"),
+        script=read_parts("page.js"),
     )
-
-
-def _read(name: str) -> str:
-    return (resources.files("netpress.report") / name).read_text(encoding="utf-8")
 
 
 def draw_points(points: Sequence[Point], gate: float | None = None) -> Markup | None:
