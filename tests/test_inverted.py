@@ -164,6 +164,17 @@ def test_frozen_parameters_stay_without_gradient() -> None:
     assert all(parameter.grad is None for parameter in frozen)
 
 
+def test_moments_of_what_lies_far_from_zero() -> None:
+    shape = blocks.InvertedResidual(5, 9, 7, 6, 16, 5, 3, 1, 1)
+    x = 1000 + torch.randn(5, 9, 7, 6, generator=torch.Generator().manual_seed(4))
+    sums = shape.moments(x)[:, :6]
+    rows = x.double().flatten(0, 2)
+    mean = sums[0] / len(rows)
+    torch.testing.assert_close(mean, rows.mean(0), rtol=1e-9, atol=0)
+    covariance = sums[1:] / len(rows) - torch.outer(mean, mean)
+    torch.testing.assert_close(covariance, rows.t().cov(correction=0), rtol=0, atol=1e-5)
+
+
 def test_backward_runs_twice_where_the_graph_is_kept() -> None:
     case = CASES["odd widths"]
     block, x = Block(case), _images(case).requires_grad_()

@@ -30,7 +30,7 @@ static size_t scratch_floats(int number, const struct block *s) {
     size_t row = s->width * s->inside, padded_row = (s->width + 2 * s->padding) * s->inside;
     size_t out_row = s->out_width * s->inside;
     switch (number) {
-    case MOMENTS: return (CHUNK + s->inputs) * s->inputs_padded;
+    case MOMENTS: return (CHUNK + s->inputs + 1) * s->inputs_padded;
     case WIDEN: return s->kernel * padded_row + row + out_row + s->width * s->inputs_padded + s->inside;
     case NARROW: return CHUNK * s->inside + s->outputs_padded;
     case NARROW_BACKWARD: return CHUNK * (s->outputs_padded + 3 * s->inside);

@@ -40,15 +40,23 @@ INLINE vector normalized(const struct block *s, vector value, long column) {
 static void moments(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
     (void)products;
     long width = s->inputs_padded, pixels = s->height * s->width;
-    float *rows = scratch, *product = rows + CHUNK * width;
+    float *rows = scratch, *product = rows + CHUNK * width, *centre = product + s->inputs * width;
+    memset(centre, 0, width * sizeof(float));
     for (long image = first; image < last; image++)
         for (long pixel = 0; pixel < pixels; pixel += CHUNK) {
             long count = least(CHUNK, pixels - pixel);
             const float *x = s->x + (image * pixels + pixel) * s->inputs;
+            if (image == first && pixel == 0)
+                for (long column = 0; column < width; column += LANES) {
+                    vector total = splat(0);
+                    for (long p = 0; p < count; p++)
+                        total += load_some(x + p * s->inputs + column, s->inputs - column);
+                    store(centre + column, total * splat(1.0f / count));
+                }
             for (long column = 0; column < width; column += LANES) {
-                vector total = splat(0);
+                vector middle = load(centre + column), total = splat(0);
                 for (long p = 0; p < count; p++) {
-                    vector values = load_some(x + p * s->inputs + column, s->inputs - column);
+                    vector values = load_some(x + p * s->inputs + column, s->inputs - column) - middle;
                     store(rows + p * width + column, values);
                     total += values;
                 }
@@ -59,6 +67,11 @@ static void moments(const struct block *s, long first, long last, float *scratch
             multiply(1, s->inputs, count, turned, rows, width, square);
             for (long i = 0; i < s->inputs * width; i++) sums[width + i] += product[i];
         }
+    double count = (last - first) * pixels;
+    for (long i = 0; i < s->inputs; i++)
+        for (long j = 0; j < width; j++)
+            sums[width + i * width + j] += centre[i] * (sums[j] + count * centre[j]) + sums[i] * centre[j];
+    for (long i = 0; i < width; i++) sums[i] += count * centre[i];
 }
 
 /* Rows of an image with its padding, of which the last `kept` are in memory: row y lies where row y - kept did. */
