@@ -132,7 +132,8 @@ def test_equals_the_modules(case: Case, lanes: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_any_number_of_threads_and_always_the_same_bits(threads: int) -> None:
+def test_any_number_of_threads_and_always_the_same_bits(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_WORTH_A_THREAD", 1)
     case = CASES["wide, many images"]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -142,6 +143,13 @@ def test_any_number_of_threads_and_always_the_same_bits(threads: int) -> None:
         torch.set_num_threads(before)
     assert all(torch.equal(one[name], other[name]) for name in one)
     _assert_equal(one, _run(Block(case).double(), _images(case).double(), Block.by_modules))
+
+
+def test_small_blocks_wake_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert blocks.InvertedResidual(128, 2, 2, 24, 80, 24, 3, 1, 1)._threads() == 1
+    assert blocks.InvertedResidual(128, 8, 8, 72, 224, 72, 3, 1, 1)._threads() == 8
+    assert blocks.InvertedResidual(3, 32, 32, 72, 224, 72, 3, 1, 1)._threads() == 3
 
 
 def test_channels_last_or_not_gives_the_same() -> None:

@@ -15,6 +15,9 @@ LANES = 16
 
 LARGEST_KERNEL = 7
 
+_WORTH_A_THREAD = 1 << 22
+"""Multiplications in a block, for which waking one more thread is worth it; on a busy machine it may come late."""
+
 _SIZES = """
 images height width inputs inputs_padded inside outputs outputs_padded
 kernel stride padding out_height out_width threads
@@ -125,7 +128,7 @@ def pad(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class InvertedResidual:
-    """Sizes of one inverted residual and its images; each method is one pass over them, on torch's number of threads.
+    """Sizes of one inverted residual and its images; each method is a pass over them, on all threads if it is large.
 
     All tensors are on the CPU and dense, images as [images, height, width, channels], and float32 but for sums, which
     are float64. `inside` is a multiple of LANES, as are inputs_padded and outputs_padded (see `pad`).
@@ -153,6 +156,11 @@ class InvertedResidual:
     @property
     def out_width(self) -> int:
         return (self.width + 2 * self.padding - self.kernel) // self.stride + 1
+
+    def _threads(self) -> int:
+        pixels = self.images * self.height * self.width
+        multiplications = pixels * self.inside * (self.inputs + self.kernel**2) // self.stride
+        return max(1, min(torch.get_num_threads(), self.images, multiplications // _WORTH_A_THREAD))
 
     def moments(self, x: Tensor) -> Tensor:
         """Sums [1 + inputs, inputs_padded] over all pixels, of their channels and of the products of these."""
@@ -265,7 +273,7 @@ class InvertedResidual:
         """Run a pass on `given` arrays; those of its others that are not given are made, and all come back."""
         loaded, lanes = _kernels()
         sizes, expected = _plan(self, name)
-        block = _Block(*sizes, min(torch.get_num_threads(), self.images))
+        block = _Block(*sizes, self._threads())
         arrays: dict[str, Tensor] = {}
         for array, shape, elements, dtype in expected:
             tensor = given.pop(array) if array in given else torch.empty(shape, dtype=dtype)
