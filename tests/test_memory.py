@@ -1,10 +1,13 @@
-"""What a step frees stays with the process: measured where it counts, in page faults, in a process of its own."""
+"""What is asked of a process as a whole: what a step frees stays with it, in page faults, and threads sleep early."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from netpress.waiting import wait_briefly
 
 PROGRAM = """
 import resource, sys, torch
@@ -27,3 +30,29 @@ def test_kept_memory_is_used_again() -> None:
         return int(run.stdout)
 
     assert 10 * faults("keep") < faults("give back")
+
+
+def test_waiting_threads_sleep_early_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    wait_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_the_command_line_asks_before_torch_is_there() -> None:
+    code = (
+        "import os, sys; sys.argv = ['netpress', '--version']\n"
+        "os.environ.pop('OMP_WAIT_POLICY', None); os.environ.pop('GOMP_SPINCOUNT', None)\n"
+        "from netpress.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert os.environ['GOMP_SPINCOUNT'] and 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "netpress"
 ROOMS = [
     "errors",
     "memory",
+    "waiting",
     "native",
     "settings",
     "files",

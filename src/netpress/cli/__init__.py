@@ -8,6 +8,7 @@ import typer
 from netpress.cli import exporting, listing, measuring, running, scoring, sensitivity, shipping
 from netpress.errors import NetpressError
 from netpress.memory import keep_freed_memory
+from netpress.waiting import wait_briefly
 
 app = typer.Typer(
     name="netpress",
@@ -21,6 +22,7 @@ for group in (running, measuring, scoring, sensitivity, shipping, exporting, lis
 
 def main() -> NoReturn:
     """Entry point: errors become one message and an exit code, never a traceback."""
+    wait_briefly()
     keep_freed_memory()
     try:
         app()
