@@ -1,5 +1,6 @@
 """What tests share: one thread, so that parallel tests do not wait for each other, the command line, small data."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,18 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def run_python() -> Callable[[str], str]:
+    """Run code in a Python process of its own, which must succeed; gives its standard output."""
+
+    def run(code: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 

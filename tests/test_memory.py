@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_waiting_threads_sleep_early_unless_the_user_says_otherwise(monkeypatch:
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
-def test_the_command_line_asks_before_torch_is_there() -> None:
+def test_the_command_line_asks_before_torch_is_there(run_python: Callable[[str], str]) -> None:
     code = (
         "import os, sys; sys.argv = ['netpress', '--version']\n"
         "os.environ.pop('OMP_WAIT_POLICY', None); os.environ.pop('GOMP_SPINCOUNT', None)\n"
@@ -54,5 +55,4 @@ def test_the_command_line_asks_before_torch_is_there() -> None:
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "assert os.environ['GOMP_SPINCOUNT'] and 'torch' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    run_python(code)

@@ -1,8 +1,6 @@
 """The house rules that a machine can check: who imports whom, and what starting costs."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -76,7 +74,7 @@ def test_files_stay_short_and_safe(path):
             assert not {alias.name.split(".")[0] for alias in node.names} & {"torchvision", "timm"}
 
 
-def test_help_imports_no_torch():
+def test_help_imports_no_torch(run_python):
     code = (
         "import sys; sys.argv = ['netpress', '--help']\n"
         "from netpress.cli import main\n"
@@ -84,10 +82,9 @@ def test_help_imports_no_torch():
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
         "import netpress\nassert 'torch' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    said = run_python(code)
     for command in ("run", "plan", "evaluate", "score", "apply", "report", "new", "list"):
-        assert command in done.stdout
+        assert command in said
 
 
 def test_no_gpu_packages_in_a_cpu_environment():

@@ -104,9 +104,8 @@ def _choose_together(magnitudes: dict[str, Tensor], amount: float) -> Choice:
             )
         kept = _keep_largest([_protect_largest(tensor) for tensor in tensors], removed)
         # What goes in the place of one tensor's last weight can make another's the least of all that stay.
-        largest_gone = max(
-            float(tensor[~mask].max()) for tensor, mask in zip(tensors, kept, strict=True) if not mask.all()
-        )
+        gone = torch.cat([tensor[~mask] for tensor, mask in zip(tensors, kept, strict=True)])
+        largest_gone = float(gone.max())
         rescued = [
             name
             for (name, tensor), living in zip(magnitudes.items(), alive, strict=True)

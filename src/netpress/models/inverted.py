@@ -49,12 +49,12 @@ class Branch:
             and stride[0] == stride[1]
             and padding in [(side, side) for side in range(kernel[0])]
             and min(x.shape[2:]) + 2 * int(padding[0]) >= kernel[0]
-            and _count(_shape_of(self, x)) > 1  # torch's norms refuse a single value
             and type(last) is nn.Conv2d
             and (last.kernel_size, last.stride, last.padding, last.groups) == ((1, 1), (1, 1), (0, 0), 1)
             and last.bias is None
             and len(self.project) == 2
             and is_norm(self.project.norm)
+            and _count(_shape_of(self, x)) > 1  # torch's norms refuse a single value
         )
 
     def _called(self) -> list[nn.Module]:
