@@ -7,8 +7,9 @@ import safetensors
 import safetensors.torch
 import torch
 
+from netpress.description import KEY
 from netpress.errors import Failure, NetpressError, UserError
-from netpress.network import KEY, copy, create, describe, load, resolve, save
+from netpress.network import copy, create, describe, load, resolve, save
 
 SETTINGS = {"widths": "tiny", "classes": 10}
 
@@ -118,14 +119,14 @@ def test_foreign_files_are_refused(tmp_path):
 
 def rewrite(path, change):
     """Change a file's description and give it the checksum that belongs to it, as an attacker would."""
-    from netpress.network import _checksum
+    from netpress.description import checksum
 
     with safetensors.safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()[KEY])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(description, tensors)
     description.pop("checksum", None)
-    description["checksum"] = _checksum(description, tensors)
+    description["checksum"] = checksum(description, tensors)
     safetensors.torch.save_file(tensors, path, {KEY: json.dumps(description)})
 
 

@@ -19,9 +19,10 @@ from netpress.compression import prune_once
 from netpress.compression.quantization import QuantizeSettings, quantize
 from netpress.console import Console
 from netpress.data import Dataset, Images
+from netpress.description import KEY, checksum
 from netpress.errors import NetpressError
 from netpress.models.folding import merge_statistics
-from netpress.network import KEY, Network, _checksum, create, inspect_file, load, save
+from netpress.network import Network, create, inspect_file, load, save
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
@@ -195,7 +196,7 @@ def forge(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     change(description, tensors)
     description.pop("checksum", None)
-    description["checksum"] = _checksum(description, tensors)
+    description["checksum"] = checksum(description, tensors)
     safetensors.torch.save_file(tensors, path, {KEY: json.dumps(description)})
 
 

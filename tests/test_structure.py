@@ -20,6 +20,7 @@ ROOMS = [
     "numerics",
     "data",
     "models",
+    "description",
     "network",
     "stage",
     "training",

@@ -2,13 +2,27 @@
 
 Messages say what was wrong, where, and what to do. The command line prints them
 without a traceback and exits with `exit_code`.
+
+What a message quotes comes from recipes, files and command lines, which may hold anything: a value of 100,000 letters,
+a sequence that moves the cursor. So every message is made fit to be read here, in one place.
 """
+
+import re
+from typing import Any
+
+QUOTED = 80  # letters of one quoted value
+LINE = 1200  # letters of one line of a message
+LINES = 40
+_WORD = 400  # letters without a space: longer than any path that people have
 
 
 class NetpressError(Exception):
     """Anything that netpress itself reports. Not raised directly."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(readable(str(message)))
 
 
 class UserError(NetpressError):
@@ -21,3 +35,51 @@ class Failure(NetpressError):
     """What was asked is sound, but it failed: a full disk, a damaged file, a divergence."""
 
     exit_code = 1
+
+
+def quote(value: Any) -> str:
+    """`value` as Python writes it, in at most QUOTED letters: for messages."""
+    if isinstance(value, int) and abs(value) >= 10**QUOTED:
+        return f"a number of more than {QUOTED} digits"  # Python refuses to write out thousands
+    try:
+        return shorten(repr(value), QUOTED)
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__}"
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text` in at most about `limit` letters: its beginning, how much is left out, its end."""
+    if len(text) <= limit:
+        return text
+    end = limit // 4
+    return f"{text[: limit - end]}...({len(text) - limit:,} letters)...{text[-end:]}"
+
+
+def visible(text: str) -> str:
+    """`text` with everything that is not printed written as an escape (\\x1b), lines and tabs left as they are."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escape(letter) for letter in text)
+
+
+def readable(message: str) -> str:
+    """A message as a person is shown it: visible, no endless words, lines or lists."""
+    lines = message.split("\n")
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 1], f"... and {len(lines) - LINES + 1:,} more"]
+    return "\n".join(_readable_line(line) for line in lines)
+
+
+# Between quotes, of which an apostrophe is none.
+_LONG_QUOTE = re.compile(rf"(?<!\w)(['\"])(.{{{QUOTED + 1},}}?)\1(?!\w)")
+_LONG_WORD = re.compile(rf"\S{{{_WORD + 1},}}")
+
+
+def _readable_line(line: str) -> str:
+    line = shorten(line, 100 * LINE)  # what follows looks at every letter
+    line = _LONG_QUOTE.sub(lambda found: found[1] + shorten(found[2], QUOTED) + found[1], visible(line))
+    return shorten(_LONG_WORD.sub(lambda found: shorten(found[0], _WORD // 2), line), LINE)
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")

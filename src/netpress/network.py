@@ -11,20 +11,19 @@ The file is a safetensors file. Its metadata holds one JSON text under the key `
 
 What lies in the file of each tensor is `netpress.numerics.archive`'s business: packed values, masks, scales.
 
-Loading builds the family on the meta device, replays the edits, compares every name and
-shape with the file, and only then reads tensors: a file that claims to be huge costs nothing.
+Loading validates all that the file says (`netpress.description`), builds the family on the meta device, replays the
+edits, compares every name, shape and type with the file, and only then decodes tensors: a file that claims to be huge
+costs nothing.
 """
 
 import copy as copying
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -34,17 +33,18 @@ from torch.nn.modules.module import (
 )
 
 from netpress.data import Dataset, DataSettings
+from netpress.description import KEY, VERSION, Description, check_description, checksum, read_file
 from netpress.devices import generator_for, seed_for
-from netpress.errors import Failure, UserError
+from netpress.errors import Failure, UserError, quote, shorten
 from netpress.files import atomic_write
 from netpress.models.edits import apply_edits
 from netpress.models.registry import family_named, parse_model
 from netpress.numerics.archive import decode_state, encode_state, inspect_state
+from netpress.numerics.formats import parse_format
+from netpress.numerics.layers import quantized_layers
 from netpress.settings import SettingsError, parse
 
 SUFFIX = ".netpress"
-VERSION = 1
-KEY = "netpress"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,10 @@ def create(
     std: tuple[float, ...] | None = None,
     seed: int = 0,
 ) -> Network:
-    """A new network with initial weights that depend on `seed` alone."""
+    """A new network, in evaluation mode, with initial weights that depend on `seed` alone.
+
+    Raises UserError for names of classes that are not as many as the settings say.
+    """
     entry = family_named(family)
     parsed = parse(entry.settings, settings, "model")
     with torch.random.fork_rng(devices=[]):
@@ -114,11 +117,16 @@ def create(
         channels, parsed.image_size, parsed.image_size, mean or (0.5,) * channels, std or (0.25,) * channels
     )
     names = classes or tuple(str(index) for index in range(parsed.classes))
-    return Network(module, Architecture(family, parsed.model_dump(mode="json")), spec, names)
+    if len(names) != parsed.classes:
+        raise UserError(f"model.classes: {parsed.classes}, but there are {len(names)} names of classes")
+    return Network(module.eval(), Architecture(family, parsed.model_dump(mode="json")), spec, names)
 
 
-def resolve(text: str, *, allow_import: bool = False) -> Network:
-    """The network that a person means by `text`: a file, a run folder, or NAME[:SETTINGS] of a new model."""
+def resolve(text: str, *, allow_import: bool | str = False) -> Network:
+    """The network that a person means by `text`: a file, a run folder, or NAME[:SETTINGS] of a new model.
+
+    `allow_import` as for `load`; it is not asked where `text` itself names the class to import.
+    """
     path = Path(text)
     if path.is_dir():
         file = path / f"network{SUFFIX}"
@@ -163,11 +171,16 @@ def copy(network: Network) -> Network:
 
 
 def save(network: Network, path: Path | str) -> None:
-    """Write the network to `path`, all or nothing. Raises Failure if the disk is full."""
+    """Write the network to `path`, all or nothing.
+
+    Raises Failure if the disk is full, or for a network that could not be loaded again: values that are not finite
+    or not float32, classes or facts that no file may hold.
+    """
+    check_finite(network)
     state = {name: tensor.detach().cpu() for name, tensor in network.module.state_dict().items()}
     buffers = {name for name, _ in network.module.named_buffers(remove_duplicate=False)}
     tensors, described = encode_state(state, buffers, network.masks, network.formats)
-    description = {
+    description: dict[str, Any] = {
         "version": VERSION,
         "architecture": asdict(network.architecture),
         "input": asdict(network.input),
@@ -176,32 +189,52 @@ def save(network: Network, path: Path | str) -> None:
         "formats": network.formats,
         "tensors": described,
     }
+    try:
+        check_description(description)
+    except (SettingsError, ValueError) as error:
+        raise Failure(f"{path}: this network cannot be saved: {_in_one_line(error)}") from None
     # Shared parameters would make safetensors refuse; each name gets its own bytes.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    description["checksum"] = _checksum(description, tensors)
+    description["checksum"] = checksum(description, tensors)
     atomic_write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(description, separators=(",", ":"))}))
 
 
-def load(path: Path | str, *, allow_import: bool = False) -> Network:
-    """The network stored at `path`, rebuilt exactly as it was saved.
+def load(path: Path | str, *, allow_import: bool | str = False) -> Network:
+    """The network stored at `path`, rebuilt exactly as it was saved, in evaluation mode.
 
-    A network of a user's own class (family `import`) is rebuilt by importing that class, which runs
-    its code: that is refused unless `allow_import` is given.
-    Raises UserError for a file that is not a network, Failure for one that is damaged.
+    A network of a user's own class (family `import`) is rebuilt by importing that class, which runs its module's
+    code: that is refused unless `allow_import` is true, or names that very class (see `own_class`).
+    Raises UserError for a file that is not a network, Failure for one that is damaged or forged.
     """
     path = Path(path)
-    description, stored = _read(path)
+    values, stored = read_file(path)
     with _refuse_damage(path):
-        network = _rebuild(path, description, allow_import, len(stored))
-        _check_shapes(network.module, description["tensors"])
-        state, network.masks = decode_state(description["tensors"], description["formats"], stored)
+        description = check_description(values)
+    own = description.architecture.family == "import"
+    if own:
+        _refuse_import(path, description, allow_import)
+    with _refuse_damage(path):
+        network = _rebuild(description, values, len(stored))
+        _check_tensors(network.module, values["tensors"])
+        state, network.masks = decode_state(values["tensors"], values["formats"], stored)
         network.module.load_state_dict(state, assign=True)
+        _check_numbers(network)
     return network
 
 
+def own_class(network: Network) -> str | bool:
+    """What `allow_import` is for files that are made of this network: the user's own class that it is built by."""
+    architecture = network.architecture
+    return str(architecture.settings.get("target")) if architecture.family == "import" else False
+
+
 def describe(path: Path | str) -> dict[str, Any]:
-    """The JSON that a network file carries, checked against its checksum, without building anything."""
-    return _read(Path(path))[0]
+    """The JSON that a network file carries, validated, without building anything. Raises as `load`."""
+    path = Path(path)
+    values, _ = read_file(path)
+    with _refuse_damage(path):
+        check_description(values)
+    return values
 
 
 def inspect_file(path: Path | str) -> dict[str, Any]:
@@ -212,57 +245,32 @@ def inspect_file(path: Path | str) -> dict[str, Any]:
     `file_bytes` adds names, JSON and the checksum. Every part's size is checked. Raises as `load`.
     """
     path = Path(path)
-    description, stored = _read(path)
+    description, stored = read_file(path)
     with _refuse_damage(path):
+        check_description(description)
         layers = inspect_state(description["tensors"], description["formats"], stored)
         totals = {key: sum(row[key] for row in layers) for key in ("tensor_bits", "mask_bits", "alignment_bits")}
         rest = {key: description[key] for key in ("architecture", "input", "classes", "facts")}
     return {"file_bytes": path.stat().st_size, **totals, **rest, "layers": layers}
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-            if text is None:
-                raise UserError(f"{path}: a safetensors file, but not a netpress network")
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        description = json.loads(text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise Failure(f"{path}: not a netpress network, or a damaged one ({error})") from error
-    except OSError as error:
-        raise Failure(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not isinstance(description, dict) or description.get("version") != VERSION:
-        raise Failure(f"{path}: written by another version of netpress; this one reads version {VERSION}")
-    if description.pop("checksum", None) != _checksum(description, stored):
-        raise Failure(f"{path}: damaged: its contents do not match its checksum; restore it from a copy")
-    return description, stored
-
-
-def _checksum(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _rebuild(path: Path, description: dict[str, Any], allow_import: bool, stored: int) -> Network:
-    architecture = Architecture(**description["architecture"])
-    if architecture.family == "import" and not allow_import:
+def _refuse_import(path: Path, description: Description, allow_import: bool | str) -> None:
+    target = description.architecture.settings.get("target")
+    if allow_import is not True and allow_import != target:
         raise UserError(
-            f"{path}: this network is built by code of its author's own "
-            f"({architecture.settings.get('target')}); if you trust it, say so with --allow-import"
+            f"{path}: this network is built by code of its author's own ({quote(target)}); "
+            "if you trust it, say so with --allow-import (allow_import=True)"
         )
+
+
+def _rebuild(description: Description, values: dict[str, Any], stored: int) -> Network:
+    architecture = Architecture(**values["architecture"])
     with _bounded_building(8 * stored + 1000):
         module = build(architecture)
-    fields = description["input"]
-    spec = InputSpec(fields["channels"], fields["height"], fields["width"], tuple(fields["mean"]), tuple(fields["std"]))
-    classes = tuple(description["classes"])
-    return Network(module, architecture, spec, classes, formats=description["formats"], facts=description["facts"])
+    fields = description.input
+    spec = InputSpec(fields.channels, fields.height, fields.width, fields.mean, fields.std)
+    classes, formats, facts = description.classes, values["formats"], values["facts"]
+    return Network(module.eval(), architecture, spec, classes, formats=formats, facts=facts)
 
 
 def build(architecture: Architecture) -> nn.Module:
@@ -295,7 +303,7 @@ def _bounded_building(limit: int) -> Iterator[None]:
             hook.remove()
 
 
-_DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, SettingsError)
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @contextmanager
@@ -303,15 +311,57 @@ def _refuse_damage(path: Path) -> Iterator[None]:
     """Whatever goes wrong while a file's contents are put together is the file's fault, said in one line."""
     try:
         yield
-    except _DAMAGE as error:
-        said = " ".join(str(error).split())
-        shown = said if len(said) <= 200 else f"{said[:200]}..."
-        raise Failure(f"{path}: this network file is damaged or of another version ({shown})") from error
+    except (*_BUGS, SettingsError, Failure) as error:
+        said = shorten(_in_one_line(error), 300)
+        raise Failure(f"{path}: this network file is damaged or of another version ({said})") from error
 
 
-def _check_shapes(module: nn.Module, entries: dict[str, dict[str, Any]]) -> None:
-    built = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_tensors(module: nn.Module, entries: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError unless the file has the tensors that the module has, of their shapes and types."""
+    built = {name: _kind_of(tensor) for name, tensor in module.state_dict().items()}
+    found = {name: (tuple(entry["shape"]), entry.get("dtype", "float32")) for name, entry in entries.items()}
     for name in sorted(built.keys() | found.keys()):
         if built.get(name) != found.get(name):
             raise ValueError(f"{name}: the file has {found.get(name)}, the architecture {built.get(name)}")
+
+
+def _kind_of(tensor: Tensor) -> tuple[tuple[int, ...], str]:
+    return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+
+
+def _check_numbers(network: Network) -> None:
+    """Raise ValueError for tensors whose values nothing can be calculated with, and formats that no layer has."""
+    check_finite(network)
+    for name, part in network.module.named_modules():
+        variance = part._buffers.get("running_var")
+        if variance is not None and bool((variance < 0).any()):
+            raise ValueError(f"{name}.running_var: a variance below zero")
+    for name, layer in quantized_layers(network.module).items():
+        for scale in ("weight_scale", "input_scale"):
+            steps = getattr(layer, scale)
+            if steps is not None and not bool((steps > 0).all()):
+                raise ValueError(f"{name}.{scale}: a scale that is not above zero")
+        for key, format in layer.tensor_formats().items():
+            said = network.formats.get(f"{name}.{key}")
+            if said is not None and parse_format(said) != format:
+                raise ValueError(f"formats.{name}.{key}: the layer computes with {format.model_dump(mode='json')}")
+
+
+def check_finite(network: Network) -> None:
+    """Raise Failure, naming the tensor, where weights or buffers are not finite numbers.
+
+    Buffers of a user's own class may be infinite, as masks of an attention are, but not NaN.
+    """
+    buffers = dict(network.module.named_buffers())
+    free = buffers if network.architecture.family == "import" else {}
+    tensors: Iterable[tuple[str, Tensor]] = [*network.module.named_parameters(), *buffers.items()]
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.is_meta:
+            wrong = tensor.detach().isnan() if name in free else ~tensor.detach().isfinite()
+            if bool(wrong.any()):
+                count = int(wrong.sum())
+                raise Failure(f"{name}: {count:,} of its {tensor.numel():,} values are NaN or infinite")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from netpress.errors import UserError
+from netpress.errors import QUOTED, UserError, quote, shorten
 
 S = TypeVar("S", bound="Settings")
 
@@ -36,7 +36,7 @@ def between(low: float, high: float) -> AfterValidator:
 
     def check(value: float) -> float:
         if not low <= value <= high:
-            raise ValueError(f"{value} is not between {low} and {high}")
+            raise ValueError(f"{quote(value)} is not between {low} and {high}")
         return value
 
     return AfterValidator(check)
@@ -47,7 +47,7 @@ def at_least(low: float) -> AfterValidator:
 
     def check(value: float) -> float:
         if value < low:
-            raise ValueError(f"{value} is not at least {low}")
+            raise ValueError(f"{quote(value)} is not at least {low}")
         return value
 
     return AfterValidator(check)
@@ -58,7 +58,7 @@ def above(low: float) -> AfterValidator:
 
     def check(value: float) -> float:
         if not value > low:
-            raise ValueError(f"{value} is not above {low}")
+            raise ValueError(f"{quote(value)} is not above {low}")
         return value
 
     return AfterValidator(check)
@@ -81,6 +81,8 @@ def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str 
         text = json.dumps(values)
     except TypeError as error:
         raise SettingsError([f"{path or 'settings'}: {error}; dates and times have no use here"], source) from None
+    except (RecursionError, ValueError) as error:  # tables in tables without end, numbers of thousands of digits
+        raise SettingsError([f"{path or 'settings'}: {error}"], source) from None
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
@@ -89,7 +91,9 @@ def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str 
 
 
 def _describe(problem: Mapping[str, Any], path: str, kind: type[BaseModel]) -> str:
-    where = ".".join([*([path] if path else []), *(str(part) for part in problem["loc"])]) or "settings"
+    # A key may be any text of any length, and a line of its own.
+    keys = (shorten(" ".join(str(part).split()), QUOTED) for part in problem["loc"])
+    where = ".".join([*([path] if path else []), *keys]) or "settings"
     describe = _MESSAGES.get(problem["type"])
     return f"{where}: {describe(problem) if describe else problem['msg']}"
 
@@ -99,15 +103,15 @@ def _unknown_key(problem: Mapping[str, Any]) -> str:
 
 
 def _wrong_literal(problem: Mapping[str, Any]) -> str:
-    return f"{problem['input']!r} is not one of {problem['ctx']['expected']}"
+    return f"{quote(problem['input'])} is not one of {problem['ctx']['expected']}"
 
 
 def _wrong_tag(problem: Mapping[str, Any]) -> str:
-    return f"{problem['ctx']['tag']!r} is not one of {problem['ctx']['expected_tags']}"
+    return f"{quote(problem['ctx']['tag'])} is not one of {problem['ctx']['expected_tags']}"
 
 
 def _value_error(problem: Mapping[str, Any]) -> str:
-    return str(problem["ctx"]["error"])
+    return " ".join(str(problem["ctx"]["error"]).split())
 
 
 def _missing_tag(problem: Mapping[str, Any]) -> str:
@@ -116,7 +120,7 @@ def _missing_tag(problem: Mapping[str, Any]) -> str:
 
 def _wrong_type(problem: Mapping[str, Any]) -> str:
     message = problem["msg"].removeprefix("Input should be ")
-    return f"{problem['input']!r} is not {message}"
+    return f"{quote(problem['input'])} is not {message}"
 
 
 _MESSAGES: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -11,35 +11,41 @@ from typing import Any
 
 from torch import nn
 
-from netpress.errors import Failure
+from netpress.errors import Failure, quote
+from netpress.settings import Settings, SettingsError, parse
 
 Edit = dict[str, Any]
 ApplyEdit = Callable[[nn.Module, Edit], nn.Module]
 
 _BUILT_IN = {"fold_norms": "netpress.models.folding", "quantize": "netpress.models.quantizing"}
-_EDITS: dict[str, ApplyEdit] = {}
+_EDITS: dict[str, tuple[ApplyEdit, type[Settings] | None]] = {}
 
 
-def register_edit(kind: str, apply: ApplyEdit) -> None:
-    """Make a kind of edit known. `apply` changes the module's structure in place, also on the meta device."""
+def register_edit(kind: str, apply: ApplyEdit, settings: type[Settings] | None = None) -> None:
+    """Make a kind of edit known. `apply` changes the module's structure in place, also on the meta device.
+
+    `settings`, with a field `kind`, says what such an edit may hold: edits come from files, which may say anything.
+    """
     if kind in _EDITS:
         raise ValueError(f"the edit {kind} is registered twice")
-    _EDITS[kind] = apply
+    _EDITS[kind] = apply, settings
 
 
 def apply_edits(module: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     """Replay `edits` in order on `module`, in place. Raises Failure for an edit that is unknown or does not fit."""
-    for edit in edits:
-        kind = edit.get("kind", "")
+    for index, edit in enumerate(edits):
+        kind = str(edit.get("kind", ""))
         if kind not in _EDITS and kind in _BUILT_IN:  # imported when first met: a network file must load by itself
             importlib.import_module(_BUILT_IN[kind])
-        apply = _EDITS.get(kind)
+        apply, settings = _EDITS.get(kind, (None, None))
         if apply is None:
             known = ", ".join(sorted(_EDITS.keys() | _BUILT_IN.keys()))
-            raise Failure(f"the edit {kind!r} is unknown; this version of netpress knows {known}")
+            raise Failure(f"the edit {quote(kind)} is unknown; this version of netpress knows {known}")
         try:
+            if settings is not None:
+                parse(settings, edit, f"edits.{index}")
             module = apply(module, edit)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, SettingsError) as error:
             raise Failure(f"the edit {kind} does not fit this network: {error}") from error
     return module
 

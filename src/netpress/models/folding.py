@@ -7,11 +7,14 @@ before its convolution (DenseNet, PyramidNet's first), or after a sum or a conca
 stays as it is.
 """
 
+from typing import Literal
+
 import torch
 from torch import fx, nn
 
 from netpress.errors import UserError
 from netpress.models.edits import Edit, register_edit, replace_module
+from netpress.settings import Settings
 
 Pair = tuple[str, str]  # names of a convolution and of the norm that follows it
 
@@ -112,6 +115,13 @@ def merge_statistics(module: nn.Module) -> list[str]:
     return merged
 
 
+class FoldingEdit(Settings):
+    """What the edit of a folding holds."""
+
+    kind: Literal["fold_norms"]
+    pairs: tuple[tuple[str, str], ...]
+
+
 def folding_edit(pairs: list[Pair]) -> Edit:
     """The edit that does to a rebuilt module's structure what `fold_norms` did."""
     return {"kind": "fold_norms", "pairs": [list(pair) for pair in pairs]}
@@ -139,4 +149,4 @@ def _drop_norm(module: nn.Module, conv_name: str, norm_name: str) -> None:
     replace_module(module, norm_name, nn.Identity())
 
 
-register_edit("fold_norms", _replay)
+register_edit("fold_norms", _replay, FoldingEdit)

@@ -8,12 +8,27 @@ Steps and zero points are tensors of the new layers and lie in the network file 
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import nn
 
 from netpress.models.edits import Edit, register_edit, replace_module
 from netpress.numerics.layers import LayerFormats, quantized_like
-from netpress.settings import parse
+from netpress.settings import Settings, parse
+
+
+class QuantizedGroup(Settings):
+    """Layers with equal formats."""
+
+    layers: tuple[str, ...]
+    formats: LayerFormats
+
+
+class QuantizingEdit(Settings):
+    """What the edit holds."""
+
+    kind: Literal["quantize"]
+    groups: tuple[QuantizedGroup, ...]
 
 
 def put_quantizers(module: nn.Module, formats: Mapping[str, LayerFormats]) -> Edit:
@@ -50,11 +65,9 @@ def quantizing_edit(formats: Mapping[str, LayerFormats]) -> Edit:
 
 
 def _replay(module: nn.Module, edit: Edit) -> nn.Module:
-    formats = {
-        name: parse(LayerFormats, group["formats"], "formats") for group in edit["groups"] for name in group["layers"]
-    }
-    put_quantizers(module, formats)
+    understood = parse(QuantizingEdit, edit)
+    put_quantizers(module, {name: group.formats for group in understood.groups for name in group.layers})
     return module
 
 
-register_edit("quantize", _replay)
+register_edit("quantize", _replay, QuantizingEdit)

@@ -81,6 +81,7 @@ def decode_state(
             tensor = stored[name]
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name}: its shape is {list(tensor.shape)}, not {list(shape)}")
+            _check_type(name, tensor, entry)
         else:
             # Earlier files hold a scale twice: as a tensor and among the parts.
             grid = (None, None) if "scale" in parts else _own_grid(name, state)
@@ -88,6 +89,8 @@ def decode_state(
                 tensor = decode_tensor(parts, _format(name, formats), shape, masks.get(name), *grid)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+            if isinstance(_format(name, formats), Float32):
+                _check_type(name, tensor, entry)
         state[name] = tensor.to(_dtype(entry))
     if unread:
         raise ValueError(f"{min(unread)}: nothing says what it is")
@@ -143,6 +146,12 @@ def _dtype(entry: Entry) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"{entry['dtype']} is no type of numbers")
     return dtype
+
+
+def _check_type(name: str, tensor: Tensor, entry: Entry) -> None:
+    """Stored as it is, a tensor has the type that its entry says: nothing is turned into another silently."""
+    if tensor.dtype != _dtype(entry):
+        raise ValueError(f"{name}: stored as {tensor.dtype}, its entry says {_dtype(entry)}")
 
 
 def _parts_of(name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
