@@ -28,10 +28,13 @@ def run(
     seed: int | None = None,
     fresh: bool = False,
     console: Console | None = None,
+    allow_import: bool = False,
 ) -> RunResult:
     """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
 
     `set` takes overrides such as "stages.0.epochs=2". An interrupted run goes on when called again.
+    A network file that the recipe names, to begin with or as a teacher, may import its author's own class only with
+    `allow_import`.
     Raises netpress.errors.UserError or Failure.
     """
     if isinstance(recipe, dict):
@@ -39,11 +42,19 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(str(recipe), set, seed)
     folder = Path(out) if out else Path("runs") / recipe.name
-    return run_recipe(recipe, folder, data=Path(data) if data else None, device=device, fresh=fresh, console=console)
+    return run_recipe(
+        recipe,
+        folder,
+        data=Path(data) if data else None,
+        device=device,
+        fresh=fresh,
+        console=console,
+        allow_import=allow_import,
+    )
 
 
 def load(network: str | Path, *, allow_import: bool = False) -> Network:
-    """The network in a file or run folder, or a new one from NAME[:SETTINGS].
+    """The network in a file or run folder, or a new one from NAME[:SETTINGS]; its module is in evaluation mode.
 
     A file that names its author's own class runs that class's code: refused unless `allow_import`.
     """
@@ -58,14 +69,15 @@ def evaluate(
     exact: bool = False,
     device: str = "auto",
     console: Console | None = None,
+    allow_import: bool = False,
 ) -> Evaluation:
     """Accuracy on the test images of `dataset` (by default the one the network was trained on).
 
     `exact` sums in integers, compares with the ordinary evaluation, and gives an ExactEvaluation with the
-    accumulators of every layer.
+    accumulators of every layer. `allow_import` as for `load`.
     """
     if not isinstance(network, Network):
-        network = load(network)
+        network = load(network, allow_import=allow_import)
     name = dataset or network.facts.get("dataset")
     if name is None:
         raise UserError("evaluate: this network does not say what it was trained on; name it with --dataset")

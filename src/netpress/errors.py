@@ -70,13 +70,13 @@ def readable(message: str) -> str:
     return "\n".join(_readable_line(line) for line in lines)
 
 
-# Between quotes, of which an apostrophe is none.
-_LONG_QUOTE = re.compile(rf"(?<!\w)(['\"])(.{{{QUOTED + 1},}}?)\1(?!\w)")
+# What stands between quotes; an apostrophe is none, nor is a closing quote the beginning of another text.
+_LONG_QUOTE = re.compile(rf"(?<!\w)(['\"])(?=[^\s,.:;)])((?:(?!\1(?!\w)).){{{QUOTED + 40},}})\1(?!\w)")
 _LONG_WORD = re.compile(rf"\S{{{_WORD + 1},}}")
 
 
 def _readable_line(line: str) -> str:
-    line = shorten(line, 100 * LINE)  # what follows looks at every letter
+    line = shorten(line, 10 * LINE)  # what follows looks at some letters many times
     line = _LONG_QUOTE.sub(lambda found: found[1] + shorten(found[2], QUOTED) + found[1], visible(line))
     return shorten(_LONG_WORD.sub(lambda found: shorten(found[0], _WORD // 2), line), LINE)
 

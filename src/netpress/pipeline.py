@@ -27,7 +27,7 @@ from netpress.devices import choose_device, seed_for
 from netpress.environment import describe_environment, settle_threads
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write, dump_toml
-from netpress.network import SUFFIX, Network, check_fit, copy, create, load, resolve, save
+from netpress.network import SUFFIX, Network, check_fit, copy, create, load, own_class, resolve, save
 from netpress.recipe import Recipe, understand_model
 from netpress.report import make_report
 from netpress.scoring import score
@@ -67,9 +67,12 @@ def run_recipe(
     console: Console | None = None,
     save_every_seconds: float = 60.0,
     threads: int | None = None,
+    allow_import: bool = False,
 ) -> RunResult:
     """Run `recipe` into `folder`, going on where an earlier call with the same recipe was interrupted.
 
+    A network file that the recipe names may itself name a class to import only with `allow_import`; a recipe's own
+    `family = "import"` needs no leave.
     Raises UserError if the folder holds a run of another recipe or data, Failure if a stage fails.
     """
     if recipe.sweep is not None:
@@ -85,7 +88,7 @@ def run_recipe(
             folder, describe_environment(recipe.seed, chosen, threads) | {"data_checksum": dataset.checksum}, console
         )
         settle_threads(environment)
-        initial = create_network(recipe, dataset)
+        initial = create_network(recipe, dataset, allow_import)
         network = copy(initial)
         for index, settings in enumerate(recipe.stages):
             name = f"{index + 1:02d}-{settings.kind}"  # type: ignore[attr-defined]
@@ -100,17 +103,18 @@ def run_recipe(
                 name,
                 lambda line: collect_metrics(folder),
                 lambda network: score(network, settings=recipe.score).shares(),
+                allow_import,
             )
             network = run_stage(network, settings, context)
         return _finish(recipe, folder, network, dataset, chosen, console)
 
 
-def create_network(recipe: Recipe, dataset: Dataset) -> Network:
-    """The network that the recipe starts from: new, or read from the file it names."""
+def create_network(recipe: Recipe, dataset: Dataset, allow_import: bool = False) -> Network:
+    """The network that the recipe starts from: new, or read from the file it names. `allow_import` as for `load`."""
     table = understand_model(recipe.model)
     channels, side = dataset.train.images.shape[1:3]
     if table.network is not None:
-        network = resolve(table.network, allow_import=True)
+        network = resolve(table.network, allow_import=allow_import)
         check_fit(network, dataset)
         return network
     measured = {"classes": len(dataset.classes), "channels": channels, "image_size": side}
@@ -134,7 +138,7 @@ def run_stage(network: Network, settings: Settings, context: Context) -> Network
     done = context.folder / DONE
     if done.exists():
         context.console.say(f"{context.name}: done before")
-        return load(context.folder / NETWORK, allow_import=True)
+        return load(context.folder / NETWORK, allow_import=own_class(network))
     context.folder.mkdir(parents=True, exist_ok=True)
     network = stage.run(network, settings, context)
     network.facts.pop("accuracy", None)  # an earlier figure does not speak for what the stage made

@@ -17,7 +17,7 @@ PUBLISHED = {  # data set -> training images, channels, side, classes: what its 
 }
 
 
-def plan_recipe(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
+def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = False) -> dict[str, Any]:
     """The plan as plain values: the dense network's figures, then each stage with its rows.
 
     Reads the data only where it must (a folder), or where it is embedded; otherwise counts with what
@@ -27,7 +27,7 @@ def plan_recipe(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
     if recipe.data.select_on == "validation":
         images -= max(1, round(images * recipe.data.validation))
     images = min(images, recipe.data.train_images or images)
-    network = _network_of(recipe, channels, side, classes)
+    network = _network_of(recipe, channels, side, classes, allow_import)
     card = score(network, settings=recipe.score)
     known = stages()
     planned = []
@@ -63,10 +63,10 @@ def _shape_of(settings: DataSettings, data: Path | None) -> tuple[int, int, int,
     return count, dataset.train.images.shape[1], dataset.train.images.shape[2], len(dataset.classes)
 
 
-def _network_of(recipe: Recipe, channels: int, side: int, classes: int) -> Network:
+def _network_of(recipe: Recipe, channels: int, side: int, classes: int, allow_import: bool) -> Network:
     table = understand_model(recipe.model)
     if table.network is not None:
-        return resolve(table.network, allow_import=True)
+        return resolve(table.network, allow_import=allow_import)
     assert table.family is not None
     measured = {"classes": classes, "channels": channels, "image_size": side}
     return create(table.family, measured | table.settings, seed=recipe.seed)

@@ -132,6 +132,11 @@ class ModelTable:
     settings: dict[str, Any]
     network: str | None = None
 
+    @property
+    def own_class(self) -> str | bool:
+        """What `allow_import` is for what a run of it made: the class that the recipe itself names, where it does."""
+        return str(self.settings.get("target")) if self.family == "import" else False
+
 
 def understand_model(table: dict[str, Any]) -> ModelTable:
     """Check the [model] table against the family that it names. Raises SettingsError."""

@@ -57,7 +57,14 @@ def apply_stage(
         check_fit(network, loaded)
     with _work_folder(out, f"{kind} {values} {dataset} {data} {seed}") as folder:
         context = Context(
-            folder, chosen, seed, console, loaded, name=kind, layer_scores=lambda network: score(network).shares()
+            folder,
+            chosen,
+            seed,
+            console,
+            loaded,
+            name=kind,
+            layer_scores=lambda network: score(network).shares(),
+            allow_import=allow_import,
         )
         result = known[kind].run(network, settings, context)
         result.facts.pop("accuracy", None)

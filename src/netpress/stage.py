@@ -49,6 +49,8 @@ class Context:
     on_log: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
     layer_scores: Callable[[Network], dict[str, float]] | None = None
     """What each operation of a network adds to its score, by the run's own rules: for stages that trade with it."""
+    allow_import: bool = False
+    """Whether files from elsewhere, such as teachers, may name a class to import: what the command was given."""
 
     @property
     def data(self) -> Dataset:

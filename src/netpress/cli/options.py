@@ -27,7 +27,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Decides every random choi
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AllowImport = Annotated[
-    bool, typer.Option("--allow-import", help="Trust a network file that runs its author's own Python class.")
+    bool, typer.Option("--allow-import", help="Trust network files that import their author's own Python class.")
 ]
 
 

@@ -39,6 +39,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where this folder holds a run.")] = False,
     save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state at least this often.")] = 60.0,
     threads: Threads = None,
+    allow_import: AllowImport = False,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -63,6 +64,7 @@ def run(
             console=Console(),
             save_every_seconds=save_every,
             threads=threads,
+            allow_import=allow_import,
         )
         print(swept.table.as_markdown())
         print(f"report      {swept.page}")
@@ -76,6 +78,7 @@ def run(
         console=Console(),
         save_every_seconds=save_every,
         threads=threads,
+        allow_import=allow_import,
     )
     print(f"accuracy    {result.accuracy:.2%} of the test images")
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
@@ -90,6 +93,7 @@ def plan(
     overrides: Overrides = None,
     epochs_scale: EpochsScale = 1.0,
     as_json: AsJson = False,
+    allow_import: AllowImport = False,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
     from netpress.planning import plan_recipe
@@ -100,9 +104,9 @@ def plan(
     if resolved.sweep is not None:
         from netpress.sweep import plan_sweep, read_sweep
 
-        _print_sweep(plan_sweep(read_sweep(*asked), data), as_json)
+        _print_sweep(plan_sweep(read_sweep(*asked), data, allow_import), as_json)
         return
-    planned = plan_recipe(resolved, data)
+    planned = plan_recipe(resolved, data, allow_import)
     if as_json:
         print_json(planned)
         return

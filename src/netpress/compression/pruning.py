@@ -26,7 +26,7 @@ from netpress.devices import generator_for, seed_for
 from netpress.errors import UserError
 from netpress.models.edits import apply_edits
 from netpress.models.registry import family_named
-from netpress.network import SUFFIX, Network, copy, create, load, save
+from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
 from netpress.settings import Count, Fraction, Settings, parse
 from netpress.stage import Context, PlanRow, register_stage
 from netpress.training import TrainSettings, evaluate, load_teachers, run_training
@@ -112,12 +112,12 @@ def prune(network: Network, settings: PruneSettings, context: Context) -> Networ
     context.truncate_log(finished)
     ranked = network  # whose weights decide the masks
     if finished:
-        network, ranked = _results(context.folder / rounds[finished - 1].name, settings)
+        network, ranked = _results(context.folder / rounds[finished - 1].name, settings, own_class(network))
         context.console.say(f"{context.name}: {finished} of {len(rounds)} rounds are done already")
     for current in rounds[finished:]:
         _run_round(current, network, ranked, settings, context)
         # Read back even when not resuming, so that an interruption changes no bit of what follows.
-        network, ranked = _results(context.folder / current.name, settings)
+        network, ranked = _results(context.folder / current.name, settings, own_class(network))
     return network
 
 
@@ -166,10 +166,10 @@ def plan(network: Network, settings: PruneSettings) -> list[PlanRow]:
     return rounds + tensors
 
 
-def _results(folder: Path, settings: PruneSettings) -> tuple[Network, Network]:
+def _results(folder: Path, settings: PruneSettings, own: str | bool) -> tuple[Network, Network]:
     """What a finished round left: the network, and the one whose weights the next round ranks."""
-    network = load(folder / RESULT, allow_import=True)
-    return network, network if settings.masks_from == "kept" else load(folder / LAST, allow_import=True)
+    network = load(folder / RESULT, allow_import=own)
+    return network, network if settings.masks_from == "kept" else load(folder / LAST, allow_import=own)
 
 
 def _run_round(current: Round, network: Network, ranked: Network, settings: PruneSettings, context: Context) -> None:
@@ -193,7 +193,7 @@ def _run_round(current: Round, network: Network, ranked: Network, settings: Prun
     if settings.train is not None:
         start = _start(pruned, current, settings, context)
         distillation = settings.train.distillation
-        teacher = load_teachers(distillation.teachers, start) if distillation else None
+        teacher = load_teachers(distillation.teachers, start, context.allow_import) if distillation else None
         trained = run_training(start, settings.train, part, teacher=teacher)
         if settings.masks_from == "last":
             last = copy(trained.network)

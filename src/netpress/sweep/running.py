@@ -32,6 +32,7 @@ from netpress.pipeline import (
     run_recipe,
 )
 from netpress.planning import plan_recipe
+from netpress.recipe import understand_model
 from netpress.report.sweep import PAGE
 from netpress.scoring import score
 from netpress.sweep.members import Member, SweepMembers, read_sweep, shared_stages
@@ -62,6 +63,7 @@ def run_sweep(
     console: Console | None = None,
     save_every_seconds: float = 60.0,
     threads: int | None = None,
+    allow_import: bool = False,
 ) -> SweepResult:
     """Run the members of `sweep` into folders below `folder`, going on where an earlier call was interrupted.
 
@@ -77,7 +79,7 @@ def run_sweep(
         failed: dict[str, str] = {}
         open_members = [member for member in sweep.members if not _is_finished(folder / member.name)]
         for member in open_members:
-            plan_member(member, data)
+            plan_member(member, data, allow_import)
         _write_tables(sweep, folder, failed)
         for number, member in enumerate(sweep.members, 1):
             own = folder / member.name
@@ -93,11 +95,12 @@ def run_sweep(
                         console=console,
                         save_every_seconds=save_every_seconds,
                         threads=threads,
+                        allow_import=allow_import,
                     )
                 else:
                     console.say(f"{member.name}: done before")
                 if sweep.table.every_stage:
-                    _measure_stages(member, own, data, device, console)
+                    _measure_stages(member, own, data, device, console, allow_import)
             except Failure as error:
                 failed[member.name] = str(error)
                 console.warn(f"{member.name}: failed: {error}")
@@ -122,14 +125,14 @@ def report_sweep(folder: Path) -> Path:
     return folder / PAGE
 
 
-def plan_sweep(sweep: SweepMembers, data: Path | None = None) -> dict[str, Any]:
+def plan_sweep(sweep: SweepMembers, data: Path | None = None, allow_import: bool = False) -> dict[str, Any]:
     """The plan as plain values: each member with what `plan_recipe` says of it. Runs nothing.
 
     Raises UserError, which names the member, where a stage does not fit the network.
     """
     members = []
     for place, member in enumerate(sweep.members):
-        planned = plan_member(member, data)
+        planned = plan_member(member, data, allow_import)
         count, other = _most_shared(member, sweep.members[:place])
         names = ", ".join(stage["name"] for stage in planned["stages"][:count])
         begins = f"{names} of {other.name}" if other is not None else None
@@ -141,10 +144,10 @@ def plan_sweep(sweep: SweepMembers, data: Path | None = None) -> dict[str, Any]:
     return {"name": sweep.recipe.name, "summary": summary, "members": members}
 
 
-def plan_member(member: Member, data: Path | None) -> dict[str, Any]:
+def plan_member(member: Member, data: Path | None, allow_import: bool = False) -> dict[str, Any]:
     """`plan_recipe` of one member; its errors name the member."""
     try:
-        return plan_recipe(member.recipe, data)
+        return plan_recipe(member.recipe, data, allow_import)
     except UserError as error:
         raise _named(member, error) from None
 
@@ -247,7 +250,9 @@ def _read_rows(member: Member, folder: Path, failed: dict[str, str]) -> list[Row
     return [*rows, row(last, figures, "done")]
 
 
-def _measure_stages(member: Member, folder: Path, data: Path | None, device: str, console: Console) -> None:
+def _measure_stages(
+    member: Member, folder: Path, data: Path | None, device: str, console: Console, allow_import: bool
+) -> None:
     """Measure what each stage before the last, and each round of a pruning, left; written down once."""
     if (folder / STAGES).exists():
         return
@@ -255,7 +260,7 @@ def _measure_stages(member: Member, folder: Path, data: Path | None, device: str
     steps: dict[str, dict[str, Any]] = {}
     for path in _networks(folder)[:-1]:
         dataset = dataset or load_dataset(member.recipe.data, data, member.recipe.seed, Console(quiet=True))
-        network = load(path, allow_import=True)
+        network = load(path, allow_import=allow_import or understand_model(member.recipe.model).own_class)
         measured = evaluate(network, dataset.test, device=choose_device(device))
         card = score(network, settings=member.recipe.score)
         weights = network.weights().values()

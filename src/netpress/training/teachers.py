@@ -39,9 +39,12 @@ class MeanTeacher(nn.Module):
         return torch.logsumexp(torch.stack(answers), dim=0) if len(answers) > 1 else answers[0]
 
 
-def load_teachers(names: tuple[str, ...], student: Network) -> MeanTeacher:
-    """The teachers named by files or run folders. Raises UserError where one does not fit the student."""
-    networks = [resolve(name) for name in names]
+def load_teachers(names: tuple[str, ...], student: Network, allow_import: bool = False) -> MeanTeacher:
+    """The teachers named by files or run folders.
+
+    Raises UserError where one does not fit the student, or is built by its author's own class and not `allow_import`.
+    """
+    networks = [resolve(name, allow_import=allow_import) for name in names]
     for name, network in zip(names, networks, strict=True):
         if len(network.classes) != len(student.classes) or network.input.size != student.input.size:
             raise UserError(

@@ -14,7 +14,7 @@ def train(network: Network, settings: TrainSettings, context: Context) -> Networ
     """Train `network` in place and return it; see `run_training` for what is saved and raised."""
     teacher = None
     if settings.distillation is not None:
-        teacher = load_teachers(settings.distillation.teachers, network)
+        teacher = load_teachers(settings.distillation.teachers, network, context.allow_import)
     return run_training(network, settings, context, teacher=teacher).network
 
 

@@ -145,7 +145,7 @@ def _train(quantized: Network, start: Network, settings: QuantizeSettings, conte
     distillation = settings.train.distillation
     if distillation is not None:
         names = distillation.teachers
-        teacher = load_teachers(names, start) if names else MeanTeacher([start], start.input)
+        teacher = load_teachers(names, start, context.allow_import) if names else MeanTeacher([start], start.input)
     run_training(quantized, settings.train, context.part("train"), teacher=teacher)
 
 
