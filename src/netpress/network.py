@@ -191,6 +191,7 @@ def save(network: Network, path: Path | str) -> None:
     }
     try:
         check_description(description)
+        _check_formats(network)
     except (SettingsError, ValueError) as error:
         raise Failure(f"{path}: this network cannot be saved: {_in_one_line(error)}") from None
     # Shared parameters would make safetensors refuse; each name gets its own bytes.
@@ -345,10 +346,21 @@ def _check_numbers(network: Network) -> None:
             steps = getattr(layer, scale)
             if steps is not None and not bool((steps > 0).all()):
                 raise ValueError(f"{name}.{scale}: a scale that is not above zero")
-        for key, format in layer.tensor_formats().items():
-            said = network.formats.get(f"{name}.{key}")
-            if said is not None and parse_format(said) != format:
-                raise ValueError(f"formats.{name}.{key}: the layer computes with {format.model_dump(mode='json')}")
+    _check_formats(network)
+
+
+def _check_formats(network: Network) -> None:
+    """Raise ValueError unless the formats are those that the quantized layers compute with."""
+    layers = quantized_layers(network.module)
+    computed = {f"{name}.{key}": form for name, layer in layers.items() for key, form in layer.tensor_formats().items()}
+    for name, format in computed.items():
+        said = network.formats.get(name)
+        if said is None or parse_format(said) != format:
+            raise ValueError(f"formats.{name}: the layer computes with {format.kind}, the file says {quote(said)}")
+    stored = network.module.state_dict().keys()
+    for name in network.formats:
+        if name not in computed and name not in stored and name != "*":
+            raise ValueError(f"formats.{name}: no quantized layer computes with it")
 
 
 def check_finite(network: Network) -> None:

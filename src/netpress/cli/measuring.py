@@ -16,7 +16,7 @@ from netpress.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from netpress.training import ExactEvaluation
+    from netpress.training import Evaluation, ExactEvaluation
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,7 +53,12 @@ def evaluate(
         )
         return
     print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images")
-    print(f"top-5       {measured.top5:.2%}")
+    _print_rest(measured)
+
+
+def _print_rest(measured: "Evaluation") -> None:
+    if measured.top5 is not None:
+        print(f"top-5       {measured.top5:.2%}")
     print(f"loss        {measured.loss:.4f}")
 
 
@@ -72,6 +77,5 @@ def _show_exact(measured: "ExactEvaluation", as_json: bool) -> None:
         print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images, in exact integers")
         print(f"simulated   {measured.simulated_accuracy:.2%}, {measured.equal_answers:.2%} of the answers equal")
         print(f"logits      differ by at most {measured.largest_difference:.2g} of the largest")
-        print(f"top-5       {measured.top5:.2%}")
-        print(f"loss        {measured.loss:.4f}")
+        _print_rest(measured)
     check_claims(measured.sums)

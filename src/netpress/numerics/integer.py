@@ -99,6 +99,8 @@ def exact_execution(module: nn.Module) -> Iterator[dict[str, LayerSums]]:
             exact = integer_sums(layer, values, weight)
             if exact.numel():
                 lowest, highest = _in_memory_order(exact).aminmax()
+                if bool(lowest.isnan()):
+                    raise Failure(f"{record.name}: what enters it is NaN: values grow beyond what their numbers hold")
                 record.largest = max(record.largest, -int(lowest), int(highest))
             return exact
 

@@ -296,7 +296,7 @@ def _to_values(
 
 
 def _place(values: Tensor, shape: torch.Size, mask: Tensor | None, count: int) -> Tensor:
-    if values.numel() != count:
+    if values.numel() != count or (values.dim() > 1 and values.shape != shape):
         raise ValueError(f"there are {values.numel()} values, the shape {list(shape)} and its mask ask for {count}")
     if mask is None:
         return values.reshape(shape).clone()

@@ -1,5 +1,6 @@
 """How good a network is on a set of images."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netpress.data import Images, normalize
-from netpress.network import Network
+from netpress.errors import Failure
+from netpress.network import Network, check_finite
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Evaluation:
 
     accuracy: float
     """Share of images whose most likely class is right."""
-    top5: float
-    """Share of images whose class is among the five most likely."""
+    top5: float | None
+    """Share of images whose class is among the five most likely; None where there are no more classes than five."""
     loss: float
     """Mean cross-entropy, in nats."""
     count: int
@@ -31,11 +33,21 @@ def evaluate(
     """Accuracy and loss of `network` on `images`, normalised as the network says.
 
     `device` moves the network there first; None leaves it where it is. `batch_size` is chosen for speed by default.
+    Raises Failure for weights or answers that are not numbers.
     """
+    check_finite(network)
     module = network.module
     if device is not None:
         module.to(device)
-    return evaluate_module(module, images, network.input.mean, network.input.std, batch_size)
+    measured = evaluate_module(module, images, network.input.mean, network.input.std, batch_size)
+    check_answers(measured)
+    return measured
+
+
+def check_answers(measured: Evaluation) -> None:
+    """Raise Failure where a network's answers are NaN: no class is most likely then, and any accuracy a fiction."""
+    if math.isnan(measured.loss):
+        raise Failure("the network answers NaN: its values grow beyond what its numbers hold")
 
 
 @torch.inference_mode()
@@ -51,13 +63,15 @@ def evaluate_module(
     module.eval()
     count = len(images.labels)
     figures = torch.zeros(3, dtype=torch.float64)
+    classes = 0
     try:
         for logits, labels in _answers(module, images, mean, std, batch_size):
+            classes = logits.shape[1]
             figures += _figures(logits.float(), labels).cpu()
     finally:
         module.train(training)
     right, right5, loss = (figures / max(1, count)).tolist()
-    return Evaluation(right, right5, loss, count)
+    return Evaluation(right, right5 if classes > 5 else None, loss, count)
 
 
 @torch.inference_mode()

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from netpress.data import Images
 from netpress.errors import UserError
-from netpress.network import Network
+from netpress.network import Network, check_finite
 from netpress.numerics.integer import LayerSums, exact_execution
 from netpress.numerics.layers import quantized_layers
-from netpress.training.evaluation import Evaluation, predict
+from netpress.training.evaluation import Evaluation, check_answers, predict
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ def evaluate_exactly(
 ) -> ExactEvaluation:
     """Run the images through the integer executor and, to compare, through the network's ordinary evaluation.
 
-    `device` moves the network there first. Raises UserError for a network without integer layers.
+    `device` moves the network there first. Raises UserError for a network without integer layers, Failure for
+    weights or answers that are not numbers.
     """
+    check_finite(network)
     module = network.module
     if device is not None:
         module.to(device)
@@ -65,9 +67,11 @@ def evaluate_exactly(
     simulated = predict(network, images, batch_size)
     answers, others = exact.argmax(1), simulated.argmax(1)
     labels = images.labels.cpu()
-    return ExactEvaluation(
+    measured = ExactEvaluation(
         accuracy=_share(answers == labels),
-        top5=_share((exact.topk(min(5, exact.shape[1]), dim=1).indices == labels[:, None]).any(1)),
+        top5=_share((exact.topk(min(5, exact.shape[1]), dim=1).indices == labels[:, None]).any(1))
+        if exact.shape[1] > 5
+        else None,
         loss=float(F.cross_entropy(exact.double(), labels)),
         count=len(labels),
         simulated_accuracy=_share(others == labels),
@@ -76,6 +80,8 @@ def evaluate_exactly(
         sums=dict(sums),
         float_layers=floats,
     )
+    check_answers(measured)
+    return measured
 
 
 def _share(hits: torch.Tensor) -> float:
