@@ -124,9 +124,11 @@ class Description(Settings):
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: two have the same name")
         layers = {name.rpartition(".")[0] for name in self.tensors}
-        for name in self.formats:
+        for name, format in self.formats.items():
             if name != "*" and name not in self.tensors and name.removesuffix(".input") not in layers:
                 raise ValueError(f"formats.{name}: there is no such tensor, nor a layer whose input this could be")
+            if name in self.tensors and self.tensors[name].constant is not None and format.bits < 16:
+                raise ValueError(f"formats.{name}: {format.kind}, but it is a constant, of which no number is stored")
         return self
 
     def model_settings(self) -> ModelSettings:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from netpress.errors import visible
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 NetworkName = Annotated[
     str, typer.Argument(metavar="NETWORK", help="A network file, a run folder, or a model as NAME[:SETTINGS].")
@@ -46,6 +48,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Print rows of equal keys as a table; numbers to the right, with thousands separated."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         return
@@ -54,7 +57,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         number = any(isinstance(row[column], int | float) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(Text(visible(_cell(value))) for value in row.values()))  # names from files are no markup
     # A pipe or a file has no width of its own; lines are then as long as they need to be.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
