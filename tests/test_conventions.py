@@ -334,7 +334,10 @@ def rows_of(counted: ScoreCard) -> dict[str, Row]:
 
 def test_a_data_set_without_a_track_borrows_one_and_says_so() -> None:
     counted = score(nn.Conv2d(3, 4, 1), dataset="digits", accuracy=0.97)
-    assert counted.track.name == "cifar100" and counted.meets_gate
+    assert counted.track.name == "cifar100" and counted.meets_gate is None and counted.as_json()["gate"] is None
+    assert score(nn.Conv2d(3, 4, 1), dataset="digits", convention="imt", accuracy=0.97).meets_gate is None
+    assert score(nn.Conv2d(3, 4, 1), dataset="cifar100", accuracy=0.8).meets_gate is True
+    assert score(nn.Conv2d(3, 4, 1), dataset="digits", track="cifar100", accuracy=0.7).meets_gate is False  # asked for
     assert any("digits has no track" in note for note in counted.notes)
     assert not any("no track" in note for note in score(nn.Conv2d(3, 4, 1), dataset="cifar100").notes)
     assert score(nn.Conv2d(3, 4, 1), convention="imt", accuracy=0.8999).meets_gate is False

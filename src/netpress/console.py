@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from netpress.errors import Failure
+from netpress.errors import Failure, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
@@ -61,16 +61,19 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """A line for people. Raises Failure if the log file cannot be written."""
+        text = visible(text)  # names of files, of layers in others' files
         self._print(text)
         self._write_log(text)
 
     def warn(self, text: str) -> None:
         """Something the user should know that does not stop the work."""
+        text = visible(text)
         self._print_beside(f"warning: {text}", "yellow")
         self._write_log(f"warning: {text}")
 
     def error(self, text: str) -> None:
         """The one message with which a command ends badly. Never raises: a full disk must still be reported."""
+        text = visible(text)
         self._print_beside(f"error: {text}", "red")
         with suppress(Failure):
             self._write_log(f"error: {text}")

@@ -84,9 +84,10 @@ def run_recipe(
     with _claimed(folder, recipe, fresh):
         dataset = load_dataset(recipe.data, data, recipe.seed, console)
         console = console.with_log(folder / LOG)
-        environment = _settle_environment(
-            folder, describe_environment(recipe.seed, chosen, threads) | {"data_checksum": dataset.checksum}, console
-        )
+        where = describe_environment(recipe.seed, chosen, threads) | {"data_checksum": dataset.checksum}
+        if recipe.data.dataset == "folder" and data is not None:
+            where["data_folder"] = data.resolve().name
+        environment = _settle_environment(folder, where, console)
         settle_threads(environment)
         initial = create_network(recipe, dataset, allow_import)
         network = copy(initial)
@@ -141,6 +142,7 @@ def run_stage(network: Network, settings: Settings, context: Context) -> Network
         return load(context.folder / NETWORK, allow_import=own_class(network))
     context.folder.mkdir(parents=True, exist_ok=True)
     network = stage.run(network, settings, context)
+    network.module.eval()
     network.facts.pop("accuracy", None)  # an earlier figure does not speak for what the stage made
     save(network, context.folder / NETWORK)
     atomic_write(done, json.dumps(_summarise(network, stage, context), indent=1))

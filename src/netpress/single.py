@@ -67,6 +67,7 @@ def apply_stage(
             allow_import=allow_import,
         )
         result = known[kind].run(network, settings, context)
+        result.module.eval()
         result.facts.pop("accuracy", None)
         if loaded is not None:
             measured = evaluate(result, loaded.selection, device=chosen)

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from netpress.cli import exporting, listing, measuring, running, scoring, sensitivity, shipping
-from netpress.errors import NetpressError
+from netpress.errors import NetpressError, readable
 from netpress.memory import keep_freed_memory
 from netpress.waiting import wait_briefly
 
@@ -39,7 +39,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"netpress: {message}", file=sys.stderr)
+    print(f"netpress: {readable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

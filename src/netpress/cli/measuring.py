@@ -14,6 +14,7 @@ from netpress.cli.options import (
     print_json,
     print_table,
 )
+from netpress.errors import visible
 
 if TYPE_CHECKING:
     from netpress.training import Evaluation, ExactEvaluation
@@ -73,7 +74,7 @@ def _show_exact(measured: "ExactEvaluation", as_json: bool) -> None:
         print_table(figures["layers"])
         print()
         for name in measured.float_layers:
-            print(f"in floats   {name}")
+            print(f"in floats   {visible(name)}")
         print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images, in exact integers")
         print(f"simulated   {measured.simulated_accuracy:.2%}, {measured.equal_answers:.2%} of the answers equal")
         print(f"logits      differ by at most {measured.largest_difference:.2g} of the largest")

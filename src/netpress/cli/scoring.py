@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from netpress.cli.options import AllowImport, AsJson, Overrides, print_json, print_table
-from netpress.errors import UserError
+from netpress.errors import UserError, visible
 
 if TYPE_CHECKING:
     from netpress.scoring import ScoreCard
@@ -61,9 +61,9 @@ def score(
         print_json(values[0] if len(values) == 1 else values)
     elif as_csv:
         for card in cards.values():
-            print(card.as_csv(per), end="")
+            print(visible(card.as_csv(per)), end="")
     elif explain:
-        print("\n\n".join(f"{name}: {card.explain()}" for name, card in cards.items()))
+        print(visible("\n\n".join(f"{name}: {card.explain()}" for name, card in cards.items())))
     elif len(cards) == 1:
         _print_card(*cards.popitem(), per)
     else:
@@ -100,14 +100,19 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     print_table(rows)
     print()
     for line in (*(f"assumed: {text}" for text in card.assumed), *card.notes):
-        print(line)
+        print(visible(line))
     print(f"network     {name}")
     print(f"parameters  {card.params:,.2f} values of 32 bits: {card.params_score:.7f}")
     print(f"operations  {card.operations:,.0f} of 32 bits an image: {card.operations_score:.7f}")
     print(f"score       {card.score:.7f} by the {card.convention} convention, {card.track.name} track")
     if card.accuracy is not None:
-        gate = "meets" if card.meets_gate else "misses"
-        print(f"accuracy    {card.accuracy:.2%}: {gate} the gate of {card.track.gate:.0%}")
+        print(f"accuracy    {card.accuracy:.2%}{_gate(card)}")
+
+
+def _gate(card: "ScoreCard") -> str:
+    if card.meets_gate is None or card.track.gate is None:
+        return ""
+    return f": {'meets' if card.meets_gate else 'misses'} the gate of {card.track.gate:.0%}"
 
 
 def verify(
@@ -122,7 +127,7 @@ def verify(
         print_json({"cases": result.cases, "agreeing": result.agreeing, "disagreements": result.disagreements})
     else:
         for line in result.disagreements:
-            print(line)
+            print(visible(line))
         print(f"{result.agreeing} of {result.cases} cases agree with the official counter")
     if result.disagreements:
         raise typer.Exit(1)

@@ -66,6 +66,19 @@ class RunFacts:
         return str((self.score or {}).get("dataset") or asked or "")
 
     @property
+    def title(self) -> str:
+        """What the user called the run: the name of its folder."""
+        return self.folder.resolve().name or self.name
+
+    @property
+    def images(self) -> str:
+        """The data set as its user knows it: a folder of images by its own name."""
+        if self.dataset != "folder":
+            return self.dataset
+        name = self.environment.get("data_folder")
+        return f"the folder {name}" if name else "a folder of images"
+
+    @property
     def seconds(self) -> float | None:
         known = [stage.seconds for stage in self.stages if stage.seconds is not None]
         return sum(known) if known else None

@@ -74,7 +74,7 @@ def _summarise(run: RunFacts) -> str:
     name = model.pop("family", model.pop("network", None))
     settings = ", ".join(f"{label(path)} {plain(value)}" for path, value in flatten(model))
     parts = [f"{plain(name)} ({settings})" if settings else plain(name)] if name is not None else []
-    parts += [f"on {run.dataset}"] if run.dataset else []
+    parts += [f"on {run.images}"] if run.images else []
     parts += [f"seed {plain(run.recipe['seed'])}"] if "seed" in run.recipe else []
     return " · ".join(parts)
 

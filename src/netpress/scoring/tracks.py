@@ -4,7 +4,7 @@ score = parameters / track.parameters + operations / track.operations, lower is 
 those of the MicroNet Challenge, whose baselines stand at 32 bits; the last is a course's at IMT Atlantique.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netpress.errors import UserError
 
@@ -13,19 +13,22 @@ from netpress.errors import UserError
 class Track:
     """A baseline network's cost in 32-bit values and 32-bit operations, and the gate.
 
-    `gate` is the least accuracy, as a fraction; or, where `gate_is_perplexity`, the largest perplexity.
+    `gate` is the least accuracy, as a fraction; or, where `gate_is_perplexity`, the largest perplexity; None where
+    the baseline is only borrowed for other data, of which no accuracy was asked.
     """
 
     name: str
     parameters: float
     operations: float
-    gate: float
+    gate: float | None
     baseline: str
     source: str
     gate_is_perplexity: bool = False
 
-    def passes(self, figure: float) -> bool:
-        """Whether an accuracy (or perplexity) meets the gate. There is no rounding."""
+    def passes(self, figure: float) -> bool | None:
+        """Whether an accuracy (or perplexity) meets the gate; None where there is none. There is no rounding."""
+        if self.gate is None:
+            return None
         return figure <= self.gate if self.gate_is_perplexity else figure >= self.gate
 
 
@@ -50,12 +53,21 @@ def track_named(name: str) -> Track:
 
 
 def choose_track(name: str | None, convention: str, dataset: str | None) -> tuple[Track, str]:
-    """The track asked for, else the one that convention and data set belong to; and a note where it is borrowed."""
+    """The track asked for, else the one that convention and data set belong to; and a note where it is borrowed.
+
+    A borrowed track has no gate: 80% of CIFAR-100 says nothing of other images. Who asks for a track by name, or does
+    not say what the data are, has its gate.
+    """
     if name is not None:
         return track_named(name), ""
     if convention == "imt":
-        return TRACKS["imt-cifar10"], "" if dataset in (None, "cifar10") else f"{dataset} has no track of its own"
+        own = dataset in (None, "cifar10")
+        return _lend("imt-cifar10", own), "" if own else f"{dataset} has no track of its own, and no gate"
     if dataset in TRACKS:
         return TRACKS[dataset], ""
-    borrowed = "" if dataset is None else f"{dataset} has no track of its own: relative to the CIFAR-100 baseline"
-    return TRACKS["cifar100"], borrowed
+    note = "" if dataset is None else f"{dataset} has no track and no gate of its own: relative to CIFAR-100's baseline"
+    return _lend("cifar100", dataset is None), note
+
+
+def _lend(name: str, own: bool) -> Track:
+    return TRACKS[name] if own else replace(TRACKS[name], gate=None)
