@@ -1,6 +1,7 @@
 """The house rules that a machine can check: who imports whom, and what starting costs."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,17 @@ def test_help_imports_no_torch(run_python):
     said = run_python(code)
     for command in ("run", "plan", "evaluate", "score", "apply", "report", "new", "list"):
         assert command in said
+
+
+def test_every_extra_is_used():
+    """An extra whose packages nothing imports would only cost those who install it."""
+    import tomllib
+
+    extras = tomllib.loads((SOURCE.parent.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    for extra in set(extras) - {"dev"}:
+        names = [re.split(r"[<>=]", package)[0] for package in extras[extra]]
+        assert any(re.search(rf"^\s*(import|from) {name}\b", source, re.MULTILINE) for name in names), extra
 
 
 def test_no_gpu_packages_in_a_cpu_environment():

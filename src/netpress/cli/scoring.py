@@ -104,9 +104,13 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     print(f"network     {name}")
     print(f"parameters  {card.params:,.2f} values of 32 bits: {card.params_score:.7f}")
     print(f"operations  {card.operations:,.0f} of 32 bits an image: {card.operations_score:.7f}")
-    print(f"score       {card.score:.7f} by the {card.convention} convention, {card.track.name} track")
+    print(f"score       {card.score:.7f} by the {card.convention} convention, {_relative(card)}")
     if card.accuracy is not None:
         print(f"accuracy    {card.accuracy:.2%}{_gate(card)}")
+
+
+def _relative(card: "ScoreCard") -> str:
+    return f"relative to {card.track.baseline}" if card.track.gate is None else f"{card.track.name} track"
 
 
 def _gate(card: "ScoreCard") -> str:

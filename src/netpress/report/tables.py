@@ -178,6 +178,7 @@ def describe_card(score: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         if name in ("gate", "meets_gate") and (value is None or not gated):
             continue
+        name = "relative to" if name == "track" and not gated else name
         known = number(value)
         big = known is not None and abs(known) >= 10_000
         rows.append((label(name), short(value) if big else plain(value)))

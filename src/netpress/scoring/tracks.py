@@ -60,12 +60,13 @@ def choose_track(name: str | None, convention: str, dataset: str | None) -> tupl
     """
     if name is not None:
         return track_named(name), ""
+    told = "a folder of images" if dataset == "folder" else dataset
     if convention == "imt":
         own = dataset in (None, "cifar10")
-        return _lend("imt-cifar10", own), "" if own else f"{dataset} has no track of its own, and no gate"
+        return _lend("imt-cifar10", own), "" if own else f"{told} has no track of its own, and no gate"
     if dataset in TRACKS:
         return TRACKS[dataset], ""
-    note = "" if dataset is None else f"{dataset} has no track and no gate of its own: relative to CIFAR-100's baseline"
+    note = "" if dataset is None else f"{told} has no track and no gate of its own: relative to CIFAR-100's baseline"
     return _lend("cifar100", dataset is None), note
 
 
