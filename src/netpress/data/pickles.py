@@ -4,15 +4,18 @@ A pickle is a small program: it may name any function of any installed package a
 it called. This reader resolves only the names by which numpy arrays are pickled, and
 gives them stand-ins that record what they are told. So no code of numpy runs on the
 file's data either; arrays are then made from the recorded bytes after checking them.
+What the program could take of memory and time is found out before it runs (`pickle_programs`).
 """
 
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from netpress.data.pickle_programs import read_program
 from netpress.errors import Failure
 
 _READ_ERRORS = (
@@ -36,6 +39,8 @@ class _Dtype:
     """What a pickle says of a dtype: its code, then in its state the byte order."""
 
     def __init__(self, code: Any, *flags: Any) -> None:
+        if not isinstance(code, str | bytes) or not all(isinstance(flag, int) for flag in flags):
+            raise ValueError("a type of numbers that is none")
         self.code = code.decode("ascii") if isinstance(code, bytes) else code
         self.order = "="
 
@@ -63,29 +68,53 @@ class _Array:
         self.array = np.frombuffer(content, dtype.resolve()).reshape(shape, order="F" if by_column else "C")
 
 
+class _Call:
+    """A function that a pickle may call; unlike Python's own, nothing can be attached to it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a state for a function")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ValueError("an attribute for a function")
+
+
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    if kind is not _Array or shape != (0,):
+        raise ValueError("an array that is none")
     return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"text in {encoding!r}")
-    return text.encode("latin1")
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,  # how Python 3 writes bytes in protocol 2
-}
-
-
 class _Reader(pickle.Unpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self._left = 2 * len(content)  # a text may be encoded once, not again and again
+        self._allowed: dict[tuple[str, str], Any] = {
+            ("numpy.core.multiarray", "_reconstruct"): _Call(_reconstruct),
+            ("numpy._core.multiarray", "_reconstruct"): _Call(_reconstruct),
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Dtype,
+            ("_codecs", "encode"): _Call(self._encode),  # how Python 3 writes bytes in protocol 2
+        }
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise ValueError("text in another encoding than latin1")
+        self._left -= len(text)
+        if self._left < 0:
+            raise ValueError("more bytes than the file could hold")
+        return text.encode("latin1")
+
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            return self._allowed[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array") from None
 
@@ -100,15 +129,19 @@ def read_arrays(path: Path) -> dict[str, Any]:
     plain containers, texts, numbers and arrays of numbers.
     """
     try:
-        content = _Reader(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        data = path.read_bytes()
+        read_program(data)
+        content = _Reader(data).load()
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return {_text(key): value.array if isinstance(value, _Array) else value for key, value in content.items()}
     except OSError as error:
         raise Failure(f"{path}: cannot be read ({error.strerror or error})") from error
     except _READ_ERRORS as error:
         raise Failure(f"{path}: damaged, or not a data file ({error})") from error
-    if not isinstance(content, dict):
-        raise Failure(f"{path}: not a data file (it holds a {type(content).__name__})")
-    return {_text(key): value.array if isinstance(value, _Array) else value for key, value in content.items()}
 
 
 def _text(key: Any) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+    if not isinstance(key, bytes | str):
+        raise ValueError(f"a key that is no text but a {type(key).__name__}")
+    return key.decode("latin1") if isinstance(key, bytes) else key

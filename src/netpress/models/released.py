@@ -2,9 +2,11 @@
 
 A `.t7` file is a flat dict of tensors in torch's pickle format of before 2020. It is read
 with torch's restricted unpickler, which builds tensors and plain containers and calls
-nothing else. Pruned weights are zeros; the masks in the file say the same once more.
+nothing else, after it was found out what that could allocate. Pruned weights are zeros; the masks in the file say
+the same once more.
 """
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netpress.data.pickle_programs import CONTAINERS, read_program
 from netpress.errors import Failure, UserError
 from netpress.models.registry import choose_model
 
@@ -74,9 +77,37 @@ def read_released(path: Path | str) -> ReleasedWeights:
     return ReleasedWeights(FAMILY, settings, state, found, MEAN, STD, CIFAR100_CLASSES)
 
 
+_PERSISTENT = CONTAINERS | {"BINPERSID"}  # how tensors name their storages
+_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+_STORAGES = {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "Long", "Int", "Short", "Byte", "Bool")}
+_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled: how it begins
+_MOST_BYTES = 1 << 30  # that the storages may come to; the released files' 4 million, counted as here, are 105 million
+
+
+def check_archive(data: bytes) -> None:
+    """Raise ValueError unless `data` is an archive of torch's old format that cannot take much of time or memory.
+
+    It is five pickles (a magic number, a version, the writer's machine, the tensors, the storages' names) and then the
+    storages' bytes. Storages are allocated as large as the fourth says, before their bytes are looked at.
+    """
+    if not data.startswith(_MAGIC):
+        raise ValueError("no archive of torch's format of before 2020")
+    place = len(_MAGIC)
+    for part in ("version", "machine", "tensors", "storages"):
+        tensors = part == "tensors"
+        program = read_program(data, place, _PERSISTENT if tensors else CONTAINERS)
+        place = program.end
+        if unknown := program.names - (_NAMES | _STORAGES if tensors else set()):
+            raise ValueError(f"it names {min(unknown)}, which is no tensor")
+        if tensors and 8 * program.largest * program.counts.get("BINPERSID", 0) > _MOST_BYTES:
+            raise ValueError("its tensors may be larger than any of a released network")
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+        check_archive(data)
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
