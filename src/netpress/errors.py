@@ -76,7 +76,7 @@ _LONG_WORD = re.compile(rf"\S{{{_WORD + 1},}}")
 
 
 def _readable_line(line: str) -> str:
-    line = _LONG_WORD.sub(lambda found: shorten(found[0], _WORD // 2), visible(line))
+    line = _LONG_WORD.sub(lambda found: shorten(found[0], _WORD // 2), visible(line).replace("\t", " "))
     line = shorten(line, 4 * LINE)  # what follows looks at some letters many times
     return shorten(_LONG_QUOTE.sub(lambda found: found[1] + shorten(found[2], QUOTED) + found[1], line), LINE)
 
