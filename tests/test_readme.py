@@ -9,7 +9,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from netpress.data.digits import read_digits
 from netpress.recipe import check_recipe, shipped
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +56,43 @@ def test_the_readme_program(demo, monkeypatch, capsys):
     figures = json.loads((folder / "runs/first/score.json").read_text())
     assert accuracy == pytest.approx(figures["accuracy"])
     assert score == pytest.approx(figures["score"])
+
+
+def programs_of(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", [page for page in PAGES if programs_of(page)], ids=lambda page: page.name)
+def test_python_in_the_docs_runs(page, demo, monkeypatch, tmp_path):
+    """Every block of Python of a page, in order, beside a run and a photo: each goes on from the one before."""
+    folder, _ = demo
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("demo", "first"):
+        (tmp_path / "runs" / name).symlink_to(folder / "runs/first")
+    Image.new("RGB", (40, 30)).save("photo.png")
+    names: dict[str, object] = {}
+    for program in programs_of(page):
+        exec(compile(program, page.name, "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_program_that_classifies_one_image_is_right(demo, monkeypatch, tmp_path, capsys):
+    folder, _ = demo
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(folder / "runs/first")
+    (program,) = programs_of(ROOT / "docs" / "start.md")
+    test = read_digits(32).test
+    right = 0
+    for pixels, label in zip(test.images[:20], test.labels[:20], strict=True):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save("photo.png")
+        exec(compile(program, "start.md", "exec"), {})
+        right += capsys.readouterr().out.strip() == str(int(label))
+    assert right >= 18  # the demo's accuracy is 97% and more
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
