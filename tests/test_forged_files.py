@@ -12,7 +12,7 @@ from test_quantized_files import forge, images, quantized
 from torch import Tensor
 
 from netpress.errors import Failure, NetpressError
-from netpress.network import create, describe, inspect_file, load, save
+from netpress.network import copy, create, describe, inspect_file, load, save
 from netpress.scoring import score
 from netpress.training import evaluate, evaluate_exactly
 
@@ -305,6 +305,20 @@ def test_what_could_not_be_loaded_is_not_saved(change: dict[str, Any], told: str
     with pytest.raises(Failure, match="cannot be saved") as caught:
         save(network, tmp_path / "n.netpress")
     assert told in str(caught.value) and not (tmp_path / "n.netpress").exists()
+
+
+def test_a_network_of_other_numbers_or_layers_is_not_saved(tmp_path: Path) -> None:
+    network = create("wide_resnet", {"classes": 10, "image_size": 16, "depth": 10, "width": 1}, seed=5)
+    for change in (
+        lambda module: module.double(),
+        lambda module: module.half(),
+        lambda module: module.add_module("b", norm),
+    ):
+        norm = torch.nn.BatchNorm2d(3)
+        changed = copy(network)
+        change(changed.module)
+        with pytest.raises(Failure, match="cannot be saved"):
+            save(changed, tmp_path / "n.netpress")
 
 
 def test_facts_of_ones_own_come_back(tmp_path: Path) -> None:

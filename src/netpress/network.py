@@ -173,8 +173,8 @@ def copy(network: Network) -> Network:
 def save(network: Network, path: Path | str) -> None:
     """Write the network to `path`, all or nothing.
 
-    Raises Failure if the disk is full, or for a network that could not be loaded again: values that are not finite
-    or not float32, classes or facts that no file may hold.
+    Raises Failure if the disk is full, or for a network that could not be loaded again: values that are not finite,
+    tensors that its architecture does not have, classes or facts that no file may hold.
     """
     check_finite(network)
     state = {name: tensor.detach().cpu() for name, tensor in network.module.state_dict().items()}
@@ -192,7 +192,9 @@ def save(network: Network, path: Path | str) -> None:
     try:
         check_description(description)
         _check_formats(network)
-    except (SettingsError, ValueError) as error:
+        if network.architecture.family != "import":
+            _check_tensors(build(network.architecture), described)
+    except (SettingsError, Failure, ValueError) as error:
         raise Failure(f"{path}: this network cannot be saved: {_in_one_line(error)}") from None
     # Shared parameters would make safetensors refuse; each name gets its own bytes.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}

@@ -130,6 +130,7 @@ _MESSAGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "union_tag_not_found": _missing_tag,
     "value_error": _value_error,
     "missing": lambda problem: "is missing",
+    "json_invalid": lambda problem: "holds a text that is no Unicode, or is nested too deep",
     **dict.fromkeys(
         ["int_type", "float_type", "string_type", "bool_type", "tuple_type", "list_type", "dict_type", "model_type"],
         _wrong_type,
