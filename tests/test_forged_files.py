@@ -309,12 +309,12 @@ def test_what_could_not_be_loaded_is_not_saved(change: dict[str, Any], told: str
 
 def test_a_network_of_other_numbers_or_layers_is_not_saved(tmp_path: Path) -> None:
     network = create("wide_resnet", {"classes": 10, "image_size": 16, "depth": 10, "width": 1}, seed=5)
-    for change in (
-        lambda module: module.double(),
-        lambda module: module.half(),
-        lambda module: module.add_module("b", norm),
-    ):
-        norm = torch.nn.BatchNorm2d(3)
+    norm = torch.nn.BatchNorm2d(3)
+    changes: list[Callable[[Any], object]] = [
+        *(torch.nn.Module.double, torch.nn.Module.half),
+        lambda module: module.add_module("another", norm),
+    ]
+    for change in changes:
         changed = copy(network)
         change(changed.module)
         with pytest.raises(Failure, match="cannot be saved"):

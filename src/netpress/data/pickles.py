@@ -72,6 +72,7 @@ class _Call:
     """A function that a pickle may call; unlike Python's own, nothing can be attached to it."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)
