@@ -12,8 +12,10 @@ from test_report import Page, change, write_run
 
 import netpress
 from netpress.report import make_report
+from netpress.single import apply_stage
 
 Call = Callable[..., tuple[int, str, str]]
+SHORT = ["data.dataset=folder", "data.image_size=16", "stages.0.epochs=1", "stages.1.train.epochs=2"]
 PETS = ("cat", "dog", "hen", "pig", "yak")
 
 
@@ -28,8 +30,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True)
             for index in range(count):
                 Image.fromarray(random.integers(0, 255, (9, 12, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    short = ["data.dataset=folder", "data.image_size=16", "stages.0.epochs=1", "stages.1.train.epochs=2"]
-    netpress.run("digits", data=place / "pets", out=place / "my-pets", set=short)
+    netpress.run("digits", data=place / "pets", out=place / "my-pets", set=SHORT)
     return place
 
 
@@ -59,6 +60,17 @@ def test_nothing_is_claimed_of_five_classes_or_of_a_gate(photos: Path, call: Cal
     assert "relative to WideResNet-28-10" in out
 
 
+def test_a_sweep_of_five_classes_has_no_top_five(photos: Path, call: Call) -> None:
+    (photos / "two.toml").write_text('extends = "digits"\nname = "two"\n[sweep]\nseeds = [1, 2]\n')
+    short = [word for change in SHORT for word in ("--set", change)]
+    code, _, err = call("run", photos / "two.toml", "--data", photos / "pets", "--out", photos / "two", *short)
+    assert code == 0, err
+    page = (photos / "two" / "sweep.html").read_text(encoding="utf-8")
+    assert "None" not in page
+    rows = (photos / "two" / "sweep.csv").read_text().splitlines()
+    assert [row.split(",")[rows[0].split(",").index("top5")] for row in rows[1:]] == ["", ""]
+
+
 def test_figures_of_earlier_runs_claim_no_gate_either(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "old")
     gate = {"track": "cifar100", "gate": 0.8, "meets_gate": True, "dataset": "digits"}
@@ -74,10 +86,14 @@ def test_networks_come_back_ready_to_classify(photos: Path) -> None:
     """In evaluation mode: one image gives the same answer alone and in a batch."""
     for network in (netpress.load(photos / "my-pets"), netpress.load("c_efficientnet:tiny,classes=5")):
         assert not any(part.training for part in network.module.modules())
-    result = netpress.run(
-        "digits",
-        data=photos / "pets",
-        out=photos / "my-pets",
-        set=["data.dataset=folder", "data.image_size=16", "stages.0.epochs=1", "stages.1.train.epochs=2"],
-    )
+    result = netpress.run("digits", data=photos / "pets", out=photos / "my-pets", set=SHORT)
     assert not any(part.training for part in result.network.module.modules())
+
+
+@pytest.mark.parametrize("stage", ["prune amount=0.5", "fold", "quantize preset=half"])
+def test_a_stage_alone_gives_back_a_network_that_classifies(stage: str, tmp_path: Path) -> None:
+    kind, *settings = stage.split()
+    network = netpress.load("c_efficientnet:tiny,classes=5")
+    network.module.train()  # as a user may have left it
+    result = apply_stage(kind, network, tmp_path / "out.netpress", settings)
+    assert not any(part.training for part in result.module.modules())

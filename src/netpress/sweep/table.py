@@ -144,7 +144,8 @@ class SweepTable:
                 ("sparsity", lambda value: percent(value, 1)),
                 ("seconds", duration),
             ]
-            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in written]
+            known = {name: value for name, value in figures.items() if value is not None}  # no top-5 of five classes
+            cells += [Cell(write(known.get(name)), known.get(name, -1.0)) for name, write in written]
             rows.append([*cells, Cell(row.state, row.state)])
         return _table(names, rows)
 
