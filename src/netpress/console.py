@@ -8,6 +8,9 @@ log file, so that a run folder keeps what was said.
 This file imports neither torch nor, before a bar is drawn, rich.
 """
 
+import errno
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -143,6 +146,58 @@ class Console:
             raise Failure(
                 f"{self.log}: the log cannot be written ({error.strerror}); free space and run again"
             ) from None
+
+
+class PatientStream(io.TextIOBase):
+    """A stream that drops what is written once nobody reads it any more, and replaces letters that it has no code for.
+
+    `netpress list models | head -1` has done what was wanted, and a run whose terminal is gone still has its log.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._to = stream
+
+    @classmethod
+    def around(cls, stream: TextIO | None) -> TextIO:
+        """Such a stream around `stream`, or around nothing where the process was started without one."""
+        return cls(stream if stream is not None else Path(os.devnull).open("w", encoding="utf-8"))  # type: ignore[return-value]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._to, name)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._to, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._to.isatty()
+
+    def fileno(self) -> int:
+        return self._to.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        try:
+            self._to.write(text.encode(self.encoding, "replace").decode(self.encoding))
+        except OSError as error:
+            self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._to.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        """Let all that follows, and what is still held back, go nowhere; other errors than a lost reader are raised."""
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows has the second
+            raise error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._to.fileno())
+        os.close(nowhere)
 
 
 class Progress:

@@ -23,8 +23,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from netpress.errors import Failure
+from netpress.errors import Failure, UserError
 
+BEGIN_ANEW = "restore it from a copy, or give --fresh to begin the run anew"
 CHUNK = 1 << 20  # bytes
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -64,6 +65,35 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             raise Failure(f"{path}: cannot be written ({error.strerror or error})") from error
         raise
     _flush_folder(path.parent)
+
+
+def read_text(path: Path | str) -> str:
+    """The whole text of a UTF-8 file. Raises UserError where there is none, Failure where it cannot be read."""
+    try:
+        return Path(path).read_bytes().decode().replace("\r\n", "\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path}: no text in UTF-8 (byte {error.start}); restore it from a copy") from None
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_object(path: Path | str, **fields: type) -> dict[str, Any]:
+    """The JSON object that netpress wrote to a file, with at least these fields, each of its type.
+
+    Raises Failure, which says what to do, where the file is damaged.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path}: damaged ({error}); {BEGIN_ANEW}") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{path}: damaged: it holds no JSON object; {BEGIN_ANEW}")
+    for name, kind in fields.items():
+        if not isinstance(value.get(name), (int, float) if kind is float else kind):
+            raise Failure(f"{path}: damaged: it does not say {name}; {BEGIN_ANEW}")
+    return value
 
 
 def sha256_of(path: Path | str) -> str:

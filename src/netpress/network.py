@@ -128,17 +128,22 @@ def resolve(text: str, *, allow_import: bool | str = False) -> Network:
     `allow_import` as for `load`; it is not asked where `text` itself names the class to import.
     """
     path = Path(text)
-    if path.is_dir():
-        file = path / f"network{SUFFIX}"
-        if not file.exists():
-            raise UserError(f"{path}: no network{SUFFIX} in this folder; is the run finished?")
-        return load(file, allow_import=allow_import)
     if path.exists():
-        return load(path, allow_import=allow_import)
+        return load(find_file(path), allow_import=allow_import)
     if path.suffix == SUFFIX or "/" in text.partition(":")[0]:
         raise UserError(f"{text}: no such file")
     choice = parse_model(text)
     return create(choice.family.name, choice.settings.model_dump(mode="json"))
+
+
+def find_file(path: Path) -> Path:
+    """The network file that `path` means: itself, or the one in a run's or a stage's folder. Raises UserError."""
+    if not path.is_dir():
+        return path
+    file = path / f"network{SUFFIX}"
+    if not file.exists():
+        raise UserError(f"{path}: no network{SUFFIX} in this folder; is the run finished?")
+    return file
 
 
 def data_settings(network: Network, dataset: str) -> DataSettings:

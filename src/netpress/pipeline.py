@@ -11,8 +11,6 @@ runs/NAME/recipe.toml        the resolved recipe: every setting stated
 
 import contextlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,18 +19,20 @@ from typing import Any
 
 import torch
 
+from netpress.compression.pruning import LAST
 from netpress.console import Console
 from netpress.data import Dataset, load_dataset
 from netpress.devices import choose_device, seed_for
 from netpress.environment import describe_environment, settle_threads
-from netpress.errors import Failure, UserError
-from netpress.files import atomic_write, dump_toml
+from netpress.errors import UserError
+from netpress.files import atomic_write, dump_toml, read_object, read_text
+from netpress.folders import held, is_empty, remove_written
 from netpress.network import SUFFIX, Network, check_fit, copy, create, load, own_class, resolve, save
 from netpress.recipe import Recipe, understand_model
 from netpress.report import make_report
 from netpress.scoring import score
 from netpress.settings import Settings
-from netpress.stage import METRICS, Context, Stage, read_metrics, stages
+from netpress.stage import METRICS, STATE, Context, Stage, read_metrics, stages
 from netpress.training import evaluate
 
 RECIPE = "recipe.toml"
@@ -42,6 +42,8 @@ SCORE = "score.json"
 REPORT = "report.html"
 LOG = "log.txt"
 NETWORK = f"network{SUFFIX}"
+STAGE_FILES = (METRICS, STATE, DONE, NETWORK, LAST)
+"""What stages write, in their folders and those of their parts."""
 
 
 @dataclass(frozen=True)
@@ -134,20 +136,30 @@ def create_network(recipe: Recipe, dataset: Dataset, allow_import: bool = False)
 
 
 def run_stage(network: Network, settings: Settings, context: Context) -> Network:
-    """Run one stage in its folder, or load its result if it is done."""
+    """Run one stage in its folder, unless it is done; its result, always as its file gives it.
+
+    What a stage makes in memory can differ from its file in what no value shows, such as the order in which a tensor
+    lies in memory, and then the next stage adds in another order. So nothing is handed on but what the file gives.
+    """
     stage = _stage_of(settings)
     done = context.folder / DONE
+    own = own_class(network)
     if done.exists():
         context.console.say(f"{context.name}: done before")
-        return load(context.folder / NETWORK, allow_import=own_class(network))
-    context.folder.mkdir(parents=True, exist_ok=True)
-    network = stage.run(network, settings, context)
-    network.module.eval()
-    network.facts.pop("accuracy", None)  # an earlier figure does not speak for what the stage made
-    save(network, context.folder / NETWORK)
-    atomic_write(done, json.dumps(_summarise(network, stage, context), indent=1))
+        network = load(context.folder / NETWORK, allow_import=own)
+    else:
+        context.folder.mkdir(parents=True, exist_ok=True)
+        network = save_result(stage.run(network, settings, context), context.folder / NETWORK, own)
+        atomic_write(done, json.dumps(_summarise(network, stage, context), indent=1))
     context.clear_state()
     return network
+
+
+def save_result(network: Network, path: Path, allow_import: str | bool) -> Network:
+    """Write what a stage made, and give what was written; `allow_import` as for `load`."""
+    network.facts.pop("accuracy", None)  # an earlier figure does not speak for what the stage made
+    save(network, path)
+    return load(path, allow_import=allow_import)
 
 
 def _stage_of(settings: Settings) -> Stage:
@@ -197,7 +209,7 @@ def read_all_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
     """Sort key in which round-10 follows round-9."""
-    words = str(path).replace("-", "/").split("/")
+    words = path.as_posix().replace("-", "/").split("/")
     return [(0, int(word)) if word.isdigit() else (1, word) for word in words]
 
 
@@ -210,40 +222,11 @@ def collect_metrics(folder: Path) -> None:
 @contextlib.contextmanager
 def _claimed(folder: Path, recipe: Recipe, fresh: bool) -> Iterator[None]:
     """Make `folder` this recipe's run folder and keep other processes out of it."""
+    if not is_empty(folder) and not (folder / RECIPE).exists():  # before a lock is laid in somebody's folder
+        raise UserError(f"--out {folder}: is not empty and holds no run; choose another folder")
     with held(folder):
         _settle_recipe(folder, recipe, fresh)
         yield
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Make `folder` if it is not there, and keep other processes out of it.
-
-    Raises UserError if it cannot be a folder, Failure if another process holds it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be used as a folder ({error.strerror})") from None
-    try:
-        _lock(lock, folder)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks; the user keeps runs apart
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise Failure(
-            f"{folder}: another netpress is at work in this folder; wait for it or choose another --out"
-        ) from None
 
 
 def _settle_recipe(folder: Path, recipe: Recipe, fresh: bool) -> None:
@@ -253,20 +236,18 @@ def _settle_recipe(folder: Path, recipe: Recipe, fresh: bool) -> None:
         raise UserError(f"--out {folder}: holds a sweep of several runs; choose another folder")
     if fresh and path.exists():
         clear_run(folder)
-    if path.exists() and path.read_text() != text:
+    elif path.exists() and read_text(path) != text:
         raise UserError(
             f"{folder}: holds a run of another recipe (see {path}); "
             "choose another --out, or give --fresh to begin anew in its place"
         )
-    if not path.exists() and any(folder.iterdir()):
-        raise UserError(f"--out {folder}: is not empty and holds no run; choose another folder")
     atomic_write(path, text)
 
 
 def holds_sweep(folder: Path) -> bool:
     """Whether the recipe in `folder` stands for several runs, in folders below."""
     path = folder / RECIPE
-    return path.exists() and "\n[sweep]\n" in path.read_text()
+    return path.exists() and b"\n[sweep]\n" in path.read_bytes()
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -277,7 +258,7 @@ def recipe_text(recipe: Recipe) -> str:
 def clear_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
     for stage in folder.glob("[0-9][0-9]-*"):
-        shutil.rmtree(stage)
+        remove_written(stage, STAGE_FILES)
     for name in (METRICS, SCORE, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
         (folder / name).unlink(missing_ok=True)
 
@@ -288,7 +269,7 @@ def _settle_environment(folder: Path, now: dict[str, Any], console: Console) -> 
     if not path.exists():
         atomic_write(path, json.dumps(now, indent=1))
         return now
-    before: dict[str, Any] = json.loads(path.read_text())
+    before = read_object(path, data_checksum=str, versions=dict, device=str, threads=int)
     if before["data_checksum"] != now["data_checksum"]:
         raise UserError(f"{folder}: this run began with other data; give the same --data, or --fresh to begin anew")
     for key in ("versions", "device"):

@@ -1,22 +1,30 @@
 """One stage on one network, without a recipe: `netpress apply`."""
 
 import contextlib
-import shutil
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from netpress.console import Console
 from netpress.data import load_dataset
 from netpress.devices import choose_device
 from netpress.errors import UserError
-from netpress.files import atomic_write
-from netpress.network import Network, check_fit, data_settings, resolve, save
+from netpress.files import atomic_write, read_object
+from netpress.folders import held, is_empty, remove_written
+from netpress.network import Network, check_fit, data_settings, own_class, resolve
+from netpress.pipeline import STAGE_FILES, save_result
 from netpress.recipe import apply_override
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context, stages
 from netpress.training import evaluate
+
+NOTE = "apply.json"  # in the work folder: what was asked for
 
 
 def apply_stage(
@@ -55,7 +63,8 @@ def apply_stage(
     if name is not None and (data is not None or dataset is not None or name == "digits"):
         loaded = load_dataset(data_settings(network, name), data, seed, console)
         check_fit(network, loaded)
-    with _work_folder(out, f"{kind} {values} {dataset} {data} {seed}") as folder:
+    asked = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(data), "seed": seed}
+    with _work_folder(out, asked | {"network": _fingerprint(network)}) as folder:
         context = Context(
             folder,
             chosen,
@@ -66,23 +75,38 @@ def apply_stage(
             layer_scores=lambda network: score(network).shares(),
             allow_import=allow_import,
         )
-        result = known[kind].run(network, settings, context)
-        result.module.eval()
-        result.facts.pop("accuracy", None)
+        result = save_result(known[kind].run(network, settings, context), out, own_class(network))
         if loaded is not None:
             measured = evaluate(result, loaded.selection, device=chosen)
             console.say(f"{kind}: {measured.accuracy:.2%} on the {loaded.select_on} images")
-        save(result, out)
     return result
 
 
+def _fingerprint(network: Network) -> str:
+    """A checksum of everything that a stage may look at in the network that it is given."""
+    digest = hashlib.sha256(json.dumps([asdict(network.architecture), network.formats], sort_keys=True).encode())
+    for name, tensor in sorted((network.module.state_dict() | network.masks).items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
-def _work_folder(out: Path, purpose: str) -> Iterator[Path]:
-    """A folder beside `out` that outlives an interruption, and is taken up again by the same command only."""
+def _work_folder(out: Path, asked: dict[str, Any]) -> Iterator[Path]:
+    """A folder beside `out` that outlives an interruption, and is taken up again by the same command only.
+
+    What is there and was not written by an `apply` is never touched. Raises UserError where there is such a thing,
+    Failure where another process is at work in it.
+    """
     folder = out.with_name(out.name + ".work")
-    note = folder / "command.txt"
-    if folder.exists() and not (note.exists() and note.read_text() == purpose):
-        shutil.rmtree(folder)
-    atomic_write(note, purpose)
-    yield folder
-    shutil.rmtree(folder)
+    note = folder / NOTE
+    if (folder.exists() or folder.is_symlink()) and not (folder.is_dir() and (is_empty(folder) or note.is_file())):
+        raise UserError(
+            f"{folder}: is there and not of an interrupted apply; move it away, or choose another name than {out.name}"
+        )
+    with held(folder):
+        if note.is_file() and read_object(note) != asked:
+            remove_written(folder, STAGE_FILES)
+        atomic_write(note, json.dumps(asked, indent=1))
+        yield folder
+    remove_written(folder, (*STAGE_FILES, NOTE))

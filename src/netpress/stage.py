@@ -69,7 +69,7 @@ class Context:
         """Append one line of figures to the stage's metrics."""
         line = {"stage": self.name, **line}
         try:
-            with (self.folder / METRICS).open("a") as metrics:
+            with (self.folder / METRICS).open("a", encoding="utf-8", newline="\n") as metrics:
                 metrics.write(json.dumps(line) + "\n")
         except OSError as error:
             raise Failure(f"{self.folder / METRICS}: cannot be written: {error.strerror}") from error
@@ -106,16 +106,35 @@ class Context:
         return tensors, values
 
     def clear_state(self) -> None:
-        """Forget the saved state, once the stage's result is safe."""
-        (self.folder / STATE).unlink(missing_ok=True)
+        """Forget the saved state, that of parts too, once the stage's result is safe."""
+        for path in self.folder.rglob(STATE):
+            path.unlink(missing_ok=True)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics.jsonl; [] where there is none."""
+    """The complete lines of a metrics.jsonl; [] where there is none.
+
+    What an interruption or a power cut leaves at the end (half a line, zero bytes) is left out. Raises Failure where
+    a line before others is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]  # what follows the last newline was cut short
-    return [json.loads(line) for line in lines]
+    found = [_parse(line) for line in path.read_bytes().split(b"\n")[:-1]]  # the rest was cut short
+    while found and found[-1] is None:
+        found.pop()
+    lines = [line for line in found if line is not None]
+    if len(lines) < len(found):
+        number = found.index(None) + 1
+        raise Failure(f"{path}: line {number} is damaged; remove that line (its figures are lost) and start again")
+    return lines
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 PlanRow = dict[str, Any]

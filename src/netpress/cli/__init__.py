@@ -1,12 +1,16 @@
 """The command line. Importing this package imports no torch: each command imports what it needs when it runs."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
 import typer
 
 from netpress.cli import exporting, listing, measuring, running, scoring, sensitivity, shipping
+from netpress.console import PatientStream
 from netpress.errors import NetpressError, readable
+from netpress.interruption import Interrupted, listening
 from netpress.memory import keep_freed_memory
 from netpress.waiting import wait_briefly
 
@@ -24,18 +28,36 @@ def main() -> NoReturn:
     """Entry point: errors become one message and an exit code, never a traceback."""
     wait_briefly()
     keep_freed_memory()
+    with _patient_output():
+        try:
+            with listening():
+                _run()
+        except Interrupted as request:  # by a second request, while the first was being told
+            _fail(str(request), request.exit_code)
+
+
+def _run() -> NoReturn:
     try:
         app()
-    except NetpressError as error:
+    except (NetpressError, Interrupted) as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it was", 130)
     except MemoryError:
         _fail("out of memory; try a smaller batch_size or fewer images", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", 1)
     sys.exit(0)
+
+
+@contextmanager
+def _patient_output() -> Iterator[None]:
+    """Let both streams take any text and outlive whoever reads them, while the context lasts."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = PatientStream.around(sys.stdout), PatientStream.around(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -36,13 +36,13 @@ def import_released(
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network file or a run folder.")],
     as_json: AsJson = False,
 ) -> None:
     """Show what a network file holds, tensor by tensor, and how many bits each takes on the disk."""
-    from netpress.network import inspect_file
+    from netpress.network import find_file, inspect_file
 
-    found = inspect_file(file)
+    found = inspect_file(find_file(file))
     if as_json:
         print_json(found)
         return

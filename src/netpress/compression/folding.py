@@ -50,6 +50,7 @@ def fold(network: Network, settings: FoldSettings, context: Context) -> Network:
             f"tolerance of {settings.tolerance:g}; a norm with a running variance near 0 may be the cause"
         )
     folded.architecture.edits.append(folding_edit(pairs))
+    context.truncate_log(0)  # where an interruption came after this line
     context.log({"folded": len(pairs), "difference": difference})
     context.console.say(f"{context.name}: {len(pairs)} norms folded, logits differ by at most {difference:.1e}")
     return folded

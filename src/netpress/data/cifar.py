@@ -106,7 +106,7 @@ def _find(release: Release, folder: Path) -> Path | None:
 
 
 def _fetch(release: Release, folder: Path, console: Console) -> Path:
-    archive = folder / Path(release.url).name
+    archive = folder / f".{Path(release.url).name}"  # hidden: a file that somebody fetched by hand stays
     console.say(f"{release.name} is not in {folder}: downloading {release.url}")
     with console.progress(f"download {release.name} (MB)", release.megabytes) as bar:
         download(release.url, archive, release.sha256, lambda done, _: bar.update(done // 1_000_000))

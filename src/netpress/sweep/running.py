@@ -17,7 +17,8 @@ from netpress.console import Console
 from netpress.data import Dataset, load_dataset
 from netpress.devices import choose_device
 from netpress.errors import Failure, NetpressError, UserError
-from netpress.files import atomic_write
+from netpress.files import atomic_write, read_object, read_text
+from netpress.folders import held, is_empty, remove_written
 from netpress.network import load
 from netpress.pipeline import (
     DONE,
@@ -25,8 +26,8 @@ from netpress.pipeline import (
     NETWORK,
     RECIPE,
     SCORE,
+    STAGE_FILES,
     clear_run,
-    held,
     holds_sweep,
     recipe_text,
     run_recipe,
@@ -74,6 +75,8 @@ def run_sweep(
     Failure, when all have been tried, if some failed.
     """
     console = console or Console(quiet=True)
+    if not is_empty(folder) and not (folder / RECIPE).exists():  # before a lock is laid in somebody's folder
+        raise UserError(f"--out {folder}: is not empty and holds no sweep; choose another folder")
     with held(folder):
         _settle(sweep, folder, fresh)
         failed: dict[str, str] = {}
@@ -162,11 +165,9 @@ def _settle(sweep: SweepMembers, folder: Path, fresh: bool) -> None:
         raise UserError(f"--out {folder}: holds a single run, not a sweep; choose another folder")
     if fresh:
         _clear(folder)
-    if not (folder / RECIPE).exists() and any(folder.iterdir()):
-        raise UserError(f"--out {folder}: is not empty and holds no sweep; choose another folder")
     for member in sweep.members:
         held_recipe = folder / member.name / RECIPE
-        if held_recipe.exists() and held_recipe.read_text() != recipe_text(member.recipe):
+        if held_recipe.exists() and read_text(held_recipe) != recipe_text(member.recipe):
             raise UserError(
                 f"{held_recipe}: member {member.name} was begun with another recipe; "
                 "choose another --out, or give --fresh to begin anew in its place"
@@ -177,10 +178,10 @@ def _settle(sweep: SweepMembers, folder: Path, fresh: bool) -> None:
 def _clear(folder: Path) -> None:
     """Remove what a sweep writes, and nothing else; its recipe last, so that an interrupted clearing is seen."""
     for member in sorted(path.parent for path in folder.glob(f"*/{RECIPE}")):
-        (member / STAGES).unlink(missing_ok=True)
-        clear_run(member)
-        if not any(member.iterdir()):
-            member.rmdir()
+        with held(member):
+            (member / STAGES).unlink(missing_ok=True)
+            clear_run(member)
+        remove_written(member, ())
     for name in (CSV, MARKDOWN, PAGE, RECIPE):
         (folder / name).unlink(missing_ok=True)
 
@@ -199,7 +200,7 @@ def _most_shared(member: Member, others: Sequence[Member]) -> tuple[int, Member 
 def _take_over_stages(member: Member, members: Sequence[Member], folder: Path, console: Console) -> None:
     """Begin a member with a copy of the finished stages that it shares with another: as if it were resumed there."""
     own = folder / member.name
-    if own.exists() and any(own.iterdir()):
+    if not is_empty(own):
         return
     best: list[Path] = []
     for other in members:
@@ -210,12 +211,13 @@ def _take_over_stages(member: Member, members: Sequence[Member], folder: Path, c
     if not best:
         return
     console.say(f"{member.name}: takes {', '.join(stage.name for stage in best)} from {best[0].parent.name}")
-    draft = folder / f".{member.name}"  # becomes the run's folder at once or not at all
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = folder / f".{member.name}.draft"  # becomes the run's folder at once or not at all
+    remove_written(draft, (*STAGE_FILES, ENVIRONMENT, RECIPE))
     for stage in best:
         shutil.copytree(stage, draft / stage.name)
     shutil.copy(best[0].parent / ENVIRONMENT, draft / ENVIRONMENT)
     atomic_write(draft / RECIPE, recipe_text(member.recipe))
+    remove_written(own, ())  # an empty one, with a lock
     draft.rename(own)
 
 
@@ -236,13 +238,16 @@ def _read_rows(member: Member, folder: Path, failed: dict[str, str]) -> list[Row
 
     steps: dict[str, dict[str, Any]] = {}
     if (folder / STAGES).exists():
-        steps = json.loads((folder / STAGES).read_text())
+        steps = read_object(folder / STAGES)
     rows = [row(stage, figures, "done") for stage, figures in steps.items()]
     if not _is_finished(folder):
         state = f"failed: {failed[member.name]}" if member.name in failed else "not finished"
         return [*rows, row(None, {}, state if folder.exists() else "not begun")]
-    figures = json.loads((folder / SCORE).read_text())
-    done = [json.loads(path.read_text()) for path in sorted(folder.glob(f"[0-9][0-9]-*/{DONE}"))]
+    figures = read_object(folder / SCORE)
+    done = [
+        read_object(path, seconds=float, weights=int, nonzeros=int)
+        for path in sorted(folder.glob(f"[0-9][0-9]-*/{DONE}"))
+    ]
     figures |= {"seconds": sum(stage["seconds"] for stage in done)}
     if done and done[-1]["weights"]:
         figures["sparsity"] = 1 - done[-1]["nonzeros"] / done[-1]["weights"]

@@ -12,6 +12,7 @@ from netpress.console import Progress
 from netpress.data import shuffled_batches
 from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
+from netpress.interruption import Request, deferred
 from netpress.memory import keep_freed_memory
 from netpress.network import Network
 from netpress.stage import Context
@@ -92,9 +93,9 @@ class _Training:
 
     def run(self) -> Trained:
         total = self.steps * self.settings.epochs
-        with self.context.console.progress(self.context.name, total) as progress:
+        with self.context.console.progress(self.context.name, total) as progress, deferred() as request:
             while self.round < self.settings.rounds:
-                accuracy = self._run_epoch(progress)
+                accuracy = self._run_epoch(progress, request)
                 if self._is_round_over():
                     self._end_round(accuracy)
                 else:
@@ -102,10 +103,11 @@ class _Training:
                 self.step, self.seconds = 0, 0.0
                 self.sums.zero_()
                 self._save()
+                request.obey()
         self.network.module.eval()
         return Trained(self.network, self.last or self._copy_tensors(), self.kept_accuracy)
 
-    def _run_epoch(self, progress: Progress) -> float | None:
+    def _run_epoch(self, progress: Progress, request: Request) -> float | None:
         """Take the steps left in this epoch, measure, log; the selection accuracy where it was measured."""
         device = self.context.device
         self.network.module.train()
@@ -128,7 +130,8 @@ class _Training:
             self.step += 1
             last = self.step == len(batches)
             now = time.monotonic()
-            due = now - saved >= self.context.save_every_seconds and not last
+            asked = request.number is not None  # to stop; after the last step, once the epoch is measured and saved
+            due = (asked or now - saved >= self.context.save_every_seconds) and not last
             if device.type == "cpu" or self.step % CHECK_EVERY == 0 or due or last:
                 self._check_finite()
             self.seconds = before + now - started
@@ -138,6 +141,7 @@ class _Training:
             if due:
                 self._save()
                 saved = time.monotonic()
+                request.obey()
         return self._end_epoch()
 
     def _end_epoch(self) -> float | None:

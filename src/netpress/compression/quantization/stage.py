@@ -70,8 +70,6 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     context.truncate_log(0)
     context.log(line)
     context.console.say(said)
-    if settings.train is not None:
-        context.part("train").clear_state()
     return quantized
 
 
