@@ -80,7 +80,7 @@ def main() -> None:
             f"  x {taken / layers / first:.2f}"
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1))
+        arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -399,7 +399,7 @@ def main() -> None:
     result = measure(options.batch, options.blocks, choose_device(options.device))
     print(describe(result))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+        options.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,4 +120,4 @@ def _meanings(settings: type[Settings]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render())
+    PAGE.write_text(render(), encoding="utf-8")

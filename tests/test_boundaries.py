@@ -1,4 +1,4 @@
-"""A run killed anywhere ends with the bytes of one that never was: every pair of stages, at and around their boundary."""
+"""A run killed anywhere ends with the bytes of one that never was: every pair of stages, around their boundary too."""
 
 import contextlib
 import json

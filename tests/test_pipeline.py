@@ -13,6 +13,7 @@ import torch
 
 import netpress
 from netpress.errors import Failure, UserError
+from netpress.folders import held
 from netpress.network import load
 from netpress.pipeline import run_recipe
 from netpress.recipe import check_recipe
@@ -166,16 +167,9 @@ def test_folders_of_others_are_left_alone(tmp_path):
 
 
 def test_two_at_work_in_one_folder(tmp_path):
-    import fcntl
-
-    (tmp_path / "run").mkdir()
-    descriptor = os.open(tmp_path / "run", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(Failure, match="another netpress is at work"):
-            run_recipe(check_recipe(QUICK), tmp_path / "run")
-    finally:
-        os.close(descriptor)
+    with held(tmp_path / "run"), pytest.raises(Failure, match="another netpress is at work"):
+        run_recipe(check_recipe(QUICK), tmp_path / "run")
+    run_recipe(check_recipe(QUICK), tmp_path / "run")
 
 
 def test_starting_from_a_network(tmp_path):

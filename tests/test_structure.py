@@ -78,6 +78,22 @@ def test_files_stay_short_and_safe(path):
             assert not {alias.name.split(".")[0] for alias in node.names} & {"torchvision", "timm"}
 
 
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_text_is_read_and_written_as_utf_8(path):
+    """Not as the system's language has it: a recipe with an accent must resume on another computer."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        modes = [entry.value for entry in node.args if isinstance(entry, ast.Constant) and isinstance(entry.value, str)]
+        keywords = {entry.arg for entry in node.keywords}
+        text = name in ("read_text", "write_text", "open") and owner not in ("os", "Image", "tarfile")
+        if text and not (name == "read_text" and owner == "") and not any("b" in mode for mode in modes):
+            assert "encoding" in keywords, f"line {node.lineno}: {name} without an encoding"
+        assert not keywords & {"text", "universal_newlines"} or "encoding" in keywords or name != "run", node.lineno
+
+
 def test_help_imports_no_torch(run_python):
     code = (
         "import sys; sys.argv = ['netpress', '--help']\n"

@@ -225,6 +225,8 @@ def load(path: Path | str, *, allow_import: bool | str = False) -> Network:
         network = _rebuild(description, values, len(stored))
         _check_tensors(network.module, values["tensors"])
         state, network.masks = decode_state(values["tensors"], values["formats"], stored)
+        # In memory of their own: views of a file may lie unaligned, and Windows could not write that file anew.
+        state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
         network.module.load_state_dict(state, assign=True)
         _check_numbers(network)
     return network

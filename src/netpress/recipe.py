@@ -260,7 +260,9 @@ def shipped() -> dict[str, str]:
     found = {}
     for file in sorted(resources.files("netpress.recipes").iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".toml"):
-            found[file.name.removesuffix(".toml")] = tomllib.loads(file.read_text()).get("description", "")
+            found[file.name.removesuffix(".toml")] = tomllib.loads(file.read_text(encoding="utf-8")).get(
+                "description", ""
+            )
     return found
 
 
@@ -369,7 +371,7 @@ def draft_recipe(name: str, like: str = "digits") -> Path:
         raise UserError(f"{path}: is there already; choose another name")
     if like not in shipped():
         raise UserError(f"--like {like}: no such recipe; shipped are {', '.join(shipped())}")
-    text = (resources.files("netpress.recipes") / f"{like}.toml").read_text()
+    text = (resources.files("netpress.recipes") / f"{like}.toml").read_text(encoding="utf-8")
     lines = [f'name = "{path.stem}"' if line.startswith("name =") else line for line in text.splitlines()]
     text = "\n".join(lines) + "\n"
     check_recipe(extend(tomllib.loads(text), str(path)), str(path))

@@ -125,7 +125,7 @@ def verify(path: Path | str) -> Verification:
     """Run every case of a file through our counter. Raises UserError if it is not such a file."""
     path = Path(path)
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
