@@ -52,13 +52,16 @@ def test_a_weight_that_is_calculated_first_is_counted_by_its_real_zeros() -> Non
     traced = trace(module, (3, 8, 8))
     linear = traced.by_name["linear"]
     assert linear.terms == ((0, 1), (5, 1), (8, 3))
-    assert linear.derived_weight and linear.tensors == ("kernel",)
+    assert linear.derived_weight and linear.tensors == (linear.weight,) == ("weight",)
+    assert traced.stored["weight"].made_of == ("kernel",) and traced.stored["weight"].nonzeros == 40 - 3 - 8
+    assert not traced.stored["kernel"].used and traced.stored["kernel"].folded_into == "weight"
     assert not any(operation.within == "normalize" and operation.kind == "constant" for operation in traced)
 
 
 def test_unused_and_unnamed_tensors_are_listed() -> None:
     traced = trace(Mixed(), (3, 8, 8))
-    assert {tensor.name for tensor in traced.unused if tensor.role == "parameter"} == {"unused.weight", "unused.bias"}
+    unused = {tensor.name for tensor in traced.unused if tensor.role == "parameter" and not tensor.folded_into}
+    assert unused == {"unused.weight", "unused.bias"}
     assert traced.stored["constant"].shape == (1, 8, 1, 1)
     rows = {row.name: row for row in score(Mixed(), (3, 8, 8)).rows}
     assert rows["unused.weight"].uncounted and rows["unused.weight"].params == 0

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from netpress.errors import UserError
 from netpress.scoring.card import Counted, Row, Rule, ScoreCard
 from netpress.scoring.conventions import CONVENTIONS, conventions
+from netpress.scoring.foreign import check_module
 from netpress.scoring.operations import Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
 from netpress.scoring.tracing import trace
@@ -37,6 +39,10 @@ __all__ = [
     "trace_network",
     "verify",
 ]
+
+
+NETWORK = ("module", "input", "masks", "formats", "facts")
+"""What tells a netpress network from other things."""
 
 
 class NetworkLike(Protocol):
@@ -70,6 +76,7 @@ def score(
     score(network, weight_bits=4, activation_bits=4, accumulator="tree"). Raises UserError.
     """
     chosen = choose_settings(convention, settings, options)
+    network, input_size = countable(network, input_size)
     if isinstance(network, Path):
         from netpress.scoring.onnx import score_onnx
 
@@ -79,6 +86,21 @@ def score(
     traced = trace_network(network, input_size, examples=examples)
     accuracy = facts.get("accuracy") if accuracy is None else accuracy
     return score_trace(traced, chosen, formats, accuracy=accuracy, dataset=dataset or facts.get("dataset"))
+
+
+def countable(network: Any, input_size: tuple[int, ...] | None) -> tuple[Any, tuple[int, ...] | None]:
+    """What of `network` is counted, and for which input: an exported program is a module with an input of its own.
+
+    Raises UserError for what is neither a network, a module, nor the path of a file.
+    """
+    if type(network).__module__ == "torch.export.exported_program":  # which takes long to import
+        inputs = [value for value in tree_leaves(network.example_inputs or ()) if isinstance(value, Tensor)]
+        if input_size is None and len(inputs) == 1:
+            input_size = tuple(inputs[0].shape[1:])
+        return network.module(), input_size
+    if not isinstance(network, nn.Module | Path) and not all(hasattr(network, name) for name in NETWORK):
+        check_module(network)
+    return network, input_size
 
 
 def choose_settings(

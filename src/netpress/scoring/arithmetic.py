@@ -73,6 +73,7 @@ ACTIVATIONS = COUNTER_ACTIVATIONS | {
     "softplus": Cost(2, 1),
     "mish": Cost(4, 1),
     "gelu": Cost(4, 1),  # x / 2 * (1 + erf(x / sqrt 2))
+    "glu": Cost(3, 1),  # x * sigmoid(y)
     "power": Cost(1, 0),
     "tanh": Cost(1, 0),
     **{name: Cost(1, 0) for name in FUNCTIONS},

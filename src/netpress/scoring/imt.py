@@ -48,7 +48,7 @@ def count(trace: Trace, settings: ScoreSettings, formats: Mapping[str, Any]) -> 
                 tally.store(values * kept * HALF, 0, tensor.count, tensor.nonzeros)
         rows.append(tally.row())
     for tensor in trace.unused:  # their sum is over all parameters of the module
-        if tensor.role == "parameter":
+        if tensor.role == "parameter" and not tensor.folded_into:
             tally = Tally(tensor.name, "unused")
             tally.store(tensor.count * kept * HALF, 0, tensor.count, tensor.nonzeros)
             rows.append(tally.row())
@@ -75,5 +75,5 @@ def _cost(operation: Operation, modules: bool) -> tuple[Cost | None, int]:
         return Cost(0, outputs), FULL
     if modules and operation.in_leaf and operation.kind == "pool" and operation.function == "average":
         # An average pool of k x k is charged k: the kernel size is one number there.
-        return Cost(0, math.isqrt(operation.window) * outputs), FULL
+        return Cost(0, sum(math.isqrt(window) * count for window, count in operation.windows)), FULL
     return None, FULL

@@ -111,7 +111,7 @@ def _cost(operation: Operation) -> Cost | None:
         # (inputs - 1) * outputs * density
         return Cost(products, products - products / operation.window)
     if operation.kind == "pool" and operation.function == "average":
-        return Cost(outputs, operation.window * outputs)
+        return Cost(outputs, operation.read)
     if operation.function in ("hard_swish", "relu6"):
         return HARD_SWISH.times(outputs)
     if operation.kind == "activation" and operation.function in ACTIVATIONS and operation.in_leaf:

@@ -5,7 +5,9 @@ as `x + y` and a user's own modules all arrive here. An operator that is not in 
 error that names it: nothing is skipped.
 """
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,14 +35,25 @@ view _unsafe_view reshape _reshape_alias permute t transpose slice select expand
 split_with_sizes chunk unbind squeeze unsqueeze clone copy alias detach contiguous constant_pad_nd
 reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d narrow flatten unflatten repeat roll flip
 _to_copy to lift_fresh lift_fresh_copy as_strided view_as movedim pixel_shuffle pixel_unshuffle im2col unfold
-diagonal resolve_conj resolve_neg tril triu gather embedding fill zero masked_fill expand_copy zeros ones full
-empty arange linspace eye empty_strided new_zeros new_ones new_full new_empty new_empty_strided zeros_like
-ones_like full_like empty_like scalar_tensor dropout native_dropout sym_size
+diagonal resolve_conj resolve_neg tril triu gather embedding fill zero masked_fill expand_copy dropout native_dropout
+unsafe_split unsafe_split_with_sizes unsafe_chunk index_put _index_put_impl index_copy scatter slice_scatter
+select_scatter take take_along_dim masked_select nonzero nonzero_static argwhere lift_fresh_copy
 """
 MOVES = frozenset(_MOVES.split())
-"""Operators that place values elsewhere, make constants or (dropout at evaluation) do nothing."""
+"""Operators that place values elsewhere or (dropout at evaluation) do nothing."""
 
-_FUNCTIONS = "exp log sqrt rsqrt reciprocal erf sin cos abs neg sign round floor ceil log1p expm1 square"
+_FRESH = """
+zeros ones full empty arange linspace logspace eye empty_strided scalar_tensor new_zeros new_ones new_full new_empty
+new_empty_strided zeros_like ones_like full_like empty_like rand randn randint randperm rand_like randn_like
+randint_like tril_indices triu_indices hann_window hamming_window
+"""
+FRESH = frozenset(_FRESH.split())
+"""Operators that make constants. Of another tensor they take its shape at most, never its values."""
+
+_FUNCTIONS = """
+exp log sqrt rsqrt reciprocal erf sin cos abs neg sign round floor ceil log1p expm1 square
+exp2 log2 log10 tan asin acos atan sinh cosh asinh acosh atanh erfc trunc
+"""
 FUNCTIONS = tuple(_FUNCTIONS.split())
 """Functions of one value that are one operation each, under the names that torch gives them."""
 
@@ -61,6 +74,7 @@ ACTIVATIONS = {
     "_prelu_kernel": "prelu",
     "mish": "mish",
     "softplus": "softplus",
+    "glu": "glu",
     **{name: name for name in FUNCTIONS},
 }
 """Functions of one value, applied to each."""
@@ -70,9 +84,6 @@ gt ge lt le eq ne maximum minimum where logical_and logical_or logical_not bitwi
 isnan isfinite isinf
 """
 COMPARISONS = frozenset(_COMPARISONS.split())
-
-DATA_DEPENDENT = frozenset(["_local_scalar_dense", "is_nonzero", "nonzero", "item", "equal", "masked_select"])
-"""Operators by which a forward pass looks at values to decide what to do next."""
 
 
 def read_operator(name: str, arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading | None:
@@ -105,6 +116,7 @@ def _convolution(arguments: Arguments, keywords: Mapping[str, Any], result: Any)
         "stride": tuple(stride),
         "padding": tuple(padding),
         "dilation": tuple(dilation),
+        "output_padding": tuple(arguments[7]),
         "groups": groups,
         # A weight is [outputs, inputs / groups, *kernel]; a transposed one [inputs, outputs / groups, *kernel].
         "in_channels": weight.shape[0] if transposed else weight.shape[1] * groups,
@@ -114,12 +126,33 @@ def _convolution(arguments: Arguments, keywords: Mapping[str, Any], result: Any)
     return Reading(kind, kind, window, weight=1, bias=2, attributes=attributes)
 
 
-def _matrix_product(first: int, bias: int | None) -> Reader:
+def _matrix_product(first: int, added: int | None, joined: bool = False) -> Reader:
+    """The product of the operands `first` and the next, times alpha, and the operand `added`, times beta.
+
+    What is added is a bias if it is constant, otherwise a value (`added` among the attributes). `joined`: the
+    products of a batch are summed (addbmm).
+    """
+
     def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
-        window = arguments[first].shape[-1]
-        return Reading("matmul", "matmul", window, weight=first + 1, bias=bias)
+        x = arguments[first]
+        window = x.shape[-1] * (x.shape[0] if joined else 1)
+        alpha, beta = keywords.get("alpha", 1), keywords.get("beta", 1)
+        attributes: dict[str, Any] = {"joined": True} if joined else {}
+        if alpha != 1:
+            attributes["scaled"] = 1
+        if added is None or beta == 0:
+            return Reading("matmul", "matmul", window, weight=first + 1, attributes=attributes)
+        attributes |= {"beta": True} if beta != 1 else {}
+        return Reading("matmul", "matmul", window, weight=first + 1, bias=added, attributes=attributes)
 
     return read
+
+
+def _outer_product(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    factors = sum(keywords.get(name, 1) not in (0, 1) for name in ("alpha", "beta"))
+    if keywords.get("beta", 1) == 0:
+        return Reading("multiply", "outer")
+    return Reading("add", "addr", attributes={"scaled": 1 + factors})
 
 
 def _batch_norm(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
@@ -167,9 +200,20 @@ def _hard_tanh(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -
 def _elementwise(kind: str, function: str) -> Reader:
     def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
         scaled = keywords.get("alpha", 1) != 1  # add(x, y, alpha=2) is x + 2 * y
-        return Reading(kind, function, attributes={"scaled": True} if scaled else {})
+        return Reading(kind, function, attributes={"scaled": 1} if scaled else {})
 
     return read
+
+
+def _added_product(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    """x + value * y * z, or y / z."""
+    factors = 1 + (keywords.get("value", 1) != 1)
+    return Reading("add", "addcmul", attributes={"scaled": factors})
+
+
+def _interpolation(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
+    """x + weight * (y - x)."""
+    return Reading("add", "lerp", attributes={"scaled": 1, "additions": 2})
 
 
 def _power(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
@@ -190,12 +234,25 @@ def _pool(function: str) -> Reader:
     return read
 
 
-def _adaptive_pool(function: str) -> Reader:
+def _adaptive_pool(function: str, places: int) -> Reader:
     def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
-        window = math.prod(arguments[0].shape[2:]) // math.prod(_first(result).shape[2:])
-        return Reading("pool", function, window, attributes={"adaptive": True})
+        made = _first(result)
+        pairs = zip(arguments[0].shape[-places:], made.shape[-places:], strict=True)
+        lengths = [_adaptive_windows(*pair) for pair in pairs]
+        maps = made.numel() // math.prod(made.shape[-places:])
+        found = Counter(math.prod(window) for window in itertools.product(*(length.elements() for length in lengths)))
+        windows = tuple((window, count * maps) for window, count in sorted(found.items()))
+        if len(windows) == 1:
+            return Reading("pool", function, windows[0][0], attributes={"adaptive": True})
+        mean = sum(window * count for window, count in windows) // made.numel()
+        return Reading("pool", function, mean, attributes={"adaptive": True, "windows": windows})
 
     return read
+
+
+def _adaptive_windows(size: int, outputs: int) -> Counter[int]:
+    """Lengths of the windows of torch's own: each from floor(k * size / outputs) to the ceiling of the next."""
+    return Counter(-(-(k + 1) * size // outputs) - k * size // outputs for k in range(outputs))
 
 
 def _reduction(function: str) -> Reader:
@@ -258,8 +315,12 @@ READERS: dict[str, Reader] = {
     "mm": _matrix_product(0, None),
     "bmm": _matrix_product(0, None),
     "baddbmm": _matrix_product(1, 0),
+    "addbmm": _matrix_product(1, 0, joined=True),
+    "addmv": _matrix_product(1, 0),
     "mv": _matrix_product(0, None),
     "dot": _matrix_product(0, None),
+    "vdot": _matrix_product(0, None),
+    "addr": _outer_product,
     "native_batch_norm": _batch_norm,
     "cudnn_batch_norm": _batch_norm,
     "miopen_batch_norm": _batch_norm,
@@ -279,14 +340,18 @@ READERS: dict[str, Reader] = {
     "mul": _elementwise("multiply", "mul"),
     "div": _elementwise("multiply", "div"),
     "pow": _power,
+    "addcmul": _added_product,
+    "addcdiv": _added_product,
+    "lerp": _interpolation,
     "avg_pool1d": _pool("average"),
     "avg_pool2d": _pool("average"),
     "avg_pool3d": _pool("average"),
     "max_pool2d_with_indices": _pool("max"),
     "max_pool3d_with_indices": _pool("max"),
-    "_adaptive_avg_pool2d": _adaptive_pool("average"),
-    "_adaptive_avg_pool3d": _adaptive_pool("average"),
-    "adaptive_max_pool2d": _adaptive_pool("max"),
+    "_adaptive_avg_pool2d": _adaptive_pool("average", 2),
+    "_adaptive_avg_pool3d": _adaptive_pool("average", 3),
+    "adaptive_max_pool2d": _adaptive_pool("max", 2),
+    "adaptive_max_pool3d": _adaptive_pool("max", 3),
     "mean": _reduction("average"),
     "sum": _reduction("sum"),
     "amax": _reduction("max"),
@@ -306,6 +371,11 @@ READERS: dict[str, Reader] = {
     "_log_softmax": _log_softmax,
     "upsample_nearest1d": _upsample("nearest", 1),
     "upsample_nearest2d": _upsample("nearest", 1),
+    "upsample_nearest3d": _upsample("nearest", 1),
+    "_upsample_nearest_exact1d": _upsample("nearest", 1),
+    "_upsample_nearest_exact2d": _upsample("nearest", 1),
+    "upsample_linear1d": _upsample("linear", 2),
+    "upsample_trilinear3d": _upsample("trilinear", 8),
     "upsample_bilinear2d": _upsample("bilinear", 4),
     "upsample_bicubic2d": _upsample("bicubic", 16),
     "index": _index,

@@ -62,6 +62,8 @@ def _count(trace: Trace, settings: ScoreSettings, formats: Mapping[str, Any]) ->
 def _unused(tensor: Stored) -> Row:
     # Text: what inference needs is counted. No operation reads this, so it need not be stored.
     reason = "no operation uses it, so it need not be stored"
+    if tensor.folded_into:
+        reason = f"folded into {tensor.folded_into}, which is stored in its place"
     return Row(tensor.name, "unused", weights=tensor.count, nonzeros=tensor.nonzeros, uncounted=reason)
 
 
@@ -144,26 +146,19 @@ class _Counter:
         norm = self.shifted.get(operation.name)
         # Notebook: a norm leaves its shift as a bias.
         as_bias = norm is not None
-        bias = operation.has_bias or as_bias
+        bias = operation.has_bias or as_bias or operation.attributes.get("added", False)
         alive = 0
         for terms, outputs in self._terms(operation):
             if not terms:  # all weights of these outputs are zero: they are constants, with nothing to add
                 continue
             cost = arithmetic.dot_products(terms, outputs)
             tally.multiply(cost.multiplications, widths.multiplication(weight, value))
-            if operation.kind == "conv_transpose":
-                continue
             tally.add(*widths.sums(operation, terms, outputs, weight, value))
             alive += outputs
             if bias:
                 tally.add(outputs, self._bias_bits(operation, terms, weight, value))
-        if operation.kind == "conv_transpose":
-            # Products are scattered into the outputs: one addition less than products that meet there.
-            additions = max(0, operation.products - operation.outputs)
-            tally.add(additions, 32 if widths.freebie else widths.last_sum(operation, 2, weight, value))
-            alive = operation.outputs
-            if bias:
-                tally.add(alive, self._bias_bits(operation, 2, weight, value))
+        if "factors" in operation.attributes:  # alpha and beta of addmm and its like
+            tally.multiply(operation.attributes["factors"], widths.element(operation)[0])
         if widths.needs_scaling(weight, value):
             # RIAIR, MSUNET: making a sum of integers a real number again is one multiplication per output.
             tally.multiply(alive, widths.float.bits)
@@ -175,6 +170,8 @@ class _Counter:
         """Non-zero terms of each output's sum; as a mean, which may be a fraction, if a sparsity is assumed."""
         if self.settings.sparsity is None or operation.kind == "matmul":
             return operation.terms
+        if operation.kind == "conv_transpose":
+            return tuple((terms * (1 - self.settings.sparsity), outputs) for terms, outputs in operation.terms)
         return ((operation.window * (1 - self.settings.sparsity), operation.outputs),)
 
     def _bias_bits(self, operation: Operation, terms: float, weight: AnyFormat, value: AnyFormat) -> float:
@@ -246,11 +243,13 @@ class _Counter:
     def _sums_of_values(self, operation: Operation, tally: Tally, bits: float) -> None:
         cost = elementary_cost(operation)
         if self.winner and operation.kind == "pool":  # RIAIR: window * window places charged as window
-            cost = arithmetic.average(math.isqrt(operation.window), operation.outputs)
+            cost = Cost(operation.outputs, sum((math.isqrt(n) - 1) * count for n, count in operation.windows))
         sources = [self.widths.values.get(source, self.widths.float) for source in operation.sources]
         tally.multiply(cost.multiplications, bits)
         if self.widths.accumulator(operation, *sources) == "tree" and operation.function in ("average", "sum"):
-            tally.add(cost.additions, self.widths.tree(operation.window, sources[0].bits))
+            for window, outputs in operation.windows:
+                share = cost.additions if len(operation.windows) == 1 else (window - 1) * outputs
+                tally.add(share, self.widths.tree(window, sources[0].bits))
         else:
             # Review of OSI AI: sums in half precision are accumulated in 32 bits unless shown otherwise.
             tally.add(cost.additions, float(self.widths.accumulator(operation, self.widths.float)))
@@ -305,7 +304,7 @@ class _Counter:
         return tuple(words)
 
     def notes(self) -> tuple[str, ...]:
-        notes = []
+        notes = list(self.trace.notes)
         if self.dead:
             notes.append(f"{len(self.dead)} operations are executed although nothing uses their results; they count")
         if self.could_overflow:
@@ -339,12 +338,14 @@ def elementary_cost(operation: Operation) -> Cost:
     if operation.kind == "activation":
         return ACTIVATIONS[operation.function].times(outputs)
     if operation.kind == "add":  # counter: Add
-        return Cost(outputs if operation.attributes.get("scaled") else 0, outputs)
+        more = operation.attributes
+        return Cost(outputs * more.get("scaled", 0), outputs * more.get("additions", 1))
     if operation.kind in ("multiply", "compare", "permute_channels"):  # counter: Scale
         return Cost(outputs, 0)
     if operation.kind == "pool":
         pool = arithmetic.average if operation.function == "average" else arithmetic.maximum
-        return pool(window, outputs)
+        costs = [pool(window, outputs) for window, outputs in operation.windows]
+        return Cost(sum(cost.multiplications for cost in costs), sum(cost.additions for cost in costs))
     if operation.kind == "reduce":
         return arithmetic.reduction(operation.function, window, outputs)
     if operation.kind == "softmax":

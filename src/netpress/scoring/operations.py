@@ -40,6 +40,9 @@ class Stored:
     `values` says how many of its values exist: those its mask keeps, or without a mask those that are
     not zero. `nonzeros` are the values that exist and are not zero. Both equal `count` where the
     values are unknown (a module on the meta device). `role` is parameter, buffer or constant.
+
+    `made_of` names the stored tensors that this one is calculated from before any example; `folded_into` is the
+    reverse: what is made of this tensor, and stored in its place unless it is itself `used` too.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Stored:
     nonzeros: int
     role: str = "parameter"
     used: bool = False
+    made_of: tuple[str, ...] = ()
+    folded_into: str = ""
 
     @property
     def count(self) -> int:
@@ -104,6 +109,16 @@ class Operation:
         return sum(terms * outputs for terms, outputs in self.terms)
 
     @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Of how many values a pool or reduction makes one: pairs (values, how many outputs are made of so many)."""
+        return self.attributes.get("windows") or ((self.window, self.outputs),)
+
+    @property
+    def read(self) -> int:
+        """How many values enter the outputs of a pool or reduction, each as often as it enters one."""
+        return sum(window * outputs for window, outputs in self.windows)
+
+    @property
     def multiply_adds(self) -> int:
         """Multiply-adds of the dense operation, zeros and padding included; 0 for what has no weights."""
         if self.kind == "conv_transpose":  # every input value meets every weight of its kernel
@@ -121,7 +136,8 @@ class Trace:
     """Every operation of a forward pass, in order, and every tensor that the module keeps.
 
     `results` names the operations whose output the module returned, or INPUT. `examples` is over how
-    many examples the operations' `share` is a mean; 0 if the flow does not depend on the example.
+    many examples the operations' `share` is a mean; 0 if the flow does not depend on the example. `notes` say what the
+    module holds that is counted as something else.
     """
 
     operations: tuple[Operation, ...]
@@ -129,6 +145,7 @@ class Trace:
     results: tuple[str, ...]
     input_size: Shape
     examples: int = 0
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Any:
         return iter(self.operations)
@@ -242,4 +259,5 @@ def merge_traces(traces: list[tuple[Trace, int]]) -> Trace:
             merged[operation.name] = replace(operation, sources=tuple(sources))
             shares[operation.name] = shares.get(operation.name, 0) + count
     operations = tuple(replace(operation, share=shares[name] / total) for name, operation in merged.items())
-    return Trace(operations, stored, tuple(results), traces[0][0].input_size, total)
+    first = traces[0][0]
+    return Trace(operations, stored, tuple(results), first.input_size, total, first.notes)

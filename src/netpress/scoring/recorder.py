@@ -1,30 +1,29 @@
 """The recorder behind `netpress.scoring.tracing`: every operator that is dispatched while it is active.
 
 A dispatch mode sees each operator below Python, whoever called it; hooks say which module it belongs to.
-Operators whose inputs are stored tensors alone are really calculated, so a weight that is normalized or
-transposed before use is counted by its real zeros.
+Operators whose inputs are constants alone are really calculated, so a weight that is normalized or
+transposed before use is counted by its real zeros (`netpress.scoring.constants` says what of it is stored).
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from netpress.errors import UserError
-from netpress.numerics.accumulators import range_width
-from netpress.numerics.integer import worst_sums
-from netpress.numerics.layers import QuantizedLayer
-from netpress.scoring.kinds import DATA_DEPENDENT, MOVES, Reading, read_operator
-from netpress.scoring.operations import INPUT, Operation, Stored, Trace
+from netpress.scoring.constants import Made, Store, Value, of_constants
+from netpress.scoring.describing import Describer
+from netpress.scoring.kinds import FRESH, read_operator
+from netpress.scoring.leaving import is_value, steers
+from netpress.scoring.operations import INPUT, Operation, Trace
 from netpress.scoring.shapes import shape_only
+from netpress.scoring.untouched import Keeper, storage_of, written
 
 
 class NeedsValues(UserError):
@@ -35,99 +34,88 @@ class Uncountable(UserError):
     """An operation that no rule can be applied to."""
 
 
-class CallNames(TorchFunctionMode):
-    """Remembers which function of torch's Python interface is under way, such as `normalize`."""
-
-    def __init__(self, recorder: "Recorder") -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.recorder.within = getattr(func, "__name__", "")
-        try:
-            return func(*args, **(kwargs or {}))
-        finally:
-            self.recorder.within = ""
-
-
-class _Value:
-    """What is known of a tensor.
-
-    `source` is the operation that made it; or, if `constant`, `tensors` are the stored tensors that it depends
-    on alone, and `derived` says that it was calculated from them and is not just one of them or a view of one.
-    """
-
-    __slots__ = ("constant", "derived", "source", "tensor", "tensors")
-
-    def __init__(
-        self, tensor: Tensor, source: str = "", tensors: tuple[str, ...] = (), *, derived: bool = False
-    ) -> None:
-        self.tensor = tensor  # kept, so that its id stays its own
-        self.source = source
-        self.constant = not source
-        self.tensors = tensors
-        self.derived = derived
-
-
 class Recorder(TorchDispatchMode):
-    """Records each operator that is dispatched while it is active."""
+    """Records each operator that is dispatched while it is active.
+
+    `values`: the image is a real example, not a shape or zeros, so a path may be chosen by what is calculated from it.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here, and importing the compiler takes longer than tracing
 
-    def __init__(self, module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], values: bool) -> None:
+    def __init__(
+        self, module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], values: bool, keeper: Keeper
+    ) -> None:
         super().__init__()
         self.module = module
         self.image = image
         self.values = values
+        self.keeper = keeper
         self.within = ""
+        self.busy = False
         self.failed_in = False
         self.place = ""
         self.operations: list[Operation] = []
         self.positions: dict[str, int] = {}
-        self.stored: dict[str, Stored] = {}
-        self.names: dict[int, str] = {}
-        self.known: dict[int, _Value] = {id(image): _Value(image, INPUT)}
+        self.store = Store()
+        self.serial = 0
+        self.known: dict[int, Value] = {id(image): Value(image, INPUT)}
+        self.writes: dict[int, Value] = {}
+        self.left = False
         self.without_values: dict[int, Tensor] = {}
-        self.masked: dict[int, Tensor] = {}
-        self.kept: list[Tensor] = []
         self.stack: list[tuple[str, nn.Module, int]] = [("", module, 1)]
         self.calls: Counter[str] = Counter()
-        self.terms: dict[tuple[int, Any], Counter[int]] = {}
+        self.describer = Describer(self.store, self._value, self.positions)
+        tensors = [*module.parameters(), *module.buffers()]
+        unknown = torch.device("meta" if tensors else "cpu")
+        self.home = next((tensor.device for tensor in tensors if not tensor.is_meta), unknown)
         for name, parameter in module.named_parameters():
-            self._store(name, parameter, "parameter", masks.get(name))
+            self.store.add(name, parameter, "parameter", masks.get(name))
         for name, buffer in module.named_buffers():
-            self._store(name, buffer, "buffer", masks.get(name))
+            self.store.add(name, buffer, "buffer", masks.get(name))
 
-    # --- stored tensors
+    # --- what is known of tensors
 
-    def _store(self, name: str, tensor: Tensor, role: str, mask: Tensor | None) -> None:
-        self.names[id(tensor)] = name
-        self.kept.append(tensor)
-        values = nonzeros = tensor.numel()
-        if mask is not None:
-            values = nonzeros = int(mask.sum())
-        if not tensor.is_meta and tensor.dim() > 1:
-            exists = tensor.detach() if mask is None else tensor.detach() * mask.to(tensor.device)
-            nonzeros = int(_count_nonzeros(exists))
-            values = nonzeros if mask is None else values
-            if mask is not None:
-                self.masked[id(tensor)] = exists
-        self.stored[name] = Stored(name, tuple(tensor.shape), values, nonzeros, role)
-
-    def _value(self, tensor: Tensor) -> _Value:
+    def _value(self, tensor: Tensor) -> Value:
         known = self.known.get(id(tensor))
         if known is None:
-            name = self.names.get(id(tensor))
-            if name is None and tensor.dim() > 0:  # a tensor that a user's module keeps as a plain attribute
-                path = self.stack[-1][0]
-                name = f"{path}.constant" if path else "constant"
-                while name in self.stored:
-                    name += "'"
-                self._store(name, tensor, "constant", None)
-            known = self.known[id(tensor)] = _Value(tensor, tensors=(name,) if name else ())
+            known = self.known[id(tensor)] = self._unknown(tensor)
+        if self.writes:
+            write = self.writes.get(storage_of(tensor))
+            if write is not None and write.serial > known.serial:  # something else was written where this lies
+                origins = tuple(dict.fromkeys((*known.origins, *write.origins)))
+                parts = () if write.source else (Made(tensor, origins),)
+                known = self.known[id(tensor)] = Value(tensor, write.source, parts, write.serial)
         return known
+
+    def _unknown(self, tensor: Tensor) -> Value:
+        name = self.store.names.get(id(tensor))
+        if name is not None:
+            return Value(tensor, parts=(name,))
+        if self.left and tensor.is_floating_point() and id(tensor) not in self.keeper.ids:
+            return Value(tensor, INPUT)  # its values may be the input's, which left torch before
+        return self.store.literal(tensor, self.stack[-1][0])
+
+    def _remember(self, tensor: Tensor, value: Value) -> None:
+        self.serial += 1
+        value.serial = self.serial
+        self.known[id(tensor)] = value
+        self.without_values.pop(id(tensor), None)
+
+    def hand_out(self, function: str, tensors: list[Tensor]) -> None:
+        """The values of `tensors` leave torch through a function of its Python interface."""
+        for tensor in tensors:
+            self.keeper.keep(tensor)  # whoever has them may write to them
+            if self._value(tensor).constant:
+                continue
+            if self.values and function == "tolist" and not (tensor.is_floating_point() or tensor.is_complex()):
+                self.left = True
+                continue
+            raise NeedsValues(
+                f"{self._where(function)}: values that depend on the input leave torch there, so what is calculated "
+                "from them cannot be counted; write it with torch's own operators"
+            )
 
     # --- modules
 
@@ -167,55 +155,99 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operator = func.overloadpacket.__name__
+        if self.busy:
+            return func(*args, **kwargs)
+        self.busy = True
+        try:
+            return self._record(func, args, kwargs)
+        finally:
+            self.busy = False
+
+    def _record(self, func: Any, args: Any, kwargs: Any) -> Any:
+        operator = func.overloadpacket.__name__ if func.namespace == "aten" else str(func.overloadpacket)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         inputs = [self._value(tensor) for tensor in tensors]
-        varying = [value for value in inputs if not value.constant]
-        if operator in DATA_DEPENDENT and varying:
-            if not self.values:
-                raise NeedsValues(
-                    f"{self._where(operator)}: what the network does next depends on values of its input; "
-                    "give examples to count the mean over them"
-                )
-            return func(*args, **kwargs)
-        result = self._execute(func, args, kwargs, tensors)
+        fresh = operator in FRESH
+        varying = [] if fresh else [value for value in inputs if not value.constant]
+        if varying:
+            self._check(func, operator, args, tensors, varying)
+        changed = written(func, args, kwargs)
+        for tensor in changed:
+            self.keeper.keep(tensor)
+        result = self._execute(func, operator, args, kwargs, tensors, constant=not varying)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not made:
-            return result
+        if not made and varying and is_value(operator, result):
+            self._value_left(operator, result)
         if not varying:
-            names = tuple(dict.fromkeys(name for value in inputs for name in value.tensors))
-            derived = operator.rstrip("_") not in MOVES or len(inputs) != 1 or inputs[0].derived
+            # The first state of a recurrent layer is a value like any later one. A number that left may come back so.
+            state = fresh and isinstance(self.stack[-1][1], nn.RNNBase | nn.RNNCellBase)
+            returned = self.left and operator in ("full", "full_like", "new_full", "scalar_tensor", "fill", "fill_")
             for tensor in made:
-                self._remember(tensor, _Value(tensor, tensors=names, derived=derived))
-            return result
+                value = of_constants(operator, [] if fresh else inputs, tensor)
+                self._remember(tensor, Value(tensor, INPUT) if state or returned else value)
+        elif made or changed:
+            self._operation(operator, args, kwargs, inputs, result, made)
+        for tensor in changed:
+            source = self.operations[-1].name if varying else ""
+            value = Value(tensor, source, () if varying else (Made(tensor, _origins(inputs)),))
+            self._remember(tensor, value)
+            self.writes[storage_of(tensor)] = value
+        return result
+
+    def _check(self, func: Any, operator: str, args: Any, tensors: list[Tensor], varying: list[Value]) -> None:
+        """Refuse what cannot be followed: values that steer where there are none, and complex numbers."""
+        if any(tensor.is_complex() for tensor in tensors) or operator == "view_as_complex":
+            raise Uncountable(
+                f"{self._where(operator)}: complex values are not counted; write their real and imaginary parts as "
+                "real tensors, each operation of which has its cost"
+            )
+        if not self.values and steers(func, args, {id(value.tensor) for value in varying}):
+            self._value_left(operator)
+
+    def _value_left(self, operator: str, result: Any = None) -> None:
+        """A single value of what depends on the input is known to Python: it may choose a path, if it is real."""
+        if not self.values:
+            raise NeedsValues(
+                f"{self._where(operator)}: what the network does next depends on values of its input; "
+                "give examples to count the mean over them"
+            )
+        self.left = self.left or not isinstance(result, bool)
+
+    def _operation(self, operator: str, args: Any, kwargs: Any, inputs: list[Value], result: Any, made: Any) -> None:
         reading = read_operator(operator, args, kwargs, result)
         if reading is None:
             raise Uncountable(
                 f"{self._where(operator)}: no rule says what this operator costs, so the network cannot be counted; "
                 "express it with operators that netpress knows (docs/scoring.md)"
             )
-        operation = self._describe(reading, args, inputs, made[0])
+        operation = self.describer.describe(reading, args, inputs, made[0], self.stack[-1], self.within)
         self.positions[operation.name] = len(self.operations)
         self.operations.append(operation)
         for tensor in made:
-            self._remember(tensor, _Value(tensor, operation.name))
-        return result
+            self._remember(tensor, Value(tensor, operation.name))
 
     def _where(self, operator: str) -> str:
         path, part, _ = self.stack[-1]
         return f"{path or 'the network'} ({type(part).__name__}), operator {operator}"
 
-    def _remember(self, tensor: Tensor, value: _Value) -> None:
-        self.known[id(tensor)] = value
-        self.without_values.pop(id(tensor), None)
-
-    def _execute(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        if self.masked:
-            args, kwargs = tree_map_only(Tensor, lambda tensor: self.masked.get(id(tensor), tensor), (args, kwargs))
-        if any(tensor.is_meta for tensor in tensors):
-            result = shape_only(func.overloadpacket.__name__, args, kwargs)
+    def _execute(self, func: Any, operator: str, args: Any, kwargs: Any, tensors: list[Tensor], constant: bool) -> Any:
+        if constant and self.home.type != "meta":
+            device = kwargs.get("device")
+            if (device is not None and torch.device(device).type == "meta") or (
+                operator in FRESH and any(tensor.is_meta for tensor in tensors)
+            ):
+                kwargs = {**kwargs, "device": self.home}  # constants have values, whatever the image has
+        if self.store.masked:
+            masked = self.store.masked
+            args, kwargs = tree_map_only(Tensor, lambda tensor: masked.get(id(tensor), tensor), (args, kwargs))
+        if not constant and any(tensor.is_meta for tensor in tensors):
+            result = shape_only(operator, args, kwargs)
             if result is not None:
                 return result
+            if operator in ("index", "_unsafe_index"):
+                args = (args[0], _whole_numbers(args[1]), *args[2:])
+            args, kwargs = tree_map_only(Tensor, self._without_values, (args, kwargs))
+        elif constant and operator not in FRESH and len({tensor.is_meta for tensor in tensors}) > 1:
             args, kwargs = tree_map_only(Tensor, self._without_values, (args, kwargs))
         return func(*args, **kwargs)
 
@@ -223,128 +255,50 @@ class Recorder(TorchDispatchMode):
         if tensor.is_meta:
             return tensor
         if id(tensor) not in self.without_values:
-            self.kept.append(tensor)
+            self.store.kept.append(tensor)
             self.without_values[id(tensor)] = tensor.detach().to("meta")
         return self.without_values[id(tensor)]
-
-    def _describe(self, reading: Reading, args: Any, inputs: list[_Value], output: Tensor) -> Operation:
-        path, part, call = self.stack[-1]
-        weight, reading = self._weight(reading, args)
-        bias = self._operand(args, reading.bias)
-        stored = [name for value in inputs if value.constant for name in value.tensors]
-        for name in stored:
-            self.stored[name] = replace(self.stored[name], used=True)
-        terms = self._terms(reading, weight, args, output) if reading.kind in _PRODUCTS else ()
-        in_leaf = not any(True for _ in part.children())
-        return Operation(
-            name=self._name(path, call, reading, in_leaf),
-            kind=reading.kind,
-            function=reading.function,
-            module=path,
-            module_type=type(part).__name__,
-            in_leaf=in_leaf,
-            call=call,
-            inputs=tuple(tuple(value.tensor.shape) for value in inputs if not value.constant),
-            output=tuple(output.shape),
-            sources=tuple(dict.fromkeys(value.source for value in inputs if not value.constant)),
-            tensors=tuple(dict.fromkeys(stored)),
-            weight=weight.tensors[0] if weight is not None and len(weight.tensors) == 1 else None,
-            bias=bias.tensors[0] if bias is not None and len(bias.tensors) == 1 else None,
-            has_bias=bias is not None,
-            derived_weight=weight is not None and weight.derived,
-            terms=terms,
-            window=reading.window,
-            attributes={**reading.attributes, **_claims(part)} if weight is not None else reading.attributes,
-            within=self.within,
-        )
-
-    def _name(self, path: str, call: int, reading: Reading, in_leaf: bool) -> str:
-        """The module's path for the first thing that a leaf module calculates, else path.function."""
-        again = f" (call {call})" if call > 1 else ""
-        if in_leaf and path and reading.kind != "move" and path + again not in self.positions:
-            return path + again
-        name = f"{path}.{reading.function}{again}" if path else reading.function
-        number = 2
-        while (name if number == 2 else f"{name} {number - 1}") in self.positions:
-            number += 1
-        return name if number == 2 else f"{name} {number - 1}"
-
-    # --- weights
-
-    def _operand(self, args: Any, position: int | None) -> _Value | None:
-        if position is None or len(args) <= position or not isinstance(args[position], Tensor):
-            return None
-        value = self._value(args[position])
-        return value if value.constant else None
-
-    def _weight(self, reading: Reading, args: Any) -> tuple[_Value | None, Reading]:
-        weight = self._operand(args, reading.weight)
-        if reading.kind != "matmul":
-            return weight, reading
-        if weight is None and reading.weight is not None:  # weight @ x instead of x @ weight
-            weight = self._operand(args, reading.weight - 1)
-            if weight is not None:
-                reading = replace(reading, weight=reading.weight - 1)
-        return weight, replace(reading, kind="linear", function="linear") if weight is not None else reading
-
-    def _terms(self, reading: Reading, weight: _Value | None, args: Any, output: Tensor) -> tuple[tuple[int, int], ...]:
-        if weight is None:
-            return ((reading.window, output.numel()),)
-        tensor = self.masked.get(id(weight.tensor), weight.tensor)
-        transposed = reading.kind == "conv_transpose"
-        if reading.kind in ("conv", "conv_transpose"):
-            rows = tensor.shape[0]
-            # A transposed convolution multiplies each input value by its channel's whole kernel.
-            places = args[0].numel() // rows if transposed else output.numel() // rows
-            axis: Any = "first"
-        else:
-            # x @ weight sums along the weight's columns, weight @ x along its rows.
-            first = reading.weight == (0 if reading.bias is None else 1)
-            axis = -1 if first or tensor.dim() == 1 else -2
-            rows = tensor.numel() // tensor.shape[axis]
-            places = output.numel() // rows
-        if tensor.is_meta:
-            known = self.stored[weight.tensors[0]] if len(weight.tensors) == 1 else None
-            if known is None or known.values == known.count or known.count != tensor.numel():
-                return ((reading.window, rows * places),)
-            whole, rest = divmod(known.values, rows)  # a mask without weights: as even as can be
-            return tuple((n, count * places) for n, count in ((whole + 1, rest), (whole, rows - rest)) if count)
-        key = (id(weight.tensor), axis)
-        if key not in self.terms:
-            counts = _count_nonzeros(tensor.flatten(1) if axis == "first" else tensor, 1 if axis == "first" else axis)
-            self.terms[key] = Counter(np.ravel(counts).tolist())
-            self.kept.append(weight.tensor)
-        return tuple((n, count * places) for n, count in sorted(self.terms[key].items()))
 
     # --- result
 
     def finish(self, result: Any) -> Trace:
-        """The trace, once the forward pass has returned `result`."""
+        """The trace, once the forward pass has returned `result`. Raises UserError if it says nothing of the input."""
         results: dict[str, None] = {}
-        for leaf in tree_leaves(result):
-            known = self.known.get(id(leaf)) if isinstance(leaf, Tensor) else None
+        for tensor in _tensors_in(result):
+            known = self._value(tensor) if id(tensor) in self.known else None
             if known is not None and known.source:
                 results[known.source] = None
-        used = dict(self.stored)
-        return Trace(tuple(self.operations), used, tuple(results), tuple(self.image.shape[1:]))
+        if not results:
+            raise Uncountable(
+                f"{type(self.module).__name__}: what its forward pass returns does not depend on its input, as far as "
+                "torch's operators show; a network is counted from its input to the tensors that it returns"
+            )
+        return Trace(tuple(self.operations), dict(self.store.tensors), tuple(results), tuple(self.image.shape[1:]))
 
 
-def _count_nonzeros(tensor: Tensor, axis: int | None = None) -> Any:
-    """How many values are not 0, in all or along an axis. NumPy counts ten times as fast as torch does here."""
-    tensor = tensor.detach().cpu()
-    return np.count_nonzero((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy(), axis=axis)
+def _tensors_in(result: Any, depth: int = 0) -> Iterator[Tensor]:
+    """The tensors of what a forward pass returns: one, several, or the fields of an object."""
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif depth < 3 and isinstance(leaf, Mapping):
+            yield from _tensors_in(list(leaf.values()), depth + 1)
+        elif depth < 3 and is_dataclass(leaf):
+            yield from _tensors_in([getattr(leaf, entry.name) for entry in fields(leaf)], depth + 1)
+        elif depth < 3 and hasattr(leaf, "__dict__") and not isinstance(leaf, type | nn.Module):
+            yield from _tensors_in(list(vars(leaf).values()), depth + 1)
 
 
-def _claims(part: nn.Module) -> dict[str, Any]:
-    """What a layer that computes with integers says of its sums: their width, and the largest they can become."""
-    if not isinstance(part, QuantizedLayer) or not part.formats.integer:
-        return {}
-    claims: dict[str, Any] = {"accumulators": part.formats.accumulators}
-    if not part.weight.is_meta:
-        lowest, highest = worst_sums(part)
-        claims["largest_sum"] = max(-lowest, highest)
-        claims["needed_width"] = range_width(lowest, highest)
-    return claims
+def _whole_numbers(indices: Any) -> list[Tensor | None]:
+    """Indices with constant masks of values as the places that these choose: shapes without values need numbers."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is not None and not index.is_meta and index.dtype in (torch.bool, torch.uint8):
+            found += index.nonzero(as_tuple=True)
+        else:
+            found.append(index)
+    return found
 
 
-_PRODUCTS = ("conv", "conv_transpose", "linear", "matmul")
+def _origins(inputs: list[Value]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for value in inputs for name in value.origins))

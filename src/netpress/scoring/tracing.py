@@ -4,8 +4,9 @@ The module runs once, for an image that has a shape but no values (torch's meta 
 costs the same whatever the size of the layers.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from netpress.errors import UserError
 from netpress.numerics.layers import plain_layers
+from netpress.scoring.foreign import check_module, foreign_notes, widen_tensors
+from netpress.scoring.leaving import CallNames
 from netpress.scoring.operations import Shape, Trace, merge_traces
-from netpress.scoring.recorder import CallNames, NeedsValues, Recorder, Uncountable
+from netpress.scoring.recorder import NeedsValues, Recorder, Uncountable
+from netpress.scoring.untouched import Keeper, untouched
 
 
 def trace(
@@ -35,67 +39,96 @@ def trace(
     Raises UserError, naming the module and the operator, for an operator whose cost nobody has stated, for a
     flow that depends on values when there are no examples, and when the forward pass itself fails.
     """
-    training = {part: part.training for part in module.modules()}
-    module.eval()
+    check_module(module)
+    with untouched(module) as keeper, _without_fast_paths(module):
+        notes = foreign_notes(module) + widen_tensors(module)
+        with keeper:
+            _evaluation_mode(module)
+        traced = _trace(module, tuple(input_size), masks or {}, examples, keeper)
+    return replace(traced, notes=notes)
+
+
+def _trace(
+    module: nn.Module, size: Shape, masks: Mapping[str, Tensor], examples: Tensor | None, keeper: Keeper
+) -> Trace:
+    if examples is None:
+        return _trace_shapes(module, size, masks, keeper)
+    if not len(examples):
+        raise UserError("score: there are no examples to run the network on")
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for example in examples:
+        one = _run(module, example[None].clone(), masks, keeper, values=True)
+        signature = tuple((operation.name, operation.function, operation.output) for operation in one.operations)
+        found.setdefault(signature, [one, 0])[1] += 1
+    return merge_traces([(one, count) for one, count in found.values()])
+
+
+def _evaluation_mode(module: nn.Module) -> None:
     try:
-        if examples is None:
-            return _trace_shapes(module, tuple(input_size), masks or {})
-        if not len(examples):
-            raise UserError("score: there are no examples to run the network on")
-        found: dict[tuple[Any, ...], list[Any]] = {}
-        for example in examples:
-            one = _run(module, example[None], masks or {}, values=True)
-            signature = tuple((operation.name, operation.function, operation.output) for operation in one.operations)
-            found.setdefault(signature, [one, 0])[1] += 1
-        return merge_traces([(one, count) for one, count in found.values()])
-    finally:
-        for part, mode in training.items():
-            part.training = mode
+        module.eval()
+    except NotImplementedError:  # an exported program's module has no modes
+        for part in module.modules():
+            part.training = False
 
 
-def _trace_shapes(module: nn.Module, input_size: Shape, masks: Mapping[str, Tensor]) -> Trace:
+def _trace_shapes(module: nn.Module, size: Shape, masks: Mapping[str, Tensor], keeper: Keeper) -> Trace:
     dtype, device = _home(module)
-    image = torch.empty(1, *input_size, dtype=dtype, device="meta")
-    try:
-        return _run(module, image, masks)
-    except (Uncountable, NeedsValues):
-        raise
-    except UserError:
-        if device.type == "meta":
-            raise
-    # Some forward passes insist on real tensors (numpy, .cpu()); they get zeros, and values stay out of reach.
-    return _run(module, torch.zeros(1, *input_size, dtype=dtype, device=device), masks)
+    looks_up = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
+    failure: UserError | None = None
+    # Whole numbers for networks that read words. Zeros for a forward pass that insists on real tensors (`.cpu()`):
+    # where it looks at their values it is refused all the same.
+    for kind in (dtype, torch.long) if looks_up else (dtype,):
+        for image in (torch.empty(1, *size, dtype=kind, device="meta"), torch.zeros(1, *size, dtype=kind)):
+            if not image.is_meta and device.type == "meta":
+                continue
+            try:
+                return _run(module, image if image.is_meta else image.to(device), masks, keeper)
+            except (Uncountable, NeedsValues):
+                raise
+            except UserError as error:
+                failure = error if failure is None or kind is dtype else failure
+    assert failure is not None
+    raise failure
 
 
 def _home(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.dtype.itemsize > 1:  # floats of 8 bits are stored, not calculated with
             return tensor.dtype, tensor.device
     return torch.float32, torch.device("cpu")
 
 
-def _run(module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], values: bool = False) -> Trace:
-    recorder = Recorder(module, image, masks, values)
+@contextmanager
+def _without_fast_paths(module: nn.Module) -> Iterator[None]:
+    """Fused kernels hide what they calculate."""
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # fused kernels hide what they calculate
+    torch.backends.mha.set_fastpath_enabled(False)
+    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False) if recurrent else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _run(module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], keeper: Keeper, values: bool = False) -> Trace:
+    recorder: Recorder | None = None
     try:
         with ExitStack() as active:
             active.enter_context(torch.no_grad())
+            recorder = Recorder(module, image, masks, values, keeper)
             active.enter_context(plain_layers(module))
-            active.enter_context(sdpa_kernel(SDPBackend.MATH))
             active.enter_context(recorder.watch_modules())
             active.enter_context(CallNames(recorder))
             active.enter_context(recorder)
             result = module(image)
+        return recorder.finish(result)
     except UserError:
         raise
     except Exception as error:
         size = "x".join(str(length) for length in image.shape[1:])
-        where = f" in {recorder.place}" if recorder.failed_in else ""
+        where = f" in {recorder.place}" if recorder is not None and recorder.failed_in else ""
         raise UserError(
             f"{type(module).__name__}: its forward pass fails for an input of {size}{where}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return recorder.finish(result)

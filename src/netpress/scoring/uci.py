@@ -66,7 +66,7 @@ def _cost(operation: Operation) -> Cost | None:
     if operation.kind == "norm":
         return Cost(2 * outputs, 2 * outputs)
     if operation.kind == "pool":
-        return Cost(0, window * outputs)
+        return Cost(0, operation.read)
     if operation.function == "length":  # n times: n - 1 additions, n multiplications, 1 more
         return Cost(window * window * outputs, window * window * outputs)
     return _ACTIVATIONS[operation.function].times(outputs) if operation.function in _ACTIVATIONS else None
@@ -83,4 +83,4 @@ def _flops(operation: Operation, last_pool: str | None) -> float:
         return 0 if operation.derived_weight else operation.multiply_adds
     if operation.kind == "norm":
         return 2 * operation.outputs
-    return operation.window * operation.outputs if operation.name == last_pool else 0
+    return operation.read if operation.name == last_pool else 0

@@ -7,7 +7,7 @@ another file. `residual_adds` puts them back.
 from collections.abc import Mapping
 from typing import Any
 
-from netpress.scoring.arithmetic import Cost, average
+from netpress.scoring.arithmetic import Cost
 from netpress.scoring.card import Counted, Rule, Tally
 from netpress.scoring.operations import Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
@@ -80,7 +80,7 @@ def _cost(operation: Operation, bias: bool, folded: bool, residual_adds: bool) -
     if operation.function == "relu":
         return Cost(outputs, 0)
     if operation.kind == "pool" and operation.function == "average":
-        return average(operation.window, outputs)
+        return Cost(outputs, operation.read - outputs)
     if operation.kind == "add" and residual_adds and len(operation.sources) > 1:
         return Cost(0, outputs)
     return None

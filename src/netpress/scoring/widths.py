@@ -87,6 +87,10 @@ class Widths:
             return self.weights
         if self.freebie:
             return Float16()
+        if tensor.made_of and tensor.name not in self.formats:
+            # What is calculated from floats is as wide as the widest of them; from integers, it is a float.
+            origins = [self.formats.get(name, self.float) for name in tensor.made_of]
+            return self.float if any(is_integer(f) for f in origins) else max(origins, key=lambda f: f.bits)
         return self.formats.get(tensor.name, self.float)
 
     def operand(self, operation: Operation) -> AnyFormat:
@@ -99,7 +103,7 @@ class Widths:
 
     def weight(self, operation: Operation, trace: Trace) -> AnyFormat:
         """The format of an operation's weights."""
-        if operation.weight is not None and not operation.derived_weight:
+        if operation.weight is not None:
             return self.stored(trace.stored[operation.weight])
         if operation.kind == "matmul":
             return self.operand(operation)
