@@ -42,19 +42,21 @@ def score(
     """Count a network's parameters and operations by a convention; several networks are compared."""
     from netpress.network import resolve
     from netpress.recipe import parse_value
+    from netpress.scoring import choose_settings
     from netpress.scoring import score as count
 
-    options: dict[str, Any] = {"track": track, "weight_bits": weight_bits, "activation_bits": activation_bits}
-    options["accumulator"] = accumulator
+    options: dict[str, Any] = {"convention": convention, "track": track, "weight_bits": weight_bits}
+    options |= {"activation_bits": activation_bits, "accumulator": accumulator}
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals:
             raise UserError(f"--set {override}: write key=value")
         options[key.strip()] = parse_value(value.strip())
+    settings = choose_settings(None, None, options)
     cards = {}
     for name in networks:
         found = Path(name) if name.endswith(".onnx") else resolve(name, allow_import=allow_import)
-        cards[name] = count(found, convention=convention, **options)
+        cards[name] = count(found, settings=settings)
     if as_json:
         # Every weight appears in a row of its layer; groups are for people.
         values = [{"network": name} | card.as_json("layer" if per == "block" else per) for name, card in cards.items()]
@@ -105,6 +107,8 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     print(f"parameters  {card.params:,.2f} values of 32 bits: {card.params_score:.7f}")
     print(f"operations  {card.operations:,.0f} of 32 bits an image: {card.operations_score:.7f}")
     print(f"score       {card.score:.7f} by the {card.convention} convention, {_relative(card)}")
+    if card.accuracy is None and Path(name).exists() and not name.endswith(".onnx"):
+        print("accuracy    not known: its file holds none; `netpress evaluate` measures it")
     if card.accuracy is not None:
         print(f"accuracy    {card.accuracy:.2%}{_gate(card)}")
 

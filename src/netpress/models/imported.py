@@ -22,6 +22,7 @@ from pydantic import Field, StringConstraints
 from torch import nn
 
 from netpress.errors import UserError, quote
+from netpress.models.lazy import check_initialized
 from netpress.models.registry import ModelSettings, register_family
 
 
@@ -59,9 +60,11 @@ def build(settings: ImportedSettings) -> nn.Module:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"{where}: it is not a class derived from torch.nn.Module")
     try:
-        return found(**settings.arguments)
+        module = found(**settings.arguments)
     except Exception as error:  # the user's own code, at construction
         raise UserError(f"{where}: calling it raised {type(error).__name__}: {error}") from error
+    check_initialized(module, where)
+    return module
 
 
 def _look_before(module_name: str, name: str, where: str) -> None:

@@ -23,7 +23,7 @@ view _unsafe_view reshape _reshape_alias permute t transpose slice select expand
 unsafe_split unsafe_split_with_sizes unsafe_chunk chunk unbind squeeze unsqueeze clone alias detach contiguous
 constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d narrow flatten unflatten repeat
 roll flip _to_copy to lift lift_fresh lift_fresh_copy as_strided view_as movedim pixel_shuffle pixel_unshuffle im2col
-unfold diagonal resolve_conj resolve_neg expand_copy dropout view_as_real view_as_complex
+unfold diagonal resolve_conj resolve_neg expand_copy dropout
 """
 KEEPS = frozenset(_KEEPS.split())
 """Operators that keep a stored tensor's values as they are, or as a narrower type has them, in other places."""

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from netpress.errors import UserError
+from netpress.models.lazy import check_initialized
 
 LOW_BIT_TOOLS = ("brevitas", "torchao", "bitsandbytes", "optimum", "quanto", "hqq", "auto_gptq", "gptqmodel", "awq")
 TORCHS_OWN = ("torch.ao.quantization", "torch.ao.nn", "torch.nn.qat", "torch.nn.quantized", "torch.nn.intrinsic")
@@ -21,16 +21,6 @@ def check_module(module: Any) -> None:
             "program, or the pathlib.Path of an ONNX file"
         )
     check_initialized(module, "score")
-
-
-def check_initialized(module: nn.Module, where: str) -> None:
-    """Raise UserError if a lazy layer does not know its shape yet."""
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if is_lazy(tensor):
-            raise UserError(
-                f"{where}: {name} of {type(module).__name__} has no shape yet, because its layer is lazy; "
-                "run the module once on an example before, or say how many inputs the layer has"
-            )
 
 
 def describe(thing: Any) -> str:

@@ -74,7 +74,6 @@ ACTIVATIONS = {
     "_prelu_kernel": "prelu",
     "mish": "mish",
     "softplus": "softplus",
-    "glu": "glu",
     **{name: name for name in FUNCTIONS},
 }
 """Functions of one value, applied to each."""
@@ -343,6 +342,7 @@ READERS: dict[str, Reader] = {
     "addcmul": _added_product,
     "addcdiv": _added_product,
     "lerp": _interpolation,
+    "glu": lambda a, k, r: Reading("activation", "glu"),  # of half as many values as it reads
     "avg_pool1d": _pool("average"),
     "avg_pool2d": _pool("average"),
     "avg_pool3d": _pool("average"),

@@ -179,10 +179,13 @@ class Trace:
 
     def dead(self) -> frozenset[str]:
         """Operations that were executed although nothing that the module returns depends on them."""
-        alive = set(self.results)
-        for operation in reversed(self.operations):
-            if operation.name in alive:
-                alive.update(operation.sources)
+        alive: set[str] = set()
+        reached, by_name = list(self.results), self.by_name
+        while reached:
+            name = reached.pop()
+            if name not in alive:
+                alive.add(name)
+                reached.extend(by_name[name].sources if name in by_name else ())
         return frozenset(op.name for op in self.operations if op.name not in alive and op.kind != "constant")
 
     def folded_norms(self) -> dict[str, str]:
@@ -245,7 +248,7 @@ def merge_traces(traces: list[tuple[Trace, int]]) -> Trace:
     stored: dict[str, Stored] = {}
     results: dict[str, None] = {}
     for trace, count in traces:
-        results.update(dict.fromkeys(trace.results))
+        renamed: dict[str, str] = {}
         for name, tensor in trace.stored.items():
             if name not in stored or tensor.used:
                 stored[name] = tensor
@@ -253,11 +256,14 @@ def merge_traces(traces: list[tuple[Trace, int]]) -> Trace:
             known = merged.get(operation.name)
             if known is not None and (known.function, known.output) != (operation.function, operation.output):
                 # Another path through the same module: a name of its own keeps both countable.
-                operation = replace(operation, name=f"{operation.name} {list(operation.output)}")
+                renamed[operation.name] = f"{operation.name} {list(operation.output)}"
+                operation = replace(operation, name=renamed[operation.name])
                 known = merged.get(operation.name)
-            sources = dict.fromkeys((*(known.sources if known else ()), *operation.sources))
+            own = (renamed.get(source, source) for source in operation.sources)
+            sources = dict.fromkeys((*(known.sources if known else ()), *own))
             merged[operation.name] = replace(operation, sources=tuple(sources))
             shares[operation.name] = shares.get(operation.name, 0) + count
+        results.update((renamed.get(name, name), None) for name in trace.results)
     operations = tuple(replace(operation, share=shares[name] / total) for name, operation in merged.items())
     first = traces[0][0]
     return Trace(operations, stored, tuple(results), first.input_size, total, first.notes)

@@ -63,6 +63,7 @@ class Recorder(TorchDispatchMode):
         self.known: dict[int, Value] = {id(image): Value(image, INPUT)}
         self.writes: dict[int, Value] = {}
         self.left = False
+        self.looked_at: dict[str, None] = {}
         self.without_values: dict[int, Tensor] = {}
         self.stack: list[tuple[str, nn.Module, int]] = [("", module, 1)]
         self.calls: Counter[str] = Counter()
@@ -111,6 +112,7 @@ class Recorder(TorchDispatchMode):
                 continue
             if self.values and function == "tolist" and not (tensor.is_floating_point() or tensor.is_complex()):
                 self.left = True
+                self.looked_at[self._value(tensor).source] = None
                 continue
             raise NeedsValues(
                 f"{self._where(function)}: values that depend on the input leave torch there, so what is calculated "
@@ -177,6 +179,7 @@ class Recorder(TorchDispatchMode):
         result = self._execute(func, operator, args, kwargs, tensors, constant=not varying)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if not made and varying and is_value(operator, result):
+            self.looked_at.update((value.source, None) for value in varying)
             self._value_left(operator, result)
         if not varying:
             # The first state of a recurrent layer is a value like any later one. A number that left may come back so.
@@ -273,6 +276,7 @@ class Recorder(TorchDispatchMode):
                 f"{type(self.module).__name__}: what its forward pass returns does not depend on its input, as far as "
                 "torch's operators show; a network is counted from its input to the tensors that it returns"
             )
+        results |= self.looked_at  # what chose a path was used too
         return Trace(tuple(self.operations), dict(self.store.tensors), tuple(results), tuple(self.image.shape[1:]))
 
 

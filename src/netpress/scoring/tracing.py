@@ -5,7 +5,7 @@ costs the same whatever the size of the layers.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -103,12 +103,15 @@ def _without_fast_paths(module: nn.Module) -> Iterator[None]:
     """Fused kernels hide what they calculate."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+    whole_layers = torch.backends.mkldnn.enabled
+    if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+        torch.backends.mkldnn.enabled = False
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False) if recurrent else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        torch.backends.mkldnn.enabled = whole_layers
 
 
 def _run(module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], keeper: Keeper, values: bool = False) -> Trace:
