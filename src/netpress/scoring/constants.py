@@ -134,8 +134,9 @@ class Store:
         if name is None:
             name = self.free_name(path, role)
             origins = [self.tensors[origin] for origin in made.origins]
-            whole = {origin.role for origin in origins}
-            self.add(name, tensor, whole.pop() if len(whole) == 1 else "buffer" if whole else "constant")
+            roles = {origin.role for origin in origins}
+            # A weight that is made with a mask or a norm's vectors is a weight.
+            self.add(name, tensor, next((role for role in ("parameter", "buffer") if role in roles), "constant"))
             stored = self.tensors[name]
             if tensor.is_meta and len(origins) == 1 and origins[0].count == stored.count:
                 stored = replace(stored, values=origins[0].values, nonzeros=origins[0].nonzeros)
