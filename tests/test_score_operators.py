@@ -226,7 +226,9 @@ def test_the_language_model_of_the_third_track_in_small() -> None:
 
 
 def test_more_layers_equal_torchs_flop_counter() -> None:
-    module = nn.Sequential(nn.ConvTranspose2d(3, 4, 2, stride=3), nn.GELU(), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 2, 3))
+    module = nn.Sequential(
+        nn.ConvTranspose2d(3, 4, 2, stride=3), nn.GELU(), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 2, 3)
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, 3, 5, 5))
     assert count_multiply_adds(module, (3, 5, 5)) == counter.get_total_flops() / 2

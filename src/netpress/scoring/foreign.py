@@ -34,13 +34,17 @@ def describe(thing: Any) -> str:
 def foreign_notes(module: nn.Module) -> tuple[str, ...]:
     """A note for each tool whose layers calculate with few bits: they are counted as the floats that torch shows."""
     found: dict[str, list[str]] = {}
+    inside: tuple[str, ...] = ()  # only the outermost: such a layer is made of many modules
     for name, part in module.named_modules():
+        if inside and name.startswith(inside):
+            continue
         home = type(part).__module__
         tool = home.split(".")[0]
         if tool in LOW_BIT_TOOLS or home.startswith(TORCHS_OWN):
             found.setdefault(tool if tool != "torch" else "torch.ao", []).append(name or type(part).__name__)
+            inside = (*inside, f"{name}." if name else "")
     notes = [
-        f"{len(names)} modules of {tool}, first {names[0]}, are counted as floats: their own widths are not read; "
+        f"{_several(names, 'layer')} of {tool} counted as floats: their own widths are not read; "
         "weight_bits and activation_bits say them"
         for tool, names in found.items()
     ]
@@ -48,10 +52,14 @@ def foreign_notes(module: nn.Module) -> tuple[str, ...]:
     short += [name for name, tensor in module.named_buffers() if _is_short(tensor)]
     if short:
         notes.append(
-            f"{len(short)} tensors of 8-bit floats, first {short[0]}, are counted as floats like the others; "
-            "weight_bits says their width"
+            f"{_several(short, 'tensor')} of 8-bit floats counted as wider floats, like the others; weight_bits says "
+            "their width"
         )
     return tuple(notes)
+
+
+def _several(names: list[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} (first {names[0]})"
 
 
 def _is_short(tensor: Tensor) -> bool:
@@ -76,8 +84,8 @@ def widen_tensors(module: nn.Module) -> tuple[str, ...]:
                 kept[name] = nn.Parameter(plain, requires_grad=False) if kept is part._parameters else plain
                 found.setdefault(type(tensor).__name__, []).append(whole)
     return tuple(
-        f"{len(names)} tensors of the kind {kind}, first {names[0]}, are counted as floats: their own width is not "
-        "read; weight_bits says it"
+        f"{_several(names, 'tensor')} of the kind {kind} counted as floats: their own width is not read; weight_bits "
+        "says it"
         for kind, names in found.items()
     )
 

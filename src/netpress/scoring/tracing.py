@@ -4,8 +4,9 @@ The module runs once, for an image that has a shape but no values (torch's meta 
 costs the same whatever the size of the layers.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -100,14 +101,16 @@ def _home(module: nn.Module) -> tuple[torch.dtype, torch.device]:
 
 @contextmanager
 def _without_fast_paths(module: nn.Module) -> Iterator[None]:
-    """Fused kernels hide what they calculate."""
+    """Fused kernels and compiled code hide what they calculate."""
+    # Importing the compiler takes longer than tracing; what is not there has compiled nothing.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     whole_layers = torch.backends.mkldnn.enabled
     if any(isinstance(part, nn.RNNBase) for part in module.modules()):
         torch.backends.mkldnn.enabled = False
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), eager:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
