@@ -239,3 +239,13 @@ def test_normalized_directions_keep_their_zeros() -> None:
     card = score(Uses(function), (8,))
     assert card.storage_bits + card.mask_bits == 8 * 16 + 64
     assert math.isclose(card.multiplications, 8)
+
+
+def test_what_different_paths_make_is_told_apart_and_stored_once() -> None:
+    def function(x: Tensor, n: Any) -> Tensor:
+        both = x @ (n.w @ n.v)
+        return both @ torch.sin(n.w) if x.sum() > 0 else both * torch.cos(n.v[0])
+
+    card = score(Uses(function), examples=torch.stack([torch.ones(8), -torch.ones(8), torch.ones(8)]))
+    assert card.params * 2 == 64 + 64 + 8
+    assert card.multiplications == pytest.approx(1 + 64 + 64 * 2 / 3 + 8 / 3)  # 1: the comparison

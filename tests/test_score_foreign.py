@@ -90,7 +90,7 @@ def test_tensors_that_stand_for_others_are_counted_by_their_values() -> None:
     assert (card.multiplications, card.storage_bits, card.mask_bits) == (24, 16 * (24 + 4), 32)
     assert layer.weight is weight and type(layer.weight) is Halves
     layer.weight = nn.Parameter(Opaque(inner), requires_grad=False)
-    with pytest.raises(UserError, match="weight: a tensor of the kind Opaque that does not say its values"):
+    with pytest.raises(UserError, match="weight: a tensor of the kind Opaque does not say its values"):
         score(layer, (8,))
 
 

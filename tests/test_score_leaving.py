@@ -1,4 +1,4 @@
-"""Values that leave torch inside a forward pass, or steer it: refused, or counted with examples, and never a silent 0."""
+"""Values that leave torch in a forward pass, or steer it: refused, or counted with examples, never a silent 0."""
 
 import copy
 from collections.abc import Callable

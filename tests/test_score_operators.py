@@ -175,7 +175,7 @@ def test_the_products_of_a_batch_that_are_summed() -> None:
 
 
 def recurrent(kind: str, inputs: int, hidden: int, steps: int) -> tuple[int, int]:
-    """Multiplications and additions by hand. Products with the input and the state, two biases, their sum; the gates."""
+    """Multiplications and additions by hand: products with input and state, two biases, their sum; the gates."""
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     products = gates * hidden * (inputs + hidden)
     sums = gates * hidden * (inputs - 1 + hidden - 1 + 2)

@@ -364,6 +364,8 @@ READERS: dict[str, Reader] = {
     "all": _reduction("max"),
     "var": _reduction("variance"),
     "std": _reduction("deviation"),
+    "var_mean": _reduction("variance"),
+    "std_mean": _reduction("deviation"),
     "linalg_vector_norm": _reduction("length"),
     "norm": _reduction("length"),
     "_softmax": _softmax,

@@ -37,7 +37,8 @@ class Uncountable(UserError):
 class Recorder(TorchDispatchMode):
     """Records each operator that is dispatched while it is active.
 
-    `values`: the image is a real example, not a shape or zeros, so a path may be chosen by what is calculated from it.
+    `store` is given if the image is a real example, not a shape or zeros: a path may be chosen by what is calculated
+    from it. What the network keeps is noted there.
     """
 
     @classmethod
@@ -45,12 +46,12 @@ class Recorder(TorchDispatchMode):
         return False  # nothing is compiled here, and importing the compiler takes longer than tracing
 
     def __init__(
-        self, module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], values: bool, keeper: Keeper
+        self, module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], keeper: Keeper, store: Store | None
     ) -> None:
         super().__init__()
         self.module = module
         self.image = image
-        self.values = values
+        self.values = store is not None
         self.keeper = keeper
         self.within = ""
         self.busy = False
@@ -58,7 +59,7 @@ class Recorder(TorchDispatchMode):
         self.place = ""
         self.operations: list[Operation] = []
         self.positions: dict[str, int] = {}
-        self.store = Store()
+        self.store = store if store is not None else Store()
         self.serial = 0
         self.known: dict[int, Value] = {id(image): Value(image, INPUT)}
         self.writes: dict[int, Value] = {}
@@ -71,6 +72,8 @@ class Recorder(TorchDispatchMode):
         tensors = [*module.parameters(), *module.buffers()]
         unknown = torch.device("meta" if tensors else "cpu")
         self.home = next((tensor.device for tensor in tensors if not tensor.is_meta), unknown)
+        if self.store.tensors:
+            return
         for name, parameter in module.named_parameters():
             self.store.add(name, parameter, "parameter", masks.get(name))
         for name, buffer in module.named_buffers():

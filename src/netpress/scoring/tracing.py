@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from netpress.errors import UserError
 from netpress.numerics.layers import plain_layers
+from netpress.scoring.constants import Store
 from netpress.scoring.foreign import check_module, foreign_notes, widen_tensors
 from netpress.scoring.leaving import CallNames
 from netpress.scoring.operations import Shape, Trace, merge_traces
@@ -57,8 +58,9 @@ def _trace(
     if not len(examples):
         raise UserError("score: there are no examples to run the network on")
     found: dict[tuple[Any, ...], list[Any]] = {}
+    store = Store()  # one for all, so that what several paths make of the same tensors is stored once
     for example in examples:
-        one = _run(module, example[None].clone(), masks, keeper, values=True)
+        one = _run(module, example[None].clone(), masks, keeper, store)
         signature = tuple((operation.name, operation.function, operation.output) for operation in one.operations)
         found.setdefault(signature, [one, 0])[1] += 1
     return merge_traces([(one, count) for one, count in found.values()])
@@ -117,12 +119,15 @@ def _without_fast_paths(module: nn.Module) -> Iterator[None]:
         torch.backends.mkldnn.enabled = whole_layers
 
 
-def _run(module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], keeper: Keeper, values: bool = False) -> Trace:
+def _run(
+    module: nn.Module, image: Tensor, masks: Mapping[str, Tensor], keeper: Keeper, store: Store | None = None
+) -> Trace:
+    """One forward pass; `store` is given for real examples."""
     recorder: Recorder | None = None
     try:
         with ExitStack() as active:
             active.enter_context(torch.no_grad())
-            recorder = Recorder(module, image, masks, values, keeper)
+            recorder = Recorder(module, image, masks, keeper, store)
             active.enter_context(plain_layers(module))
             active.enter_context(recorder.watch_modules())
             active.enter_context(CallNames(recorder))
