@@ -29,7 +29,7 @@ KEEPS = frozenset(_KEEPS.split())
 """Operators that keep a stored tensor's values as they are, or as a narrower type has them, in other places."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Made:
     """A constant that a forward pass calculated. `origins` are the stored tensors that it depends on."""
 
@@ -43,7 +43,7 @@ Part = str | Made
 """What a constant consists of: stored tensors by name, and what was calculated from such."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Value:
     """What is known of a tensor: the operation that made it, or if it is constant, what it consists of."""
 

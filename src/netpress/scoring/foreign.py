@@ -48,8 +48,12 @@ def foreign_notes(module: nn.Module) -> tuple[str, ...]:
         "weight_bits and activation_bits say them"
         for tool, names in found.items()
     ]
-    short = [name for name, tensor in module.named_parameters() if _is_short(tensor)]
-    short += [name for name, tensor in module.named_buffers() if _is_short(tensor)]
+    short = [
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        for name, tensor in (*part._parameters.items(), *part._buffers.items())
+        if tensor is not None and _is_short(tensor)
+    ]
     if short:
         notes.append(
             f"{_several(short, 'tensor')} of 8-bit floats counted as wider floats, like the others; weight_bits says "

@@ -69,15 +69,15 @@ class Recorder(TorchDispatchMode):
         self.stack: list[tuple[str, nn.Module, int]] = [("", module, 1)]
         self.calls: Counter[str] = Counter()
         self.describer = Describer(self.store, self._value, self.positions)
-        tensors = [*module.parameters(), *module.buffers()]
-        unknown = torch.device("meta" if tensors else "cpu")
-        self.home = next((tensor.device for tensor in tensors if not tensor.is_meta), unknown)
+        named = {"parameter": list(module.named_parameters()), "buffer": list(module.named_buffers())}
+        devices = [tensor.device for tensors in named.values() for _, tensor in tensors]
+        unknown = torch.device("meta" if devices else "cpu")
+        self.home = next((device for device in devices if device.type != "meta"), unknown)
         if self.store.tensors:
             return
-        for name, parameter in module.named_parameters():
-            self.store.add(name, parameter, "parameter", masks.get(name))
-        for name, buffer in module.named_buffers():
-            self.store.add(name, buffer, "buffer", masks.get(name))
+        for role, tensors in named.items():
+            for name, tensor in tensors:
+                self.store.add(name, tensor, role, masks.get(name))
 
     # --- what is known of tensors
 

@@ -110,7 +110,7 @@ def _without_fast_paths(module: nn.Module) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     whole_layers = torch.backends.mkldnn.enabled
     if any(isinstance(part, nn.RNNBase) for part in module.modules()):
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         with sdpa_kernel(SDPBackend.MATH), eager:
             yield
