@@ -265,3 +265,22 @@ def test_a_trace_knows_its_windows() -> None:
     assert operation.windows == ((2, 6),) and operation.read == 12
     (operation,) = trace(nn.AdaptiveAvgPool1d(3), (1, 4)).operations[1:2]
     assert operation.windows == ((2, 3),)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.zeros(1, 6).scatter(1, torch.zeros(1, 6, dtype=torch.long), x, reduce="add"),
+        lambda x: torch.zeros(1, 6).scatter_add(1, torch.zeros(1, 6, dtype=torch.long), x),
+        lambda x: torch.zeros(1, 6).index_put((torch.tensor([0, 0]),), x, accumulate=True),
+        lambda x: torch.zeros(1, 6).index_add(1, torch.tensor([0, 1, 2, 3, 4, 0]), x),
+    ],
+)
+def test_values_that_are_added_where_they_are_put_are_no_moves(function: Any) -> None:
+    with pytest.raises(UserError, match="no rule says what this operator costs"):
+        score(Calls(function), (6,))
+
+
+def test_single_values_are_reduced_to_themselves() -> None:
+    assert counted(lambda x: x.sum().amax(0) + x.mean().max() + x[0, 0].sum(0), (6,)) == (1, 5 + 5 + 2)
+    assert counted(lambda x: x.clamp(torch.zeros(6), torch.full((6,), 6.0)), (6,)) == (12, 0)

@@ -28,7 +28,7 @@ class Reading:
 
 
 Arguments = Sequence[Any]
-Reader = Callable[[Arguments, Mapping[str, Any], Any], Reading]
+Reader = Callable[[Arguments, Mapping[str, Any], Any], Reading | None]
 
 _MOVES = """
 view _unsafe_view reshape _reshape_alias permute t transpose slice select expand cat stack split
@@ -36,7 +36,7 @@ split_with_sizes chunk unbind squeeze unsqueeze clone copy alias detach contiguo
 reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d narrow flatten unflatten repeat roll flip
 _to_copy to lift_fresh lift_fresh_copy as_strided view_as movedim pixel_shuffle pixel_unshuffle im2col unfold
 diagonal resolve_conj resolve_neg tril triu gather embedding fill zero masked_fill expand_copy dropout native_dropout
-unsafe_split unsafe_split_with_sizes unsafe_chunk index_put _index_put_impl index_copy scatter slice_scatter
+unsafe_split unsafe_split_with_sizes unsafe_chunk index_copy slice_scatter
 select_scatter take take_along_dim masked_select nonzero nonzero_static argwhere lift_fresh_copy
 """
 MOVES = frozenset(_MOVES.split())
@@ -184,7 +184,8 @@ def _clamp(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Re
     low = _argument(arguments, keywords, 1, "min", _argument(arguments, keywords, 1, "min_val"))
     high = _argument(arguments, keywords, 2, "max", _argument(arguments, keywords, 2, "max_val"))
     if low is not None and high is not None:
-        function = "relu6" if (low, high) == (0, 6) else "clamp"
+        numbers = isinstance(low, int | float) and isinstance(high, int | float)
+        function = "relu6" if numbers and (low, high) == (0, 6) else "clamp"
     else:
         function = "relu" if isinstance(low, int | float) and low == 0 else "threshold"
     return Reading("activation", function)
@@ -262,9 +263,9 @@ def _reduction(function: str) -> Reader:
         dims = _argument(arguments, keywords, 2 if function == "length" else 1, "dim")
         if isinstance(dims, Tensor):  # max(x, y): the larger of two
             return Reading("compare", function)
-        spatial = dims is not None and {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} == set(
-            range(2, x.dim())
-        )
+        spatial = dims is not None and {
+            d % max(1, x.dim()) for d in ([dims] if isinstance(dims, int) else dims)
+        } == set(range(2, x.dim()))
         if spatial and function in ("average", "max"):  # global pooling, in whatever words
             return Reading("pool", function, window, attributes={"global": True})
         return Reading("reduce", function, window)
@@ -301,6 +302,11 @@ def _transpose(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -
     swapped = {arguments[1] % x.dim(), arguments[2] % x.dim()}
     # [batch, groups, channels / groups, height, width] -> [batch, channels / groups, groups, ...]: ShuffleNet's shuffle
     return Reading("permute_channels" if x.dim() == 5 and swapped == {1, 2} else "move", "transpose")
+
+
+def _placed(name: str, adds: Callable[[Arguments, Mapping[str, Any]], Any]) -> Reader:
+    """Values put where indices say. Where they are added to what is there instead, no rule says what that costs."""
+    return lambda arguments, keywords, result: None if adds(arguments, keywords) else Reading("move", name)
 
 
 def _channel_shuffle(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
@@ -383,6 +389,9 @@ READERS: dict[str, Reader] = {
     "index": _index,
     "index_select": _index,
     "transpose": _transpose,
+    "index_put": _placed("index_put", lambda a, k: _argument(a, k, 3, "accumulate")),
+    "_index_put_impl": _placed("index_put", lambda a, k: _argument(a, k, 3, "accumulate")),
+    "scatter": _placed("scatter", lambda a, k: "reduce" in k),
     "channel_shuffle": _channel_shuffle,
     "native_channel_shuffle": _channel_shuffle,
 }

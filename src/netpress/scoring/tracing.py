@@ -108,15 +108,16 @@ def _without_fast_paths(module: nn.Module) -> Iterator[None]:
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    whole_layers = torch.backends.mkldnn.enabled
+    # The flags of torch.backends may be closed to others, and its context warns of graphics cards.
+    whole_layers = torch._C._get_mkldnn_enabled()
     if any(isinstance(part, nn.RNNBase) for part in module.modules()):
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        torch._C._set_mkldnn_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), eager:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-        torch.backends.mkldnn.enabled = whole_layers
+        torch._C._set_mkldnn_enabled(whole_layers)
 
 
 def _run(
