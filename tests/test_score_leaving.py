@@ -48,6 +48,30 @@ LEAVE: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
+def test_a_refusal_that_the_forward_pass_catches_is_one_still() -> None:
+    def numpy(x: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(x.numpy())
+        except Exception:
+            return x
+
+    def steers(x: Tensor) -> Tensor:
+        try:
+            return x if x.sum() > 0 else -x
+        except Exception:
+            return x
+
+    def unknown(x: Tensor) -> Tensor:
+        try:
+            return torch.cumsum(x, 1)
+        except Exception as error:
+            raise ValueError("another") from error
+
+    for function, words in ((numpy, "leave torch"), (steers, "give examples"), (unknown, "operator cumsum: no rule")):
+        with pytest.raises(UserError, match=words):
+            score(Layer(function), (8,))
+
+
 @pytest.mark.parametrize("way", LEAVE)
 @pytest.mark.parametrize("examples", [None, torch.ones(2, 8)], ids=["shapes", "examples"])
 def test_values_that_leave_torch_are_refused(way: str, examples: Tensor | None) -> None:

@@ -16,7 +16,12 @@ def _all(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def check_initialized(module: nn.Module, where: str) -> None:
     """Raise UserError if a lazy layer does not know its shape yet."""
     for part in module.modules():
-        if any(is_lazy(tensor) for tensor in (*part._parameters.values(), *part._buffers.values())):
+        if any(
+            is_lazy(tensor)
+            for kept in (part._parameters, part._buffers)
+            for tensor in kept.values()
+            if tensor is not None
+        ):
             name = next(name for name, tensor in _all(module) if is_lazy(tensor))
             raise UserError(
                 f"{where}: {name} of {type(module).__name__} has no shape yet, because its layer is lazy; "

@@ -64,12 +64,16 @@ class Recorder(TorchDispatchMode):
         self.known: dict[int, Value] = {id(image): Value(image, INPUT)}
         self.writes: dict[int, Value] = {}
         self.left = False
+        self.refused: UserError | None = None
         self.looked_at: dict[str, None] = {}
         self.without_values: dict[int, Tensor] = {}
         self.stack: list[tuple[str, nn.Module, int]] = [("", module, 1)]
         self.calls: Counter[str] = Counter()
         self.describer = Describer(self.store, self._value, self.positions)
-        named = {"parameter": list(module.named_parameters()), "buffer": list(module.named_buffers())}
+        named: dict[str, list[tuple[str, Tensor]]] = {
+            "parameter": list(module.named_parameters()),
+            "buffer": list(module.named_buffers()),
+        }
         devices = [tensor.device for tensors in named.values() for _, tensor in tensors]
         unknown = torch.device("meta" if devices else "cpu")
         self.home = next((device for device in devices if device.type != "meta"), unknown)
@@ -117,10 +121,11 @@ class Recorder(TorchDispatchMode):
                 self.left = True
                 self.looked_at[self._value(tensor).source] = None
                 continue
-            raise NeedsValues(
+            self.refused = self.refused or NeedsValues(
                 f"{self._where(function)}: values that depend on the input leave torch there, so what is calculated "
                 "from them cannot be counted; write it with torch's own operators"
             )
+            raise self.refused
 
     # --- modules
 
@@ -165,6 +170,9 @@ class Recorder(TorchDispatchMode):
         self.busy = True
         try:
             return self._record(func, args, kwargs)
+        except UserError as error:
+            self.refused = self.refused or error  # a forward pass that catches it is refused all the same
+            raise
         finally:
             self.busy = False
 
@@ -269,6 +277,8 @@ class Recorder(TorchDispatchMode):
 
     def finish(self, result: Any) -> Trace:
         """The trace, once the forward pass has returned `result`. Raises UserError if it says nothing of the input."""
+        if self.refused is not None:
+            raise self.refused
         results: dict[str, None] = {}
         for tensor in _tensors_in(result):
             known = self._value(tensor) if id(tensor) in self.known else None

@@ -138,6 +138,8 @@ def _run(
     except UserError:
         raise
     except Exception as error:
+        if recorder is not None and recorder.refused is not None:
+            raise recorder.refused from error
         size = "x".join(str(length) for length in image.shape[1:])
         where = f" in {recorder.place}" if recorder is not None and recorder.failed_in else ""
         raise UserError(

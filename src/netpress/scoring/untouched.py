@@ -7,6 +7,7 @@ a tensor's values are copied at the moment before an operator first writes to th
 
 import functools
 import random
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,13 @@ def written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     return found
 
 
+def _is_of_the_users(thing: Any) -> bool:
+    """Whether it is an object of somebody's own class: what belongs to Python, NumPy and torch is the process's."""
+    home = type(thing).__module__.partition(".")[0]
+    known = home in sys.stdlib_module_names or home in ("torch", "numpy")
+    return not known and not isinstance(thing, _PLAIN) and isinstance(getattr(thing, "__dict__", None), dict)
+
+
 class _Snapshot:
     def __init__(self, module: nn.Module) -> None:
         self.holders: list[tuple[Any, Any]] = []
@@ -134,7 +142,7 @@ class _Snapshot:
         elif isinstance(thing, np.random.Generator):
             drawn = thing.bit_generator.state
             self.undo.append(lambda: setattr(thing.bit_generator, "state", drawn))
-        elif depth < _DEEPEST and not isinstance(thing, _PLAIN) and isinstance(getattr(thing, "__dict__", None), dict):
+        elif depth < _DEEPEST and _is_of_the_users(thing):
             self._hold(vars(thing), depth + 1)
 
     def _hold(self, thing: Any, depth: int) -> None:
