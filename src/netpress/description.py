@@ -17,6 +17,7 @@ from torch import Tensor
 
 from netpress.data import DataSettings
 from netpress.errors import Failure, UserError, quote
+from netpress.files import require_file
 from netpress.models.registry import ModelSettings, family_named, family_names
 from netpress.numerics.formats import NumberFormat
 from netpress.settings import Fraction, Natural, Settings, between, parse
@@ -160,6 +161,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     The checksum is compared, and the description validated. Raises UserError for a file that is no network, Failure
     for one that is damaged, forged or of another version.
     """
+    require_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
@@ -172,10 +174,6 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             right = said == checksum(values, stored)
         else:
             right = None
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder, not a network file") from None
     except OSError as error:
         raise Failure(f"{path}: cannot be read ({error.strerror or error})") from error
     except (safetensors.SafetensorError, ValueError, TypeError, RuntimeError) as error:

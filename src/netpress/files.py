@@ -14,8 +14,10 @@ import math
 import os
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,6 +96,79 @@ def read_object(path: Path | str, **fields: type) -> dict[str, Any]:
         if not isinstance(value.get(name), (int, float) if kind is float else kind):
             raise Failure(f"{path}: damaged: it does not say {name}; {BEGIN_ANEW}")
     return value
+
+
+def require_file(path: Path | str, what: str = "", limit: int | None = None) -> int:
+    """The size in bytes of the regular file at `path`: to be asked before anything opens a path that somebody wrote.
+
+    A device or a pipe would never end, or never begin. `what` stands before the path in messages. Raises UserError
+    for what is not there, cannot be looked at, is no regular file, or is larger than `limit` bytes.
+    """
+    named = f"{what} {path}" if what else str(path)
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        raise UserError(f"{named}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UserError(f"{named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{named}: is a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{named}: is no regular file (a device, a pipe or a socket), so it is not read")
+    if limit is not None and found.st_size > limit:
+        raise UserError(f"{named}: has {found.st_size:,} bytes, more than the {limit:,} that such a file may have")
+    return found.st_size
+
+
+def read_file(path: Path | str, limit: int, what: str = "") -> bytes:
+    """The bytes of the regular file at `path`, at most `limit`, and never more than its size. Raises UserError."""
+    size = require_file(path, what, limit)
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        named = f"{what} {path}" if what else str(path)
+        raise UserError(f"{named}: cannot be read ({error.strerror or error})") from None
+
+
+def parse_toml(data: bytes | str, source: str) -> dict[str, Any]:
+    """The tables of a TOML text in UTF-8, with or without a byte order mark.
+
+    Raises UserError, which begins with `source`, for what is no TOML, in another encoding, nested deeper than
+    Python's stack allows, or has a number of thousands of digits.
+    """
+    try:
+        return tomllib.loads(data if isinstance(data, str) else data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not valid TOML: not in UTF-8 ({error.reason} at byte {error.start})") from None
+    except RecursionError:
+        raise UserError(f"{source}: not valid TOML: its lists or tables lie too deep within each other") from None
+    except ValueError as error:
+        raise UserError(f"{source}: not valid TOML: {error}") from None
+
+
+def parse_toml_value(text: str) -> Any:
+    """A single value as TOML writes it; what is no TOML is a text, so quotes may be left out.
+
+    Raises UserError for a number of thousands of digits and for lists nested deeper than Python's stack allows.
+    """
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    except (RecursionError, ValueError):  # ValueError: more digits than Python converts
+        raise UserError(f"{text[:40]}...: a number of too many digits, or lists within lists too deep") from None
+    return values["value"] if len(values) == 1 else text  # with a line break in it, it may set more than one
+
+
+def parse_json(data: bytes | str, source: str) -> Any:
+    """The value of a JSON text in UTF-8. Raises UserError as `parse_toml` does."""
+    try:
+        return json.loads(data if isinstance(data, str) else data.decode("utf-8-sig"))
+    except RecursionError:
+        raise UserError(f"{source}: not a JSON file (its lists or tables lie too deep within each other)") from None
+    except ValueError as error:
+        raise UserError(f"{source}: not a JSON file ({error})") from None
 
 
 def sha256_of(path: Path | str) -> str:

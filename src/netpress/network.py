@@ -27,18 +27,15 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from netpress.data import Dataset, DataSettings
 from netpress.description import KEY, VERSION, Description, check_description, checksum, read_file
 from netpress.devices import generator_for, seed_for
 from netpress.errors import Failure, UserError, quote, shorten
 from netpress.files import atomic_write
+from netpress.models.bounds import TooLarge, bounded_building, build_shapes
 from netpress.models.edits import apply_edits
-from netpress.models.registry import family_named, parse_model
+from netpress.models.registry import IMPORTED, family_named, parse_model
 from netpress.numerics.archive import decode_state, encode_state, inspect_state
 from netpress.numerics.formats import parse_format
 from netpress.numerics.layers import quantized_layers
@@ -101,17 +98,24 @@ def create(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     seed: int = 0,
+    shapes: bool = False,
 ) -> Network:
     """A new network, in evaluation mode, with initial weights that depend on `seed` alone.
 
-    Raises UserError for names of classes that are not as many as the settings say.
+    With `shapes`, a built-in family's has shapes only. Raises SettingsError for settings that are not the family's,
+    UserError for a network that would be too large and for names of classes that are not as many as the settings say.
     """
     entry = family_named(family)
     parsed = parse(entry.settings, settings, "model")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "build"))  # modules' own constructors draw from the global generator
-        module = entry.build(parsed)
-    entry.initialize(module, parsed, generator_for(seed, "initialize"))
+    if family == IMPORTED or not shapes:
+        if family != IMPORTED:
+            build_shapes(entry, parsed)  # what is too large is found out before it is allocated
+        with torch.random.fork_rng(devices=[]), bounded_building():
+            torch.manual_seed(seed_for(seed, "build"))  # modules' own constructors draw from the global generator
+            module = entry.build(parsed)
+        entry.initialize(module, parsed, generator_for(seed, "initialize"))
+    else:
+        module = build_shapes(entry, parsed)
     channels = parsed.channels
     spec = InputSpec(
         channels, parsed.image_size, parsed.image_size, mean or (0.5,) * channels, std or (0.25,) * channels
@@ -275,7 +279,7 @@ def _refuse_import(path: Path, description: Description, allow_import: bool | st
 
 def _rebuild(description: Description, values: dict[str, Any], stored: int) -> Network:
     architecture = Architecture(**values["architecture"])
-    with _bounded_building(8 * stored + 1000):
+    with bounded_building(8 * stored + 1000, 2**62, "far beyond its tensors"):
         module = build(architecture)
     fields = description.input
     spec = InputSpec(fields.channels, fields.height, fields.width, fields.mean, fields.std)
@@ -294,25 +298,6 @@ def build(architecture: Architecture) -> nn.Module:
     return module
 
 
-@contextmanager
-def _bounded_building(limit: int) -> Iterator[None]:
-    """Stop a module that registers more than `limit` parts: settings that claim a billion layers cost little."""
-    count = 0
-
-    def note(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > limit:
-            raise ValueError(f"its settings ask for more than {limit:,} layers and parameters, far beyond its tensors")
-
-    hooks = (register_module_parameter_registration_hook(note), register_module_module_registration_hook(note))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 _BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
@@ -321,7 +306,7 @@ def _refuse_damage(path: Path) -> Iterator[None]:
     """Whatever goes wrong while a file's contents are put together is the file's fault, said in one line."""
     try:
         yield
-    except (*_BUGS, SettingsError, Failure) as error:
+    except (*_BUGS, SettingsError, TooLarge, Failure) as error:
         said = shorten(_in_one_line(error), 300)
         raise Failure(f"{path}: this network file is damaged or of another version ({said})") from error
 

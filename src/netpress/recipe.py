@@ -30,11 +30,15 @@ from pydantic import Field, StringConstraints, create_model, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
-from netpress.files import atomic_write
-from netpress.models.registry import choose_model, family_named
+from netpress.files import atomic_write, parse_toml, parse_toml_value, read_file
+from netpress.models.registry import choose_model, families, family_named
 from netpress.scoring import ScoreSettings
-from netpress.settings import Natural, Positive, Settings, SettingsError, parse
+from netpress.settings import Natural, Positive, Settings, SettingsError, find_unreadable, parse
 from netpress.stage import stages
+
+LARGEST_RECIPE = 1 << 20  # bytes
+LONGEST_PATH = 1000  # letters of a setting's path
+LARGEST_SCALE = 1e6  # of --epochs-scale
 
 STAGE_ROOMS = ("netpress.training", "netpress.compression")
 for room in STAGE_ROOMS:  # importing a room registers its stages
@@ -151,18 +155,40 @@ def understand_model(table: dict[str, Any]) -> ModelTable:
         raise SettingsError(["model.family: is missing; `netpress list models` shows the families"])
     presets = table.pop("preset", [])
     presets = [presets] if isinstance(presets, str) else presets
+    if not isinstance(presets, list | tuple) or not all(isinstance(preset, str) for preset in presets):
+        raise SettingsError(["model.preset: must be the name of a preset, or a list of names"])
     try:
         choose_model(name, presets, table, "model")
-    except SettingsError:
-        raise
     except UserError as error:
-        raise SettingsError([f"model: {error}"]) from None
+        problems = error.problems if isinstance(error, SettingsError) else [f"model: {error}"]
+        problems[0] += _explain_family(name, presets, table)
+        raise SettingsError(problems) from None
     known = family_named(name).presets
     settings: dict[str, Any] = {}
     for preset in presets:
         settings |= known[preset]
     settings |= table
     return ModelTable(name, settings)
+
+
+def _explain_family(name: str, presets: Sequence[str], settings: dict[str, Any]) -> str:
+    """What to do where a model's presets and settings are those of another family; nothing where they are not."""
+    known = families()
+    if name not in known:
+        return ""
+    strange = [preset for preset in presets if preset not in known[name].presets]
+    strange += [key for key in settings if key not in known[name].settings.model_fields]
+
+    def has(other: str, word: str) -> bool:
+        return word in known[other].presets or word in known[other].settings.model_fields
+
+    meant = [other for other in known if strange and all(has(other, word) for word in strange)]
+    if not meant:
+        return ""
+    return (
+        f" ({', '.join(strange)}: of {' or '.join(meant)}; a table for another family is replaced as a whole: "
+        f"--set 'model={{family = \"{name}\"}}')"
+    )
 
 
 def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = None, epochs_scale: float = 1.0) -> Recipe:
@@ -209,9 +235,9 @@ def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str,
     """
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path}: no such recipe file")
-        data, source, place = path.read_bytes(), str(path), str(path.resolve())
+        data, source, place = read_file(path, LARGEST_RECIPE), str(path), str(path.resolve())
     elif name in shipped():
         data, source = (resources.files("netpress.recipes") / f"{name}.toml").read_bytes(), f"recipe {name}"
         place = source
@@ -219,10 +245,9 @@ def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str,
         raise UserError(f"{name}: no recipe of this name and no such file; shipped are {', '.join(shipped())}")
     if place in extended_by:
         raise UserError(f"{source}: extends itself")
-    try:
-        values = tomllib.loads(data.decode())
-    except ValueError as error:
-        raise UserError(f"{source}: not valid TOML: {error}") from None
+    values = parse_toml(data, source)
+    if problem := find_unreadable(values, source):
+        raise UserError(problem)
     return extend(values, source, path.parent, (*extended_by, place)), source
 
 
@@ -273,6 +298,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     `**.` is set wherever its first key stands, at any depth: `**.augment.policy=rand` for every training.
     """
     path, equals, text = override.partition("=")
+    if len(path) > LONGEST_PATH:
+        raise UserError(f"--set {path[:40]}...: no setting has a path of {len(path):,} letters")
     keys = split_path(path.strip())
     if not equals or not all(keys) or keys == ["**"]:
         raise UserError(f"--set {override}: write it as path.to.key=value, for example stages.0.epochs=2")
@@ -326,10 +353,7 @@ def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, said: str
 
 def parse_value(text: str) -> Any:
     """A value as TOML writes it; what is no TOML is taken as a string, so quotes may be left out."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    return parse_toml_value(text)
 
 
 def scale_recipe(recipe: Recipe, factor: float) -> Recipe:
@@ -339,8 +363,8 @@ def scale_recipe(recipe: Recipe, factor: float) -> Recipe:
     a rate that changed once an epoch changes at every step: a round of one epoch would have but the lowest.
     Raises UserError unless `factor` is above 0.
     """
-    if not factor > 0:
-        raise UserError(f"--epochs-scale {factor}: must be above 0")
+    if not 0 < factor <= LARGEST_SCALE:
+        raise UserError(f"--epochs-scale {factor}: must be above 0 and at most {LARGEST_SCALE:,.0f}")
     if factor == 1:
         return recipe
     return check_recipe(_scale_epochs(recipe.model_dump(mode="json", exclude_none=True), factor))

@@ -53,6 +53,28 @@ def at_least(low: float) -> AfterValidator:
     return AfterValidator(check)
 
 
+def at_most(high: float) -> AfterValidator:
+    """A bound whose error reads `2000 is not at most 1000`."""
+
+    def check(value: float) -> float:
+        if value > high:
+            raise ValueError(f"{quote(value)} is not at most {high}")
+        return value
+
+    return AfterValidator(check)
+
+
+def below(high: float) -> AfterValidator:
+    """A strict bound whose error reads `1.0 is not below 1`."""
+
+    def check(value: float) -> float:
+        if not value < high:
+            raise ValueError(f"{quote(value)} is not below {high}")
+        return value
+
+    return AfterValidator(check)
+
+
 def above(low: float) -> AfterValidator:
     """A strict bound whose error reads `0 is not above 0`."""
 
@@ -64,11 +86,20 @@ def above(low: float) -> AfterValidator:
     return AfterValidator(check)
 
 
+# Every number has an upper end, so that nothing made from it can overflow; a setting that costs time or memory
+# has a nearer one of its own.
+LARGEST = 10**9
+LARGEST_SEED = 2**63 - 1
 Fraction = Annotated[float, between(0, 1)]
-Positive = Annotated[float, above(0)]
-NonNegative = Annotated[float, at_least(0)]
-Count = Annotated[int, at_least(1)]  # 1, 2, 3, ...
-Natural = Annotated[int, at_least(0)]  # 0, 1, 2, ...
+Share = Annotated[Fraction, below(1)]  # what must leave something: dropout, momentum, decay
+OpenFraction = Annotated[float, above(0), at_most(1)]
+Positive = Annotated[float, above(0), at_most(LARGEST)]
+NonNegative = Annotated[float, at_least(0), at_most(LARGEST)]
+Count = Annotated[int, at_least(1), at_most(LARGEST)]  # 1, 2, 3, ...
+Natural = Annotated[int, at_least(0), at_most(LARGEST_SEED)]  # 0, 1, 2, ...
+
+DEEPEST = 30  # tables and lists within each other: more than any settings have
+LONGEST = 1_000_000  # values in one table of settings, those in its lists and tables included
 
 
 def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str = "") -> S:
@@ -77,17 +108,44 @@ def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str 
     `path` is put before every key of an error (`stages.1`), `source` names the file.
     Raises SettingsError with all problems at once.
     """
-    try:
-        text = json.dumps(values)
-    except TypeError as error:
-        raise SettingsError([f"{path or 'settings'}: {error}; dates and times have no use here"], source) from None
-    except (RecursionError, ValueError) as error:  # tables in tables without end, numbers of thousands of digits
-        raise SettingsError([f"{path or 'settings'}: {error}"], source) from None
+    problem = find_unreadable(values, path or "settings")
+    if problem:
+        raise SettingsError([problem], source)
+    text = json.dumps(values)
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
         problems = [_describe(problem, path, kind) for problem in error.errors(include_url=False)]
         raise SettingsError(problems, source) from None
+
+
+def find_unreadable(values: Any, path: str = "settings") -> str | None:
+    """The first reason why `values` cannot be settings at all, as `path: what is wrong`; None where there is none.
+
+    Settings are texts, whole numbers of 64 bits, numbers, true and false, in lists and tables that are neither
+    deep nor endless: whatever else Python or TOML can hold would only be found out by something that breaks.
+    """
+    waiting: list[tuple[str, Any, int]] = [(path, values, 0)]
+    seen = 0
+    while waiting:
+        where, value, depth = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > LONGEST:
+            return f"{path}: holds more than {LONGEST:,} values"
+        if depth > DEEPEST:
+            return f"{path}: tables and lists lie more than {DEEPEST} deep within each other"
+        if isinstance(value, Mapping):
+            if not all(isinstance(key, str) for key in value):
+                return f"{where}: its keys are not all texts"
+            waiting += [(f"{where}.{key}", entry, depth + 1) for key, entry in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{where}.{place}", entry, depth + 1) for place, entry in enumerate(value)]
+        elif isinstance(value, int):
+            if not -LARGEST_SEED - 1 <= value <= LARGEST_SEED:
+                return f"{where}: is a whole number of more than 64 bits"
+        elif value is not None and not isinstance(value, str | float):
+            return f"{where}: {type(value).__name__} is no kind of value that a setting has (dates and times are none)"
+    return None
 
 
 def _describe(problem: Mapping[str, Any], path: str, kind: type[BaseModel]) -> str:

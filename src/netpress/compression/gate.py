@@ -6,14 +6,14 @@ look at the accuracy, and take the last amount before it falls below the gate.
 
 from collections.abc import Iterator
 from fractions import Fraction as Ratio
-from typing import Literal
+from typing import Annotated, Literal
 
 from netpress.compression.magnitude import Scope, TooFew, count_removed
 from netpress.compression.masks import densities, select_weights, total_density
 from netpress.compression.pruning import prune_once
 from netpress.errors import UserError
 from netpress.network import Network
-from netpress.settings import Fraction, Positive, Settings
+from netpress.settings import Fraction, Settings, between
 from netpress.stage import Context, PlanRow, register_stage
 from netpress.training import evaluate
 
@@ -24,7 +24,7 @@ class PruneToGateSettings(Settings):
     kind: Literal["prune_to_gate"] = "prune_to_gate"
     gate: Fraction
     """The accuracy on the selection images that the network must keep, a fraction."""
-    step: Positive = 0.01
+    step: Annotated[float, between(0.001, 1)] = 0.01
     """By how much the amount rises from one look to the next."""
     first_amount: Fraction = 0.0
     """The amount to begin with; what the network is sparser than is passed over."""

@@ -27,9 +27,10 @@ from netpress.errors import UserError
 from netpress.models.edits import apply_edits
 from netpress.models.registry import family_named
 from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
-from netpress.settings import Count, Fraction, Settings, parse
+from netpress.settings import Count, Fraction, Settings, at_most, parse
 from netpress.stage import Context, PlanRow, register_stage
 from netpress.training import TrainSettings, evaluate, load_teachers, run_training
+from netpress.training.settings import MOST_ROUNDS
 
 RESULT = f"network{SUFFIX}"
 LAST = f"last{SUFFIX}"
@@ -50,7 +51,7 @@ class PruneSettings(Settings):
     kind: Literal["prune"] = "prune"
     amount: Amount
     """Share of the selected weights that is gone at the end, those gone before included: 0.6 leaves 40%."""
-    rounds: Count = 1
+    rounds: Annotated[Count, at_most(MOST_ROUNDS)] = 1
     """Rounds of pruning and training."""
     first_amount: Amount | None = None
     """Share that is gone after the first round; without it, equal steps from a dense network."""

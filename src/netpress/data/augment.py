@@ -7,9 +7,11 @@ from pydantic import model_validator
 from torch import Tensor
 
 from netpress.data.policies import PolicySet, find_policies
-from netpress.settings import Fraction, Natural, Settings, between
+from netpress.settings import Fraction, Settings, between
 
 Level = Annotated[int, between(0, 255)]
+Pixels = Annotated[int, between(0, 1024)]
+MOST_POLICIES = 100
 
 
 class AugmentSettings(Settings):
@@ -28,7 +30,7 @@ class AugmentSettings(Settings):
     rand_level: Fraction = 0.3
     """How strong the operations of `rand` are, 0 (nothing) to 1."""
 
-    crop: Natural = 4
+    crop: Pixels = 4
     """Pad by this many pixels on each side, then cut out a window of the image's size at a random place; 0: not."""
 
     fill: Level = 0
@@ -37,7 +39,7 @@ class AugmentSettings(Settings):
     flip: bool = True
     """Mirror left and right with probability 1/2."""
 
-    cutout: Natural = 0
+    cutout: Pixels = 0
     """Side in pixels of a square around a random place that is filled, clipped at the border; 0: not."""
 
     cutout_fill: Level = 128
@@ -47,6 +49,8 @@ class AugmentSettings(Settings):
     def _fits(self) -> Self:
         if isinstance(self.policy, tuple) and (not self.policy or "none" in self.policy):
             raise ValueError('policy: a list names at least one policy, and not "none"')
+        if len(self.policies) > MOST_POLICIES:
+            raise ValueError(f"policy: {len(self.policies):,} policies, more than {MOST_POLICIES}")
         if self.combine == "copies" and len(self.policies) < 2:
             raise ValueError('combine = "copies" needs several policies')
         return self

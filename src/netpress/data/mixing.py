@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from netpress.settings import Fraction, Positive, Settings
+from netpress.settings import Fraction, Settings, between
 
 
 class MixSettings(Settings):
@@ -17,7 +17,7 @@ class MixSettings(Settings):
     kind: Literal["none", "cutmix", "mixup"] = "none"
     """`cutmix` pastes a box of one image into another (Yun et al. 2019), `mixup` averages both (Zhang et al. 2018)."""
 
-    alpha: Positive = 1.0
+    alpha: Annotated[float, between(0.001, 1000)] = 1.0
     """The share of the first image is drawn from Beta(alpha, alpha); 1 is uniform."""
 
     probability: Fraction = 1.0

@@ -17,7 +17,9 @@ import numpy as np
 
 from netpress.data.pickle_programs import read_program
 from netpress.errors import Failure
+from netpress.files import read_file
 
+LARGEST_FILE = 1 << 30  # bytes; CIFAR's largest has 155 million
 _READ_ERRORS = (
     pickle.UnpicklingError,
     ValueError,
@@ -129,15 +131,13 @@ def read_arrays(path: Path) -> dict[str, Any]:
     Raises Failure when the file cannot be read, is damaged, or holds anything else than
     plain containers, texts, numbers and arrays of numbers.
     """
+    data = read_file(path, LARGEST_FILE)
     try:
-        data = path.read_bytes()
         read_program(data)
         content = _Reader(data).load()
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         return {_text(key): value.array if isinstance(value, _Array) else value for key, value in content.items()}
-    except OSError as error:
-        raise Failure(f"{path}: cannot be read ({error.strerror or error})") from error
     except _READ_ERRORS as error:
         raise Failure(f"{path}: damaged, or not a data file ({error})") from error
 

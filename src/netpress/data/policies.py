@@ -10,7 +10,6 @@ turn, each with its probability. Policies come from JSON files in the layout tha
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +22,10 @@ from torch import Tensor
 
 from netpress.data.operations import OPERATIONS, StepTable, run_steps
 from netpress.errors import UserError
+from netpress.files import parse_json, read_file, require_file
 
+LARGEST_FILE = 16 << 20  # bytes
+MOST_SUB_POLICIES, MOST_STEPS = 10_000, 16  # of a file: the arrays that batches draw from are as large as both together
 _SHOWN = 5  # problems listed before a message says how many more
 TRIVIAL_LEVELS = 31
 # The strongest value of each operation: how far a mirrored one goes to either side, how far a
@@ -70,15 +72,12 @@ def read_policy(path: Path) -> Policy:
     in `OPERATIONS`. Other keys of the file (name, source) are for people. Raises
     UserError naming the file and each wrong sub-policy.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"policy {path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise UserError(f"policy {path}: not a JSON file ({error})") from error
+    content = parse_json(read_file(path, LARGEST_FILE, "policy"), f"policy {path}")
     listed = content.get("sub_policies") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not listed:
         raise UserError(f'policy {path}: needs a list "sub_policies" of lists of [operation, probability, level]')
+    if len(listed) > MOST_SUB_POLICIES:
+        raise UserError(f"policy {path}: has {len(listed):,} sub-policies; at most {MOST_SUB_POLICIES:,} are read")
     problems: list[str] = []
     sub_policies = tuple(
         _read_sub_policy(entry, f"sub_policies.{place}", problems) for place, entry in enumerate(listed)
@@ -92,6 +91,9 @@ def read_policy(path: Path) -> Policy:
 def _read_sub_policy(entry: Any, where: str, problems: list[str]) -> tuple[Step, ...]:
     if not isinstance(entry, list):
         problems.append(f"{where}: {entry!r} is not a list of [operation, probability, level]")
+        return ()
+    if len(entry) > MOST_STEPS:
+        problems.append(f"{where}: has {len(entry):,} steps, more than {MOST_STEPS}")
         return ()
     steps = []
     for place, step in enumerate(entry):
@@ -149,12 +151,13 @@ def find_policies(names: Sequence[str], rand_operations: int, rand_level: float)
 def _stamp(name: str) -> tuple[int, int]:
     # So that a file that was edited is read again.
     try:
-        facts = Path(name).expanduser().stat()
-    except OSError as error:
-        raise UserError(
-            f"policy {name}: cannot be read ({error.strerror or error}); give trivial, rand or the path of a JSON file"
-        ) from error
-    return facts.st_mtime_ns, facts.st_size
+        path = Path(name).expanduser()
+        size = require_file(path, "policy", LARGEST_FILE)
+        return path.stat().st_mtime_ns, size
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that nobody has
+        raise UserError(f"policy {name}: cannot be read ({error})") from None
+    except UserError as error:
+        raise UserError(f"{error}; give trivial, rand or the path of a JSON file") from None
 
 
 @lru_cache(maxsize=16)

@@ -13,6 +13,8 @@ DATASETS = {
     "folder": "your own images: a folder a class, below train/ and test/ or with a test_fraction",
 }
 
+LARGEST_DIGITS = 256  # pixels; the 1,797 images then take 353 MB
+
 OpenFraction = Annotated[float, above(0), between(0, 0.9)]
 
 
@@ -41,6 +43,8 @@ class DataSettings(Settings):
     def _fits(self) -> Self:
         if self.select_on == "validation" and self.validation == 0:
             raise ValueError('validation = 0 leaves nothing to select on: give a share, or select_on = "test"')
+        if self.dataset == "digits" and (self.image_size or 0) > LARGEST_DIGITS:
+            raise ValueError(f"image_size = {self.image_size}: digits are enlarged to {LARGEST_DIGITS} pixels at most")
         if self.image_size not in (None, 32) and self.dataset.startswith("cifar"):
             raise ValueError(f"image_size = {self.image_size}: {self.dataset} has images of 32 pixels")
         if self.test_fraction is not None and self.dataset != "folder":

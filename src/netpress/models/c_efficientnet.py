@@ -23,7 +23,7 @@ from netpress.models.blocks import ConvNorm, SqueezeExcite, initialize_he_out, z
 from netpress.models.fused import widen
 from netpress.models.inverted import Branch, invert
 from netpress.models.registry import ModelSettings, register_family
-from netpress.settings import Fraction, Positive
+from netpress.settings import Fraction, OpenFraction, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class CEfficientNetSettings(ModelSettings):
     """Multiplies every width of the table, rounded to whole channels."""
     depth_factor: Positive = 1.0
     """Multiplies the number of stride-1 blocks of every stage, rounded up."""
-    dropout: Fraction = 0.3
+    dropout: Share = 0.3
     """Probability that a feature is dropped before the classifier, in training."""
     squeeze_ratio: Fraction = 0.25
     """Channels inside squeeze-and-excitation as a part of the block's output; 0 leaves it out."""
@@ -78,7 +78,7 @@ class CEfficientNetSettings(ModelSettings):
     """Whether blocks of stride 2 have squeeze-and-excitation too."""
     released: bool = False
     """As in the released weights: at stride 2 the gate is there and computed, but not applied."""
-    norm_momentum: Fraction = 0.01
+    norm_momentum: OpenFraction = 0.01
     """How far each step moves the norms' running statistics (the paper's average decay of .99); more for short runs."""
     init: Literal["he_out", "orthogonal", "trained_scale"] = "he_out"
     """First weights: as their code, as the paper (semi-orthogonal by QR), or scaled like their converged nets."""

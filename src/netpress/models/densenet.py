@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from netpress.errors import UserError
 from netpress.models.blocks import initialize_as_published
-from netpress.models.registry import ModelSettings, register_family
+from netpress.models.registry import Classes, ModelSettings, register_family
 from netpress.settings import Count, Positive
 
 Place = Literal["stem", "bottleneck1", "bottleneck2", "transition"]
@@ -28,7 +28,7 @@ def _as_tuple(value: Any) -> Any:
 class DenseNetSettings(ModelSettings):
     """DenseNet-BC (IMT 2022: cifar, small, tiny, nano; 2019 winner: bc-100-12): concatenated bottlenecks."""
 
-    classes: Count = 10
+    classes: Classes = 10
     """How many classes the network tells apart: the length of its output."""
     growth: Count = 12
     """Channels that each bottleneck adds."""

@@ -24,7 +24,7 @@ from netpress.models.blocks import (
     round_channels,
 )
 from netpress.models.registry import ModelSettings, register_family
-from netpress.settings import Count, Fraction, Positive
+from netpress.settings import Count, Positive, Share
 
 MOMENTUM = 0.01  # of the norms' running statistics
 WIDTH_OF_STEM, WIDTH_OF_HEAD = 32, 1280
@@ -61,9 +61,9 @@ class EfficientNetSettings(ModelSettings):
     """Cosines between 200 normalized features and the classes, or dropout and a linear layer."""
     cosine_features: Count = 200
     """Features that the cosine head compares."""
-    dropout: Fraction = 0.2
+    dropout: Share = 0.2
     """Probability that a feature is dropped before a linear head, in training; the cosine head has none."""
-    drop_connect: Fraction = 0.2
+    drop_connect: Share = 0.2
     """Probability that a block's residual branch is dropped, in training."""
     drop_connect_growth: Literal["constant", "linear"] = "constant"
     """The same probability in every block (UCI), or from 0 in the first towards it (the published network)."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from netpress.models.blocks import initialize_as_published
 from netpress.models.registry import ModelSettings, register_family
-from netpress.settings import Count, Fraction, NonNegative
+from netpress.settings import Count, NonNegative, Share
 
 EXPANSION = 4  # output channels of a bottleneck as a multiple of its inner ones
 CONVOLUTIONS = 3  # of a bottleneck
@@ -29,7 +29,7 @@ class PyramidNetSettings(ModelSettings):
     """Layers: 9n + 2, for n bottlenecks in each of three stages."""
     alpha: NonNegative = 200.0
     """Channels, before the expansion by 4, that are added over the whole network to the 16 of the stem."""
-    shakedrop: Fraction = 0.5
+    shakedrop: Share = 0.5
     """Probability at the last block that its branch is disturbed in training; it grows linearly from the first."""
 
     @model_validator(mode="after")

@@ -11,27 +11,29 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from netpress.errors import UserError
-from netpress.settings import Count, Settings, parse
+from netpress.files import parse_toml_value
+from netpress.settings import Count, Settings, at_most, parse
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Classes = Annotated[Count, at_most(1_000_000)]
+
 
 class ModelSettings(Settings):
     """What every family's settings have in common."""
 
-    classes: Count = 100
+    classes: Classes = 100
     """How many classes the network tells apart: the length of its output."""
-    channels: Count = 3
+    channels: Annotated[Count, at_most(1024)] = 3
     """Channels of the input image: 3 for colour, 1 for grey."""
-    image_size: Count = 32
+    image_size: Annotated[Count, at_most(4096)] = 32
     """Height and width of the input image, in pixels."""
 
 
@@ -63,11 +65,13 @@ class ModelChoice:
         return build_model(self.family.name, self.settings.model_dump(mode="json"), generator)
 
 
+IMPORTED = "import"
+"""The family of users' own modules, whose constructors may compute with values: never built on the meta device."""
 _BUILT_IN = {
     "c_efficientnet": "netpress.models.c_efficientnet",
     "densenet": "netpress.models.densenet",
     "efficientnet": "netpress.models.efficientnet",
-    "import": "netpress.models.imported",
+    IMPORTED: "netpress.models.imported",
     "pyramidnet": "netpress.models.pyramidnet",
     "resnet": "netpress.models.resnet",
     "wide_resnet": "netpress.models.wide_resnet",
@@ -133,7 +137,7 @@ def parse_model(text: str) -> ModelChoice:
     for item in _split(rest):
         key, equals, value = item.partition("=")
         if equals:
-            values[key.strip()] = _parse_value(value.strip())
+            values[key.strip()] = parse_toml_value(value.strip())
         else:
             values |= _preset(family, item)
     return ModelChoice(family, parse(family.settings, values, family.name))
@@ -147,10 +151,14 @@ def build_model(name: str, settings: Mapping[str, Any], generator: torch.Generat
     """
     import torch
 
+    from netpress.models.bounds import build_shapes
+
     family = family_named(name)
     parsed = parse(family.settings, settings, "model")
     if torch.get_default_device().type == "meta":
         return family.build(parsed)
+    if name != IMPORTED:
+        build_shapes(family, parsed)
     generator = generator or torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         # Constructors of torch's own modules know no other generator than the global one.
@@ -194,10 +202,3 @@ def _split(text: str) -> list[str]:
             start = index + 1
     items.append(text[start:])
     return [item.strip() for item in items if item.strip()]
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        return text  # a word without quotes

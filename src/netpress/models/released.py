@@ -17,8 +17,10 @@ from torch import Tensor
 
 from netpress.data.pickle_programs import CONTAINERS, read_program
 from netpress.errors import Failure, UserError
+from netpress.files import read_file
 from netpress.models.registry import choose_model
 
+LARGEST_FILE = 1 << 28  # bytes; the released ones have 4 to 8 million
 FAMILY = "c_efficientnet"
 PRESETS = ("released-v1", "released-v2")
 # How their code normalizes CIFAR-100.
@@ -104,14 +106,10 @@ def check_archive(data: bytes) -> None:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    data = read_file(path, LARGEST_FILE)
     try:
-        data = path.read_bytes()
         check_archive(data)
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder, not a .t7 file") from None
     except Exception as error:  # the reader raises many kinds for damaged bytes
         reason = str(error).strip().split("\n")[0]
         raise Failure(f"{path}: not one of KAIST's released .t7 files, or a damaged one ({reason})") from error

@@ -3,22 +3,31 @@
 He et al. (arXiv 1512.03385), with the stem that small images need: 3x3, stride 1, no pooling.
 """
 
+from typing import Self
+
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from netpress.models.blocks import ConvNorm, initialize_as_published
-from netpress.models.registry import ModelSettings, register_family
+from netpress.models.registry import Classes, ModelSettings, register_family
 from netpress.settings import Count
 
 
 class ResNetSettings(ModelSettings):
     """ResNet for 32x32 (18: the baseline of IMT's CIFAR-10 score): basic blocks of two 3x3 convolutions."""
 
-    classes: Count = 10
+    classes: Classes = 10
     """How many classes the network tells apart: the length of its output."""
     width: Count = 64
     """Channels of the first stage; each later stage doubles them."""
     blocks: tuple[Count, ...] = (2, 2, 2, 2)
     """Blocks in each stage; every stage but the first halves the resolution."""
+
+    @model_validator(mode="after")
+    def _has_blocks(self) -> Self:
+        if not self.blocks:
+            raise ValueError("blocks is empty: a ResNet has at least one stage")
+        return self
 
 
 class Block(nn.Module):

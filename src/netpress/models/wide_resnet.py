@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from netpress.models.blocks import initialize_as_published
 from netpress.models.registry import ModelSettings, register_family
-from netpress.settings import Count, Fraction
+from netpress.settings import Count, Share
 
 
 class WideResNetSettings(ModelSettings):
@@ -20,7 +20,7 @@ class WideResNetSettings(ModelSettings):
     """Layers: 6n + 4, for n blocks in each of three stages."""
     width: Count = 10
     """Multiplies the channels 16, 32 and 64 of the three stages."""
-    dropout: Fraction = 0.0
+    dropout: Share = 0.0
     """Probability that a value between the two convolutions of a block is dropped, in training."""
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ returns), `error_cases` (what it refuses, and how), `process_counts` (how it tur
 networks: objects with `ops` and `totals`. The operations go through the same formulae as networks do.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from netpress.errors import UserError
+from netpress.files import parse_json, read_file
 from netpress.scoring import arithmetic
 from netpress.scoring.arithmetic import COUNTER_ACTIVATIONS, Cost
 
 TOLERANCE = 1e-9
+LARGEST_FILE = 64 << 20  # bytes
 Fields = Mapping[str, Any]
 
 
@@ -124,12 +125,7 @@ _OPERATIONS: dict[str, Callable[[Fields, float, float], CountedOperation]] = {
 def verify(path: Path | str) -> Verification:
     """Run every case of a file through our counter. Raises UserError if it is not such a file."""
     path = Path(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    document = parse_json(read_file(path, LARGEST_FILE), str(path))
     if not isinstance(document, dict) or not isinstance(document.get("cases"), list):
         raise UserError(f"{path}: no list `cases` in it; see docs/scoring.md for the form of such a file")
     try:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from netpress.data import Mixed
 from netpress.errors import UserError
-from netpress.settings import Count, Fraction, Positive, Settings
+from netpress.settings import Count, Fraction, Positive, Settings, Share
 
 
 class CrossEntropy(Settings):
@@ -27,7 +27,7 @@ class LabelSmoothing(Settings):
     """Cross-entropy where `epsilon` of the target is spread evenly (Szegedy et al. 2016)."""
 
     kind: Literal["label_smoothing"] = "label_smoothing"
-    epsilon: Fraction = 0.1
+    epsilon: Share = 0.1
     """Share of the target that is spread."""
     over: Literal["all", "others"] = "all"
     """Spread over all classes, or over the classes other than the label."""
@@ -41,7 +41,7 @@ class AdaptiveLabelSmoothing(Settings):
     """
 
     kind: Literal["adaptive_label_smoothing"] = "adaptive_label_smoothing"
-    epsilon: Fraction = 0.2
+    epsilon: Share = 0.2
     """Share of the target that goes to other classes."""
     temperature: Positive = 0.2
     """Divides the cosine (variant paper only); smaller is more pointed."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from netpress.settings import Fraction, NonNegative, Positive, Settings
+from netpress.settings import Fraction, NonNegative, Positive, Settings, Share
 
 
 class _Optimizer(Settings):
@@ -23,7 +23,7 @@ class Sgd(_Optimizer):
     """Stochastic gradient descent with momentum, as torch defines it."""
 
     kind: Literal["sgd"] = "sgd"
-    momentum: Fraction = 0.9
+    momentum: Share = 0.9
     """Share of the last step's direction that is kept."""
     nesterov: bool = True
     """Look ahead along the momentum (Sutskever et al. 2013)."""
@@ -34,7 +34,7 @@ class Adam(_Optimizer):
 
     kind: Literal["adam"] = "adam"
     learning_rate: Positive = 1e-3
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     epsilon: Positive = 1e-8
     """Added to the root of the mean square before dividing by it."""
@@ -46,7 +46,7 @@ class AdamW(_Optimizer):
     kind: Literal["adamw"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 1e-2
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     epsilon: Positive = 1e-8
     """Added to the root of the mean square before dividing by it."""

@@ -8,14 +8,14 @@ matrix is never formed: (W'W - I) v is computed as W'(W v) - v.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netpress.models.selection import select
-from netpress.settings import Count, NonNegative, Settings
+from netpress.settings import Count, NonNegative, Settings, at_most
 
 
 class Orthogonality(Settings):
@@ -28,7 +28,7 @@ class Orthogonality(Settings):
     """Which layers: pointwise, depthwise, classifier, stem, conv, linear, all, or patterns of module names."""
     coefficient: NonNegative = 1.0
     """Multiplies the term before it is added to the loss."""
-    iterations: Count = 1
+    iterations: Annotated[Count, at_most(100)] = 1
     """Normalised power steps before the norm is read; 1 is both the paper's and the code's."""
     squared: bool = False
     """Penalise the square of the norm."""

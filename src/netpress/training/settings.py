@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from netpress.data import AugmentSettings, MixSettings
-from netpress.settings import Count, Fraction, Positive, Settings
+from netpress.settings import Count, Positive, Settings, Share, at_most
 from netpress.training.losses import AdaptiveLabelSmoothing, CrossEntropy, Distillation, LabelSmoothing
 from netpress.training.optimizers import Adam, AdamW, Constant, Cosine, Sgd, Step
 from netpress.training.regularizers import Orthogonality
@@ -17,11 +17,14 @@ OptimizerSettings = Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")]
 ScheduleSettings = Annotated[Cosine | Step | Constant, Field(discriminator="kind")]
 LossSettings = Annotated[CrossEntropy | LabelSmoothing | AdaptiveLabelSmoothing, Field(discriminator="kind")]
 
+MOST_EPOCHS = 1_000_000
+MOST_ROUNDS = 1000
+
 
 class Average(Settings):
     """An exponential moving average (EMA) of the weights, evaluated and kept in their place."""
 
-    decay: Fraction = 0.999
+    decay: Share = 0.999
     """Share of the old average kept at each step."""
     warmup: bool = True
     """Use at most (1 + step) / (10 + step), so that the first weights are soon forgotten."""
@@ -38,11 +41,11 @@ class TrainSettings(Settings):
     """Train the network: SGD or Adam, schedules with restarts, smoothing, orthogonality, mixing, averaging."""
 
     kind: Literal["train"] = "train"
-    epochs: Count = 30
+    epochs: Annotated[Count, at_most(MOST_EPOCHS)] = 30
     """Passes over the training images, all rounds together."""
-    rounds: Count = 1
+    rounds: Annotated[Count, at_most(MOST_ROUNDS)] = 1
     """Warm restarts: the epochs are shared evenly; each round has a new optimizer and a new schedule."""
-    batch_size: Count = 128
+    batch_size: Annotated[Count, at_most(2**20)] = 128
     """Images a step."""
     optimizer: OptimizerSettings = Sgd()
     """How the weights move."""
@@ -79,6 +82,15 @@ class TrainSettings(Settings):
     def _rounds_have_epochs(self) -> Self:
         if self.rounds > self.epochs:
             raise ValueError(f"{self.rounds} rounds need at least as many epochs, not {self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_outlast_their_warmup(self) -> Self:
+        shortest = self.epochs_of(self.rounds - 1)
+        if self.schedule.warmup >= shortest:
+            raise ValueError(
+                f"schedule.warmup: {self.schedule.warmup:g} epochs of warm-up leave nothing of a round of {shortest}"
+            )
         return self
 
     def epochs_of(self, round_index: int) -> int:

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 
 from netpress.errors import Failure, UserError
+from netpress.files import require_file
 from netpress.scoring.operations import Shape
+
+LARGEST_FILE = 2**31 - 1  # bytes: what protobuf itself can hold
 
 
 def load_model(path: Path) -> Any:
@@ -16,8 +19,7 @@ def load_model(path: Path) -> Any:
         from onnx import inliner
     except ImportError as error:
         raise UserError(f'reading ONNX needs the extra: pip install "netpress[onnx]" ({error})') from None
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    require_file(path, limit=LARGEST_FILE)
     try:
         model = onnx.load_model(str(path), format="protobuf", load_external_data=False)
         if model.functions:

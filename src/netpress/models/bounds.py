@@ -1,0 +1,72 @@
+"""How large a network may be, found out from shapes before anything is allocated."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from netpress.errors import UserError
+from netpress.models.registry import Family, ModelSettings
+
+MOST_PARTS = 10_000
+"""Modules and parameters of a network: the largest published ones here have 2,000. Planning looks at each."""
+MOST_VALUES = 2**28
+"""Values of all parameters: 1 GiB in float32, the optimizer's and the gradients not counted."""
+MOST_ACTIVATIONS = 2**31
+"""Values that one image leaves on its way through a network: 8 GiB in float32."""
+
+
+class TooLarge(UserError):
+    """A network that no machine here could hold."""
+
+
+@contextmanager
+def bounded_building(
+    parts: int = MOST_PARTS, values: int = MOST_VALUES, beyond: str = "more than a network here can have"
+) -> Iterator[None]:
+    """Stop a module that registers more than so many modules and parameters, or values in them: raises TooLarge.
+
+    Settings that claim a billion layers cost little; to claim large ones costs nothing on the meta device.
+    """
+    count = size = 0
+
+    def note_part(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > parts:
+            raise TooLarge(f"its settings ask for more than {parts:,} layers and parameters, {beyond}")
+
+    def note_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal size
+        note_part()
+        if parameter is not None and not isinstance(parameter, nn.parameter.UninitializedParameter):
+            size += parameter.numel()
+        if size > values:
+            raise TooLarge(f"its settings ask for more than {values:,} weights, {beyond}")
+
+    hooks = (
+        register_module_parameter_registration_hook(note_parameter),
+        register_module_module_registration_hook(note_part),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def build_shapes(family: Family, settings: ModelSettings) -> nn.Module:
+    """The module of a built-in family with shapes only (on the meta device). Raises TooLarge, naming the family."""
+    try:
+        with bounded_building(), torch.device("meta"):
+            return family.build(settings)
+    except TooLarge as error:
+        raise TooLarge(f"model {family.name}: {error}") from None
+    except (RuntimeError, OverflowError, TypeError) as error:  # a size beyond 64 bits
+        raise TooLarge(f"model {family.name}: its settings ask for tensors beyond all bounds ({error})") from None
