@@ -126,7 +126,7 @@ def test_policy_files_take_the_place_of_what_stands_in_for_them(tmp_path):
     policies = {(member.variant, member.recipe.stages[0].augment.policy) for member in sweep.members}
     assert policies == {("stacked", "none"), ("policy", str(policy)), ("policy-cutmix", str(policy))}
     with pytest.raises(
-        UserError, match=r"member policy_expansion-1.0: policy .*\n?sub_policies\.0\.0: probability 1.5"
+        UserError, match=r"member policy_expansion-1.0: 01-train: policy .*\n?sub_policies\.0\.0: probability 1.5"
     ):
         plan_sweep(sweep)
 

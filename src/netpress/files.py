@@ -120,6 +120,22 @@ def require_file(path: Path | str, what: str = "", limit: int | None = None) -> 
     return found.st_size
 
 
+def is_folder(path: Path | str) -> bool:
+    """Whether `path`, any text that somebody wrote, is that of a folder; False for what no system could have."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # a name that is too long, a zero byte
+        return False
+
+
+def is_there(path: Path | str) -> bool:
+    """Whether there is anything at `path`, any text that somebody wrote."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def read_file(path: Path | str, limit: int, what: str = "") -> bytes:
     """The bytes of the regular file at `path`, at most `limit`, and never more than its size. Raises UserError."""
     size = require_file(path, what, limit)

@@ -12,7 +12,7 @@ runs/NAME/recipe.toml        the resolved recipe: every setting stated
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from netpress.errors import UserError
 from netpress.files import atomic_write, dump_toml, read_object, read_text
 from netpress.folders import held, is_empty, remove_written
 from netpress.network import SUFFIX, Network, check_fit, copy, create, load, own_class, resolve, save
+from netpress.planning import PUBLISHED, fit_model, plan_recipe, shape_of_dataset
 from netpress.recipe import Recipe, understand_model
 from netpress.report import make_report
 from netpress.scoring import score
 from netpress.settings import Settings
-from netpress.stage import METRICS, STATE, Context, Stage, read_metrics, stages
+from netpress.stage import METRICS, STATE, Context, Stage, read_metrics, stage_name, stage_of
 from netpress.training import evaluate
 
 RECIPE = "recipe.toml"
@@ -83,8 +84,15 @@ def run_recipe(
         )
     console = console or Console(quiet=True)
     chosen = choose_device(device)
+    finished = (
+        not fresh and recipe.stages and (folder / stage_name(len(recipe.stages) - 1, recipe.stages[-1]) / DONE).exists()
+    )
+    if recipe.data.dataset in PUBLISHED and not finished:
+        plan_recipe(recipe, data, allow_import)  # what cannot be run is refused before anything is read or written
     with _claimed(folder, recipe, fresh):
         dataset = load_dataset(recipe.data, data, recipe.seed, console)
+        if recipe.data.dataset not in PUBLISHED and not finished:
+            plan_recipe(recipe, data, allow_import, shape_of_dataset(dataset))
         console = console.with_log(folder / LOG)
         where = describe_environment(recipe.seed, chosen, threads) | {"data_checksum": dataset.checksum}
         if recipe.data.dataset == "folder" and data is not None:
@@ -94,7 +102,7 @@ def run_recipe(
         initial = create_network(recipe, dataset, allow_import)
         network = copy(initial)
         for index, settings in enumerate(recipe.stages):
-            name = f"{index + 1:02d}-{settings.kind}"  # type: ignore[attr-defined]
+            name = stage_name(index, settings)
             context = Context(
                 folder / name,
                 chosen,
@@ -115,19 +123,14 @@ def run_recipe(
 def create_network(recipe: Recipe, dataset: Dataset, allow_import: bool = False) -> Network:
     """The network that the recipe starts from: new, or read from the file it names. `allow_import` as for `load`."""
     table = understand_model(recipe.model)
-    channels, side = dataset.train.images.shape[1:3]
     if table.network is not None:
         network = resolve(table.network, allow_import=allow_import)
         check_fit(network, dataset)
         return network
-    measured = {"classes": len(dataset.classes), "channels": channels, "image_size": side}
-    for key, value in measured.items():
-        if table.settings.get(key, value) != value:
-            raise UserError(f"model.{key}: the recipe says {table.settings[key]}, {dataset.name} has {value}")
     assert table.family is not None
     return create(
         table.family,
-        {**table.settings, **measured},
+        fit_model(table, shape_of_dataset(dataset)),
         classes=dataset.classes,
         mean=dataset.mean,
         std=dataset.std,
@@ -141,7 +144,7 @@ def run_stage(network: Network, settings: Settings, context: Context) -> Network
     What a stage makes in memory can differ from its file in what no value shows, such as the order in which a tensor
     lies in memory, and then the next stage adds in another order. So nothing is handed on but what the file gives.
     """
-    stage = _stage_of(settings)
+    stage = stage_of(settings)
     done = context.folder / DONE
     own = own_class(network)
     if done.exists():
@@ -160,10 +163,6 @@ def save_result(network: Network, path: Path, allow_import: str | bool) -> Netwo
     network.facts.pop("accuracy", None)  # an earlier figure does not speak for what the stage made
     save(network, path)
     return load(path, allow_import=allow_import)
-
-
-def _stage_of(settings: Settings) -> Stage:
-    return stages()[settings.kind]  # type: ignore[attr-defined]
 
 
 def _summarise(network: Network, stage: Stage, context: Context) -> dict[str, Any]:
@@ -279,11 +278,3 @@ def _settle_environment(folder: Path, now: dict[str, Any], console: Console) -> 
     before = before | {"resumed": resumed}
     atomic_write(path, json.dumps(before, indent=1))
     return before
-
-
-def plan_rows(recipe: Recipe, network: Network) -> Sequence[tuple[str, list[dict[str, Any]]]]:
-    """For each stage, what it would touch and cost, without running anything."""
-    return [
-        (f"{index + 1:02d}-{_stage_of(settings).kind}", _stage_of(settings).plan(network, settings))
-        for index, settings in enumerate(recipe.stages)
-    ]

@@ -30,7 +30,7 @@ from pydantic import Field, StringConstraints, create_model, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
-from netpress.files import atomic_write, parse_toml, parse_toml_value, read_file
+from netpress.files import atomic_write, is_folder, is_there, parse_toml, parse_toml_value, read_file
 from netpress.models.registry import choose_model, families, family_named
 from netpress.scoring import ScoreSettings
 from netpress.settings import Natural, Positive, Settings, SettingsError, find_unreadable, parse
@@ -38,6 +38,7 @@ from netpress.stage import stages
 
 LARGEST_RECIPE = 1 << 20  # bytes
 LONGEST_PATH = 1000  # letters of a setting's path
+LONGEST_NAME = 200  # letters: names become folders, which no system lets be longer than 255
 LARGEST_SCALE = 1e6  # of --epochs-scale
 
 STAGE_ROOMS = ("netpress.training", "netpress.compression")
@@ -45,7 +46,7 @@ for room in STAGE_ROOMS:  # importing a room registers its stages
     importlib.import_module(room)
 
 
-VariantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+VariantName = Annotated[str, StringConstraints(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Sweep(Settings):
@@ -106,7 +107,7 @@ def overlap(first: str, second: str) -> bool:
 class Recipe(Settings):
     """A whole recipe, resolved: every setting stated. `stages` holds each stage's own settings."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the run's folder."""
     description: str = ""
     seed: Natural = 0
@@ -118,6 +119,12 @@ class Recipe(Settings):
     score: ScoreSettings = ScoreSettings()
     sweep: Sweep | None = None
     """Where there is one, this is not one run but what several have in common: see `netpress.sweep`."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if not self.stages:
+            raise ValueError("a recipe needs at least one [[stages]] table")
+        return self
 
 
 @functools.cache
@@ -234,8 +241,8 @@ def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str,
     `extended_by` are the recipes on the way here, so that a circle is found. Raises UserError.
     """
     path = Path(name)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.exists():
+    if path.suffix == ".toml" or (is_there(path) and not is_folder(path)):
+        if not is_there(path):
             raise UserError(f"{path}: no such recipe file")
         data, source, place = read_file(path, LARGEST_RECIPE), str(path), str(path.resolve())
     elif name in shipped():

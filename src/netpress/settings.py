@@ -93,8 +93,8 @@ LARGEST_SEED = 2**63 - 1
 Fraction = Annotated[float, between(0, 1)]
 Share = Annotated[Fraction, below(1)]  # what must leave something: dropout, momentum, decay
 OpenFraction = Annotated[float, above(0), at_most(1)]
-Positive = Annotated[float, above(0), at_most(LARGEST)]
-NonNegative = Annotated[float, at_least(0), at_most(LARGEST)]
+Positive = Annotated[float, above(0), at_most(1e30)]
+NonNegative = Annotated[float, at_least(0), at_most(1e30)]
 Count = Annotated[int, at_least(1), at_most(LARGEST)]  # 1, 2, 3, ...
 Natural = Annotated[int, at_least(0), at_most(LARGEST_SEED)]  # 0, 1, 2, ...
 

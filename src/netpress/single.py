@@ -21,7 +21,7 @@ from netpress.pipeline import STAGE_FILES, save_result
 from netpress.recipe import apply_override
 from netpress.scoring import score
 from netpress.settings import parse
-from netpress.stage import Context, stages
+from netpress.stage import Context, Outlook, stages
 from netpress.training import evaluate
 
 NOTE = "apply.json"  # in the work folder: what was asked for
@@ -58,6 +58,11 @@ def apply_stage(
     if isinstance(network, str):
         network = resolve(network, allow_import=allow_import)
     chosen = choose_device(device)
+    try:
+        known[kind].check(Outlook(network, allow_import=allow_import), settings)
+        known[kind].plan(network, settings)
+    except UserError as error:
+        raise UserError(f"{kind}: {error}") from None
     loaded = None
     name = dataset or network.facts.get("dataset") or ("folder" if data else None)
     if name is not None and (data is not None or dataset is not None or name == "digits"):

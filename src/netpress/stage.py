@@ -8,7 +8,7 @@ the run; what it writes there is its metrics and, while it is under way, its sta
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
 from netpress.network import Network
+from netpress.numerics.layers import quantized_layers
 from netpress.settings import Settings
 
 STATE = "state.safetensors"
@@ -140,8 +141,33 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 PlanRow = dict[str, Any]
 """One line of `netpress plan`: {"what": ..., plus figures by name}."""
 
+
+@dataclass
+class Outlook:
+    """What is known of a run before anything of it has run; it is walked along the stages, see `foresee`.
+
+    `network` has the structure that the stages so far leave; its weights are those that the run begins with, or none
+    at all (the meta device) where no stage looks at them or they are many. It belongs to the walk, which changes it.
+    """
+
+    network: Network
+    images: int | None = None
+    """Training images, where they are known."""
+    first_edits: tuple[dict[str, Any], ...] | None = None
+    """The structural edits of the network that a run begins with; None where no run does."""
+    allow_import: bool = False
+    """As in `Context`."""
+
+    def refuse_quantized(self, what: str, instead: str) -> None:
+        """Raise UserError where the network is quantized by now: its values must stay where their formats have them."""
+        if quantized_layers(self.network.module):
+            raise UserError(f"{what} after a stage that quantizes would take values off their formats; {instead}")
+
+
 StageFunction = Callable[[Network, Any, Context], Network]
 PlanFunction = Callable[[Network, Any], list[PlanRow]]
+CheckFunction = Callable[[Outlook, Any], None]
+LeaveFunction = Callable[[Network, Any], None]
 
 
 @dataclass(frozen=True)
@@ -152,6 +178,9 @@ class Stage:
     settings: type[Settings]
     run: StageFunction
     plan: PlanFunction
+    check: CheckFunction
+    leave: LeaveFunction
+    weighs: bool
     description: str
 
 
@@ -159,17 +188,57 @@ _STAGES: dict[str, Stage] = {}
 
 
 def register_stage(
-    kind: str, settings: type[Settings], run: StageFunction, plan: PlanFunction, description: str = ""
+    kind: str,
+    settings: type[Settings],
+    run: StageFunction,
+    plan: PlanFunction,
+    description: str = "",
+    *,
+    check: CheckFunction = lambda outlook, settings: None,
+    leave: LeaveFunction = lambda network, settings: None,
+    weighs: bool = False,
 ) -> None:
     """Make a kind of stage known to recipes and to `netpress apply`.
 
-    `settings` must have a field `kind: Literal[kind] = kind`. `plan` lists what the stage would
-    touch and cost, without running it.
+    `settings` must have a field `kind: Literal[kind] = kind`. `plan` lists what the stage would touch and cost,
+    without running it. `check` raises UserError for what the stage would refuse, or could only spoil, once the stages
+    before have run for hours; `leave` makes the network what the stage leaves, as far as later stages must know: its
+    structure, its masks. `weighs` says that `plan` looks at weights.
     """
     if kind in _STAGES:
         raise ValueError(f"the stage {kind} is registered twice")
     first_line = (description or settings.__doc__ or "").strip().split("\n")[0]
-    _STAGES[kind] = Stage(kind, settings, run, plan, first_line)
+    _STAGES[kind] = Stage(kind, settings, run, plan, check, leave, weighs, first_line)
+
+
+def foresee(settings: Sequence[Settings], outlook: Outlook) -> list[tuple[str, list[PlanRow]]]:
+    """The name of each stage with what it would touch and cost, told without running anything.
+
+    Each is asked with the network as the stages before it leave it. Raises UserError, which names the stage, for the
+    first one that would be refused.
+    """
+    planned = []
+    for index, one in enumerate(settings):
+        stage = stage_of(one)
+        name = stage_name(index, one)
+        try:
+            stage.check(outlook, one)
+            rows = stage.plan(outlook.network, one)
+            stage.leave(outlook.network, one)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        planned.append((name, rows))
+    return planned
+
+
+def stage_of(settings: Settings) -> Stage:
+    """The stage that these are settings of."""
+    return _STAGES[settings.kind]  # type: ignore[attr-defined]
+
+
+def stage_name(index: int, settings: Settings) -> str:
+    """The name of the stage at place `index` (from 0) of a run, and of its folder: 01-train."""
+    return f"{index + 1:02d}-{settings.kind}"  # type: ignore[attr-defined]
 
 
 def stages() -> dict[str, Stage]:

@@ -10,12 +10,14 @@ import torch
 
 from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
+from netpress.models.edits import apply_edits
 from netpress.models.folding import Pair, find_foldable_norms, fold_norms, folding_edit
 from netpress.network import Network, copy
 from netpress.settings import Positive, Settings
-from netpress.stage import Context, PlanRow, register_stage
+from netpress.stage import Context, Outlook, PlanRow, register_stage
 
 IMAGES = 8  # random inputs in the check
+NOTHING = "nothing to fold: no batch norm follows a convolution directly; leave this stage out"
 
 
 class FoldSettings(Settings):
@@ -37,9 +39,7 @@ def fold(network: Network, settings: FoldSettings, context: Context) -> Network:
     pairs = find_foldable_norms(folded.module)
     _check_formats(network, pairs)
     if not pairs:
-        raise UserError(
-            f"{context.name}: nothing to fold: no batch norm follows a convolution directly; leave this stage out"
-        )
+        raise UserError(f"{context.name}: {NOTHING}")
     before = _logits(folded, context.seed)
     fold_norms(folded.module)
     after = _logits(folded, context.seed)
@@ -64,6 +64,21 @@ def plan(network: Network, settings: FoldSettings) -> list[PlanRow]:
     ]
 
 
+def check(outlook: Outlook, settings: FoldSettings) -> None:
+    """Raise UserError where there is nothing to fold, or formats stand in the way."""
+    outlook.refuse_quantized("folding", "fold before it, or let it fold")
+    if not find_foldable_norms(outlook.network.module):
+        raise UserError(NOTHING)
+
+
+def leave(network: Network, settings: FoldSettings | None = None) -> None:
+    """Change the structure as the stage would, in place, where anything can be folded; the values stay."""
+    edit = folding_edit(find_foldable_norms(network.module))
+    if edit["pairs"]:
+        apply_edits(network.module, [edit])
+        network.architecture.edits.append(edit)
+
+
 def _check_formats(network: Network, pairs: list[Pair]) -> None:
     names = {name for pair in pairs for name in pair}
     for name in network.formats:
@@ -86,4 +101,4 @@ def _logits(network: Network, seed: int) -> torch.Tensor:
     return logits
 
 
-register_stage("fold", FoldSettings, fold, plan)
+register_stage("fold", FoldSettings, fold, plan, check=check, leave=leave)

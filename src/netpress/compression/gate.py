@@ -96,4 +96,4 @@ def _accuracy(network: Network, context: Context) -> float:
     return evaluate(network, context.data.selection, device=context.device).accuracy
 
 
-register_stage("prune_to_gate", PruneToGateSettings, prune_to_gate, plan)
+register_stage("prune_to_gate", PruneToGateSettings, prune_to_gate, plan, weighs=True)

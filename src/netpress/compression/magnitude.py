@@ -13,7 +13,7 @@ of the tensors and of their elements.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction as Ratio
 from typing import Literal
@@ -64,6 +64,8 @@ def choose_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], amo
     count holds. Raises UserError if the weights are sparser than asked already, TooFew if
     the amount leaves fewer weights than tensors, Failure if a weight is not finite.
     """
+    if any(weight.is_meta for weight in weights.values()):
+        return _choose_blindly(weights, masks, amount, scope)
     magnitudes = {name: _magnitudes(name, weight, masks.get(name)) for name, weight in weights.items()}
     if scope == "global":
         return _choose_together(magnitudes, amount)
@@ -81,16 +83,110 @@ def choose_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], amo
             removed -= 1
         chosen[name] = _keep_largest([magnitude], removed)[0]
     if sparser and len(sparser) == len(magnitudes):
-        raise UserError(_already_sparser(list(magnitudes.values()), amount))
+        zeros = sum(map(_count_zeros, magnitudes.values()))
+        raise UserError(_already_sparser(sum(tensor.numel() for tensor in magnitudes.values()), zeros, amount))
     return Choice(chosen, rescued, sparser)
+
+
+def count_left(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], amounts: Sequence[float], scope: Scope
+) -> dict[str, list[int]]:
+    """How many weights each tensor keeps after each of the rising `amounts`, if no weight changes in between.
+
+    The same as `choose_masks` again and again, each time with the masks that it gave before, from one ranking. Raises
+    as it does. Weights without values (on the meta device) go in equal shares of each tensor where all are ranked.
+    """
+    sizes = [weight.numel() for weight in weights.values()]
+    if scope == "layer" or any(weight.is_meta for weight in weights.values()):
+        zeros = [_zeros(name, weight, masks.get(name)) for name, weight in weights.items()]
+        gone = _gone_by_layer if scope == "layer" else _gone_in_shares
+        rounds = []
+        for amount in amounts:
+            zeros = gone(sizes, zeros, amount)
+            rounds.append([size - zero for size, zero in zip(sizes, zeros, strict=True)])
+        return dict(zip(weights, map(list, zip(*rounds, strict=True)), strict=True))
+    magnitudes = [_magnitudes(name, weight, masks.get(name)) for name, weight in weights.items()]
+    removed = [count_removed(amount, sum(sizes)) for amount in amounts]
+    zeros = [_count_zeros(tensor) for tensor in magnitudes]
+    if sum(zeros) > removed[0]:
+        raise UserError(_already_sparser(sum(sizes), sum(zeros), amounts[0]))
+    alive = [bool((tensor > 0).any()) for tensor in magnitudes]
+    ranks = _ranks(magnitudes)
+    last = min((int(rank[-1]) for rank, living in zip(ranks, alive, strict=True) if living), default=sum(sizes))
+    emptied = [last < count for count in removed]  # where the smallest weights would be all of one tensor
+    safe = _ranks([_protect_largest(tensor) for tensor in magnitudes]) if any(emptied) else ranks
+    for amount, count, empties in zip(amounts, removed, emptied, strict=True):
+        if empties and sum(sizes) - count < sum(alive):
+            raise _too_few(amount, sum(sizes), count, sum(alive))
+    places = torch.tensor(removed)
+    return {
+        name: [len(rank) - int(below[empties][place]) for place, empties in enumerate(emptied)]
+        for name, rank, below in (
+            (name, rank, [torch.searchsorted(order, places) for order in (rank, kept)])
+            for name, rank, kept in zip(weights, ranks, safe, strict=True)
+        )
+    }
+
+
+def _ranks(magnitudes: list[Tensor]) -> list[Tensor]:
+    """For each tensor the places of its values among all values, rising: [values]."""
+    order = torch.sort(torch.cat([tensor.flatten() for tensor in magnitudes]), stable=True).indices
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)
+    return [part.sort().values.cpu() for part in places.split([tensor.numel() for tensor in magnitudes])]
+
+
+def _zeros(name: str, weight: Tensor, mask: Tensor | None) -> int:
+    if not weight.is_meta:
+        return _count_zeros(_magnitudes(name, weight, mask))
+    return 0 if mask is None else mask.numel() - int(mask.sum())
+
+
+def _gone_by_layer(sizes: list[int], zeros: list[int], amount: float) -> list[int]:
+    """How many weights of each tensor are gone once `amount` of each is; one stays, and none comes back."""
+    removed = [count_removed(amount, size) for size in sizes]
+    if all(zero > count for zero, count in zip(zeros, removed, strict=True)):
+        raise UserError(_already_sparser(sum(sizes), sum(zeros), amount))
+    return [max(zero, min(count, size - 1)) for size, zero, count in zip(sizes, zeros, removed, strict=True)]
+
+
+def _gone_in_shares(sizes: list[int], zeros: list[int], amount: float) -> list[int]:
+    """How many weights of each tensor are gone once `amount` of all is, if each loses the same share of what it has."""
+    removed = count_removed(amount, sum(sizes))
+    if sum(zeros) > removed:
+        raise UserError(_already_sparser(sum(sizes), sum(zeros), amount))
+    alive = [size > zero for size, zero in zip(sizes, zeros, strict=True)]
+    if sum(sizes) - removed < sum(alive):
+        raise _too_few(amount, sum(sizes), removed, sum(alive))
+    room = [max(0, size - zero - 1) for size, zero in zip(sizes, zeros, strict=True)]  # one stays
+    more, most = removed - sum(zeros), max(1, sum(room))
+    gone = [zero + more * free // most for zero, free in zip(zeros, room, strict=True)]
+    for place, free in enumerate(room):  # what rounding down left over
+        step = min(removed - sum(gone), zeros[place] + free - gone[place])
+        gone[place] += step
+    return gone
+
+
+def _choose_blindly(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], amount: float, scope: Scope) -> Choice:
+    """Masks of as many weights as `count_left` says, those removed before among them; which ones has no meaning."""
+    left = count_left(weights, masks, [amount], scope)
+    chosen: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        mask = masks[name].clone() if name in masks else torch.ones(weight.shape, dtype=torch.bool)
+        flat = mask.view(-1)
+        kept = flat.nonzero()[:, 0]
+        flat[kept[: len(kept) - left[name][0]]] = False
+        chosen[name] = mask
+    return Choice(chosen, [], [])
 
 
 def _choose_together(magnitudes: dict[str, Tensor], amount: float) -> Choice:
     tensors = list(magnitudes.values())
     count = sum(tensor.numel() for tensor in tensors)
     removed = count_removed(amount, count)
-    if sum(map(_count_zeros, tensors)) > removed:
-        raise UserError(_already_sparser(tensors, amount))
+    zeros = sum(map(_count_zeros, tensors))
+    if zeros > removed:
+        raise UserError(_already_sparser(count, zeros, amount))
     kept = _keep_largest(tensors, removed)
     alive = [bool((tensor > 0).any()) for tensor in tensors]
     rescued = [
@@ -98,10 +194,7 @@ def _choose_together(magnitudes: dict[str, Tensor], amount: float) -> Choice:
     ]
     if rescued:
         if count - removed < sum(alive):
-            raise TooFew(
-                f"amount {amount:g} leaves {count - removed:,} of {count:,} weights in {sum(alive)} tensors: "
-                "not one for each; choose a smaller amount"
-            )
+            raise _too_few(amount, count, removed, sum(alive))
         kept = _keep_largest([_protect_largest(tensor) for tensor in tensors], removed)
         # What goes in the place of one tensor's last weight can make another's the least of all that stay.
         gone = torch.cat([tensor[~mask] for tensor, mask in zip(tensors, kept, strict=True)])
@@ -126,9 +219,15 @@ def _count_zeros(magnitude: Tensor) -> int:
     return int((magnitude <= 0).sum())
 
 
-def _already_sparser(magnitudes: list[Tensor], amount: float) -> str:
-    count = sum(tensor.numel() for tensor in magnitudes)
-    zeros = sum(map(_count_zeros, magnitudes))
+def _too_few(amount: float, count: int, removed: int, tensors: int) -> TooFew:
+    return TooFew(
+        f"amount {amount:g} leaves {count - removed:,} of {count:,} weights in {tensors} tensors: "
+        "not one for each; choose a smaller amount"
+    )
+
+
+def _already_sparser(count: int, zeros: int, amount: float) -> str:
+    """What is said where an amount is less than what is gone."""
     return (
         f"amount {amount:g}: {zeros:,} of the {count:,} selected weights ({zeros / count:.4%}) are zero already, "
         "more than that; choose a larger amount (first_amount is that of the first round)"

@@ -84,9 +84,15 @@ def densities(network: Network, layers: str | Sequence[str] = ALL) -> list[Densi
     """One row for each selected weight tensor, in order, counted from the weights as they are."""
     weights = select_weights(network, layers)
     return [
-        Density(name, tuple(weight.shape), weight.numel(), int(weight.detach().count_nonzero()))
+        Density(name, tuple(weight.shape), weight.numel(), _count_nonzero(weight, network.masks.get(name)))
         for name, weight in weights.items()
     ]
+
+
+def _count_nonzero(weight: Tensor, mask: Tensor | None) -> int:
+    if weight.is_meta:  # shapes only: what no mask removes is there
+        return weight.numel() if mask is None else int(mask.sum())
+    return int(weight.detach().count_nonzero())
 
 
 def total_density(rows: Sequence[Density]) -> Density:

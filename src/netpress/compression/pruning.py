@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, model_validator
-from torch import Tensor
 
-from netpress.compression.magnitude import Choice, Scope, choose_masks
+from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
 from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.console import Console
@@ -28,9 +27,10 @@ from netpress.models.edits import apply_edits
 from netpress.models.registry import family_named
 from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
 from netpress.settings import Count, Fraction, Settings, at_most, parse
-from netpress.stage import Context, PlanRow, register_stage
+from netpress.stage import Context, Outlook, PlanRow, register_stage
 from netpress.training import TrainSettings, evaluate, load_teachers, run_training
 from netpress.training.settings import MOST_ROUNDS
+from netpress.training.train import check as check_train
 
 RESULT = f"network{SUFFIX}"
 LAST = f"last{SUFFIX}"
@@ -143,28 +143,38 @@ def plan(network: Network, settings: PruneSettings) -> list[PlanRow]:
     """
     weights = select_weights(network, settings.layers)
     total = sum(weight.numel() for weight in weights.values())
-    masks: dict[str, Tensor] = dict(network.masks)
-    rounds: list[PlanRow] = []
-    left: dict[str, list[int]] = {name: [] for name in weights}
-    for number, amount in enumerate(settings.amounts(), 1):
-        masks |= choose_masks(weights, masks, amount, settings.scope).masks
-        for name in weights:
-            left[name].append(int(masks[name].sum()))
-        rounds.append(
-            {
-                "what": f"round {number}",
-                "amount": amount,
-                "weights": total,
-                "left": sum(counts[-1] for counts in left.values()),
-                "epochs": settings.train.epochs if settings.train else 0,
-            }
-        )
+    amounts = settings.amounts()
+    left = count_left(weights, network.masks, amounts, settings.scope)
+    rounds: list[PlanRow] = [
+        {
+            "what": f"round {number}",
+            "amount": amount,
+            "weights": total,
+            "left": sum(counts[number - 1] for counts in left.values()),
+            "epochs": settings.train.epochs if settings.train else 0,
+        }
+        for number, amount in enumerate(amounts, 1)
+    ]
     note = {"estimated": True} if settings.scope == "global" else {}
     tensors: list[PlanRow] = [
         {"what": name, "shape": list(weight.shape), "weights": weight.numel(), "left": left[name], **note}
         for name, weight in weights.items()
     ]
     return rounds + tensors
+
+
+def check(outlook: Outlook, settings: PruneSettings) -> None:
+    """Raise UserError for a training that could not begin, and for first weights that there are not."""
+    if settings.train is not None:
+        check_train(outlook, settings.train)
+    if settings.weights == "rewind":
+        _check_rewind(outlook.network, outlook.first_edits)
+
+
+def leave(network: Network, settings: PruneSettings) -> None:
+    """Give the network the masks of the last round, as far as its weights tell now, in place."""
+    weights = select_weights(network, settings.layers)
+    add_masks(network, choose_masks(weights, network.masks, settings.amount, settings.scope).masks)
 
 
 def _results(folder: Path, settings: PruneSettings, own: str | bool) -> tuple[Network, Network]:
@@ -226,14 +236,22 @@ def _start(pruned: Network, current: Round, settings: PruneSettings, context: Co
 
 
 def _initial(network: Network, context: Context) -> Network:
-    if context.initial is None:
-        raise UserError(f"{context.name}: weights = 'rewind' needs the weights that the run began with; use a recipe")
-    if context.initial.architecture.edits != network.architecture.edits:
-        raise UserError(
-            f"{context.name}: weights = 'rewind' cannot restore the first weights, because a stage before changed the "
-            "network's structure; prune first, or take weights = 'keep'"
-        )
+    try:
+        _check_rewind(network, None if context.initial is None else tuple(context.initial.architecture.edits))
+    except UserError as error:
+        raise UserError(f"{context.name}: {error}") from None
+    assert context.initial is not None
     return context.initial
+
+
+def _check_rewind(network: Network, first_edits: tuple[dict[str, Any], ...] | None) -> None:
+    if first_edits is None:
+        raise UserError("weights = 'rewind' needs the weights that the run began with; use a recipe")
+    if list(first_edits) != network.architecture.edits:
+        raise UserError(
+            "weights = 'rewind' cannot restore the first weights, because a stage before changed the network's "
+            "structure; prune first, or take weights = 'keep'"
+        )
 
 
 def _reinitialized(network: Network, current: Round, context: Context) -> Network:
@@ -257,4 +275,4 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-register_stage("prune", PruneSettings, prune, plan)
+register_stage("prune", PruneSettings, prune, plan, check=check, leave=leave, weighs=True)

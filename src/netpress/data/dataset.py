@@ -61,19 +61,11 @@ def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console
     """
     source = _read(settings, folder, seed, console)
     train, labels = source.train, source.train.labels
-    select_test = settings.select_on == "test"
-    held = 0 if select_test else max(1, round(len(labels) * settings.validation))
+    _, held = settings.divide(len(labels))
     validation, rest = draw_stratified(labels, held, seed, "validation")
     if settings.train_images is not None:
-        if settings.train_images > len(rest):
-            raise UserError(
-                f"data.train_images: {settings.train_images:,} is more than the {len(rest):,} images there are "
-                f"({len(labels):,} less {held:,} for validation)"
-            )
         drawn, _ = draw_stratified(labels[rest], settings.train_images, seed, "train")
         rest = rest[drawn]
-    if not len(rest):
-        raise UserError(f"data.validation: {settings.validation} leaves no image to train on, of {len(labels):,}")
     parts = train.take(rest), train.take(validation), source.test
     mean, std = channel_statistics(parts[0].images)
     return Dataset(settings.dataset, *parts, source.classes, mean, std, _checksum(*parts), select_on=settings.select_on)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
+from netpress.errors import UserError
 from netpress.settings import Count, Settings, above, between
 
 DATASETS = {
@@ -50,6 +51,22 @@ class DataSettings(Settings):
         if self.test_fraction is not None and self.dataset != "folder":
             raise ValueError(f"test_fraction: {self.dataset} comes with its own test images; only a folder needs it")
         return self
+
+    def divide(self, count: int) -> tuple[int, int]:
+        """How many of `count` images train, and how many are set apart for validation.
+
+        Raises UserError where that leaves too few.
+        """
+        held = 0 if self.select_on == "test" else max(1, round(count * self.validation))
+        left = count - held
+        if left <= 0:
+            raise UserError(f"data.validation: {self.validation} leaves no image to train on, of {count:,}")
+        if self.train_images is not None and self.train_images > left:
+            raise UserError(
+                f"data.train_images: {self.train_images:,} is more than the {left:,} images there are "
+                f"({count:,} less {held:,} for validation)"
+            )
+        return self.train_images or left, held
 
 
 DEFAULT_SIZE = 32  # pixels, where image_size is not given

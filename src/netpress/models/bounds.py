@@ -1,11 +1,12 @@
 """How large a network may be, found out from shapes before anything is allocated."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -59,6 +60,29 @@ def bounded_building(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def check_answers(module: nn.Module, size: tuple[int, int, int], classes: int) -> None:
+    """Try `module` on two images: it must give one tensor [images, classes] of floats, or UserError is raised.
+
+    size: of an image, (channels, height, width). A copy is tried: a user's own module may count its calls.
+    """
+    kind = type(module).__name__
+    images = f"images of {'x'.join(map(str, size))}"
+    try:
+        with torch.no_grad():
+            answers = copy.deepcopy(module).eval()(torch.zeros(2, *size))
+    except Exception as error:  # the user's own code
+        raise UserError(f"{kind}: its forward pass fails for {images}: {type(error).__name__}: {error}") from error
+    if not isinstance(answers, Tensor):
+        raise UserError(
+            f"{kind}: its forward gives a {type(answers).__name__}; it must give one tensor [images, classes] of logits"
+        )
+    if answers.shape != (2, classes) or not answers.is_floating_point():
+        given = f"{list(answers.shape)} of {str(answers.dtype).removeprefix('torch.')}"
+        raise UserError(
+            f"{kind}: its forward gives {given} for two {images}; {classes} classes need [2, {classes}] of floats"
+        )
 
 
 def build_shapes(family: Family, settings: ModelSettings) -> nn.Module:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from netpress.models.blocks import ConvNorm, SqueezeExcite, initialize_he_out, zero_bias
 from netpress.models.fused import widen
 from netpress.models.inverted import Branch, invert
-from netpress.models.registry import ModelSettings, register_family
-from netpress.settings import Fraction, OpenFraction, Positive, Share
+from netpress.models.registry import Factor, ModelSettings, register_family
+from netpress.settings import Fraction, OpenFraction, Share
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class CEfficientNetSettings(ModelSettings):
 
     widths: Literal["v1", "v2", "paper", "tiny"] = "v1"
     """Table of widths and block counts; tiny is ours, for small trials and small machines."""
-    expansion: Positive = 3.0
+    expansion: Factor = 3.0
     """Channels inside a block as a multiple of its input's (the paper's i)."""
-    width_factor: Positive = 1.0
+    width_factor: Factor = 1.0
     """Multiplies every width of the table, rounded to whole channels."""
-    depth_factor: Positive = 1.0
+    depth_factor: Factor = 1.0
     """Multiplies the number of stride-1 blocks of every stage, rounded up."""
     dropout: Share = 0.3
     """Probability that a feature is dropped before the classifier, in training."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from netpress.errors import UserError
 from netpress.models.blocks import initialize_as_published
-from netpress.models.registry import Classes, ModelSettings, register_family
-from netpress.settings import Count, Positive
+from netpress.models.registry import Classes, Factor, ModelSettings, register_family
+from netpress.settings import Count
 
 Place = Literal["stem", "bottleneck1", "bottleneck2", "transition"]
 
@@ -36,7 +36,7 @@ class DenseNetSettings(ModelSettings):
     """Bottlenecks in each dense block."""
     bottleneck: Count = 4
     """Channels between the two convolutions of a bottleneck, as a multiple of the growth."""
-    reduction: Positive = 0.5
+    reduction: Factor = 0.5
     """Channels after a transition as a part of those before."""
     groups: Count = 1
     """Groups of the convolutions at the places named by `grouped`."""

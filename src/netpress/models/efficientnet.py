@@ -23,8 +23,8 @@ from netpress.models.blocks import (
     initialize_he_out,
     round_channels,
 )
-from netpress.models.registry import ModelSettings, register_family
-from netpress.settings import Count, Positive, Share
+from netpress.models.registry import Factor, ModelSettings, register_family
+from netpress.settings import Count, Share
 
 MOMENTUM = 0.01  # of the norms' running statistics
 WIDTH_OF_STEM, WIDTH_OF_HEAD = 32, 1280
@@ -49,9 +49,9 @@ def _seven_strides(strides: tuple[int, ...]) -> tuple[int, ...]:
 class EfficientNetSettings(ModelSettings):
     """EfficientNet (UCI 2019 at 32x32: b0, b3, ex, exx; the published B0 at 224x224): inverted residuals, swish."""
 
-    width: Positive = 1.0
+    width: Factor = 1.0
     """Multiplies the channels of every stage; they are rounded to multiples of 8."""
-    depth: Positive = 1.0
+    depth: Factor = 1.0
     """Multiplies the number of blocks of every stage, rounded up."""
     stem_stride: Literal[1, 2] = 1
     """Stride of the first convolution."""

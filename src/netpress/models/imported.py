@@ -60,7 +60,9 @@ def build(settings: ImportedSettings) -> nn.Module:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"{where}: it is not a class derived from torch.nn.Module")
     try:
-        module = found(**settings.arguments)
+        module: nn.Module = found(**settings.arguments)
+    except UserError:
+        raise
     except Exception as error:  # the user's own code, at construction
         raise UserError(f"{where}: calling it raised {type(error).__name__}: {error}") from error
     check_initialized(module, where)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from netpress.errors import UserError
 from netpress.files import parse_toml_value
-from netpress.settings import Count, Settings, at_most, parse
+from netpress.settings import Count, Positive, Settings, at_most, parse
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Factor = Annotated[Positive, at_most(1000)]  # of widths and depths
 Classes = Annotated[Count, at_most(1_000_000)]
 
 

@@ -35,7 +35,10 @@ def select(module: nn.Module, what: str | Sequence[str], path: str = "layers") -
     """
     layers = layers_with_weights(module)
     chosen: set[str] = set()
-    for item in [what] if isinstance(what, str) else what:
+    items = [what] if isinstance(what, str) else what
+    if not items:
+        raise UserError(f"{path}: an empty list means no layer; leave the setting out, or name some")
+    for item in items:
         if item in KINDS:
             names = {name for name, _ in KINDS[item](module, layers)}
         else:

@@ -32,6 +32,7 @@ from netpress.numerics.formats import (
     Float32,
     Integer,
     NumberFormat,
+    Power,
     Ternary,
     integer_range,
     scale_format,
@@ -75,6 +76,8 @@ def check_formats(formats: LayerFormats) -> None:
         raise ValueError('inputs have one scale: use scale = "tensor"')
     if not isinstance(value, Float16 | Float32 | Fixed | Integer):
         raise ValueError(f"inputs cannot be {value.kind}; use int, fixed, float16 or float32")
+    if isinstance(weight, Power):
+        raise ValueError("weights cannot be power, which is for scales; use int, fixed, ternary, binary or floats")
     if isinstance(weight, Integer) and weight.bits < 2:
         raise ValueError("weights of 1 bit are kind = 'binary'")
 

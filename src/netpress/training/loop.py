@@ -17,8 +17,10 @@ from netpress.memory import keep_freed_memory
 from netpress.network import Network
 from netpress.stage import Context
 from netpress.training.evaluation import Evaluation, evaluate_module
+from netpress.training.losses import AdaptiveLabelSmoothing, classifier_weight
 from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import rate_at
+from netpress.training.regularizers import penalised_weights
 from netpress.training.settings import TrainSettings
 from netpress.training.state import lay_out, load_optimizer, optimizer_tensors, prefixed, section
 from netpress.training.step import StepRandomness, TrainingStep
@@ -310,6 +312,28 @@ class _Training:
         self.context.truncate_log(self.lines)
 
 
+def check_training(network: Network, settings: TrainSettings, images: int | None = None) -> None:
+    """Raise UserError, before the long work, for settings that do not fit the network or so many training images.
+
+    Policy files are read, so that a wrong one is named.
+    """
+    if images is not None and images < 2:
+        raise UserError(f"the data leaves {images} images to train on; at least 2 are needed")
+    side = min(network.input.height, network.input.width)
+    if settings.augment.crop >= side:
+        raise UserError(f"augment.crop: {settings.augment.crop} pixels around images of {side}: some would be blank")
+    settings.augment.read_policies()
+    if isinstance(settings.loss, AdaptiveLabelSmoothing):
+        rows = len(classifier_weight(network.module))
+        if rows != len(network.classes):
+            raise UserError(
+                f"loss: adaptive label smoothing compares the classifier's rows, and the last linear layer has {rows} "
+                f"for {len(network.classes)} classes"
+            )
+    if settings.orthogonality is not None:
+        penalised_weights(network.module, settings.orthogonality)
+
+
 def _check(network: Network, settings: TrainSettings, context: Context, teacher: nn.Module | None) -> None:
     """Raises UserError where the network, the settings and the data do not fit together."""
     data, name = context.data, context.name
@@ -319,8 +343,9 @@ def _check(network: Network, settings: TrainSettings, context: Context, teacher:
         raise UserError(f"{name}: {data.name} has images of {found}, the network takes {channels}x{height}x{width}")
     if len(data.classes) != len(network.classes):
         raise UserError(f"{name}: {data.name} has {len(data.classes)} classes, the network {len(network.classes)}")
-    if len(data.train) < 2:
-        raise UserError(f"{name}: {data.name} leaves {len(data.train)} images to train on; at least 2 are needed")
-    settings.augment.read_policies()  # a policy file that is wrong is named before the long work
+    try:
+        check_training(network, settings, len(data.train))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     if (settings.distillation is None) != (teacher is None):
         raise UserError(f"{name}: a distillation needs a teacher, and a teacher a [distillation] table")

@@ -1,14 +1,16 @@
 """Teachers: networks whose answers a student learns from."""
 
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from netpress.errors import UserError
+from netpress.errors import NetpressError, UserError
+from netpress.files import is_folder
 from netpress.models.folding import fold_norms
-from netpress.network import InputSpec, Network, resolve
+from netpress.network import SUFFIX, InputSpec, Network, describe, resolve
 
 
 class MeanTeacher(nn.Module):
@@ -39,18 +41,37 @@ class MeanTeacher(nn.Module):
         return torch.logsumexp(torch.stack(answers), dim=0) if len(answers) > 1 else answers[0]
 
 
+def check_teachers(names: tuple[str, ...], student: Network, allow_import: bool = False) -> None:
+    """Raise UserError, without building anything, unless there are teachers that fit the student.
+
+    Each must be a network file or a run folder: a model by its name alone has learned nothing that it could teach.
+    """
+    if not names:
+        raise UserError("distillation.teachers: names no network file or run folder, so nothing teaches")
+    for name in names:
+        path = Path(name) / f"network{SUFFIX}" if is_folder(name) else Path(name)
+        try:
+            found = describe(path)
+        except NetpressError as error:
+            raise UserError(f"distillation.teachers: {error}; give network files or folders of finished runs") from None
+        size = tuple(found["input"][key] for key in ("channels", "height", "width"))
+        if len(found["classes"]) != len(student.classes) or size != student.input.size:
+            raise UserError(
+                f"teacher {name} maps {size} to {len(found['classes'])} classes, "
+                f"the student {student.input.size} to {len(student.classes)}; they must agree"
+            )
+        if found["architecture"]["family"] == "import" and not allow_import:
+            raise UserError(f"teacher {name}: is built by code of its author's own; if you trust it, --allow-import")
+
+
 def load_teachers(names: tuple[str, ...], student: Network, allow_import: bool = False) -> MeanTeacher:
     """The teachers named by files or run folders.
 
     Raises UserError where one does not fit the student, or is built by its author's own class and not `allow_import`.
     """
+    check_teachers(names, student, allow_import)
     networks = [resolve(name, allow_import=allow_import) for name in names]
-    for name, network in zip(names, networks, strict=True):
-        if len(network.classes) != len(student.classes) or network.input.size != student.input.size:
-            raise UserError(
-                f"teacher {name} maps {network.input.size} to {len(network.classes)} classes, "
-                f"the student {student.input.size} to {len(student.classes)}; they must agree"
-            )
+    for network in networks:
         with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
             fold_norms(network.module)
     return MeanTeacher(networks, student.input)

@@ -1,13 +1,14 @@
 """The `train` stage."""
 
 from netpress.network import Network
-from netpress.stage import Context, PlanRow, register_stage
-from netpress.training.loop import run_training
-from netpress.training.losses import AdaptiveLabelSmoothing, classifier_weight
+from netpress.stage import Context, Outlook, PlanRow, register_stage
+from netpress.training.loop import check_training, run_training
 from netpress.training.optimizers import rate_at
 from netpress.training.regularizers import penalised_weights
 from netpress.training.settings import TrainSettings
-from netpress.training.teachers import load_teachers
+from netpress.training.teachers import check_teachers, load_teachers
+
+STEPS = 10_000  # of an epoch, for a plan
 
 
 def train(network: Network, settings: TrainSettings, context: Context) -> Network:
@@ -21,14 +22,13 @@ def train(network: Network, settings: TrainSettings, context: Context) -> Networ
 def plan(network: Network, settings: TrainSettings) -> list[PlanRow]:
     """A row for each round, then one for each layer that SRIP touches. Raises UserError as the training would."""
     rows: list[PlanRow] = []
-    settings.augment.read_policies()
+    check_training(network, settings)
     highest, schedule = settings.optimizer.learning_rate, settings.schedule
-    if isinstance(settings.loss, AdaptiveLabelSmoothing):
-        classifier_weight(network.module)
     for index in range(settings.rounds):
         epochs = settings.epochs_of(index)
-        # A step is counted as one here: the plan is made without data, so their number is not known.
-        first, last = (rate_at(highest, schedule, epoch, 0, epochs, 1) for epoch in (0, epochs - 1))
+        # The plan is made without data, so an epoch is taken to have many steps: its first has the whole rate.
+        first = rate_at(highest, schedule, 0, 0, epochs, STEPS)
+        last = rate_at(highest, schedule, epochs - 1, STEPS - 1, epochs, STEPS)
         rows.append(
             {
                 "what": f"round {index + 1}",
@@ -46,4 +46,20 @@ def plan(network: Network, settings: TrainSettings) -> list[PlanRow]:
     return rows
 
 
-register_stage("train", TrainSettings, train, plan)
+def check(outlook: Outlook, settings: TrainSettings) -> None:
+    """Raise UserError for a training that could not begin, or would undo what was done before."""
+    outlook.refuse_quantized("training", "put it before, or give the stage `quantize` its own [train]")
+    check_within(outlook, settings)
+
+
+def check_within(outlook: Outlook, settings: TrainSettings, own_teacher: bool = False) -> None:
+    """As `check`, for a training within another stage, which may be that of a quantized network.
+
+    `own_teacher`: the stage has a teacher where the settings name none.
+    """
+    check_training(outlook.network, settings, outlook.images)
+    if settings.distillation is not None and (settings.distillation.teachers or not own_teacher):
+        check_teachers(settings.distillation.teachers, outlook.network, outlook.allow_import)
+
+
+register_stage("train", TrainSettings, train, plan, check=check)

@@ -83,6 +83,10 @@ class QuantizeSettings(Settings):
         targets = [target for target in (self.target_accuracy, self.target_score) if target is not None]
         if self.bits == "auto" and (len(targets) != 1 or self.rules):
             raise ValueError('bits = "auto" needs either target_accuracy or target_score, and takes no rules')
+        if not self.widths:
+            raise ValueError("widths: is empty; name at least one width to choose from")
+        if len(set(self.widths)) < len(self.widths):
+            raise ValueError("widths: names a width twice")
         if self.bits is None and targets:
             raise ValueError('target_accuracy and target_score need bits = "auto"')
         return self

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from netpress.compression.folding import FoldSettings, fold
+from netpress.compression.folding import leave as leave_folded
 from netpress.compression.quantization.calibrating import calibrate_weights, correct_biases, set_inputs, watch_inputs
 from netpress.compression.quantization.layout import choose_formats, describe, record_formats, trim_masks
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
@@ -19,11 +20,13 @@ from netpress.errors import UserError
 from netpress.models.folding import find_foldable_norms, merge_statistics
 from netpress.models.quantizing import put_quantizers
 from netpress.network import Network, copy
+from netpress.numerics.accumulators import operand_bits
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.integer import check_claims, layer_sums
 from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
-from netpress.stage import Context, PlanRow, register_stage
+from netpress.stage import Context, Outlook, PlanRow, register_stage
 from netpress.training import MeanTeacher, evaluate, load_teachers, run_training
+from netpress.training.train import check_within as check_training
 
 CORRECTED = 512  # images that correct biases, all in one batch
 
@@ -55,6 +58,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     if context.dataset is not None:
         line["accuracy_before"] = evaluate(start, context.data.selection).accuracy
     if settings.train is not None:
+        check_claims(layer_sums(quantized.module))  # too narrow sums are told before the training, too
         if context.dataset is not None:
             line["accuracy_calibrated"] = evaluate(quantized, context.data.selection).accuracy
         _train(quantized, start, settings, context)
@@ -90,6 +94,36 @@ def plan(network: Network, settings: QuantizeSettings) -> list[PlanRow]:
     return [*rows, {"what": "training", "epochs": epochs}] if epochs else rows
 
 
+def check(outlook: Outlook, settings: QuantizeSettings) -> None:
+    """Raise UserError for widths that cannot be chosen any more, and for a training that could not begin."""
+    if settings.bits == "auto":
+        outlook.refuse_quantized('bits = "auto"', "widths are chosen for a network in floats")
+    for name, formats in choose_formats(outlook.network.module, settings).items():
+        narrowest = max(operand_bits(formats.weight), operand_bits(formats.input))
+        if formats.integer and isinstance(formats.accumulators, int) and formats.accumulators <= narrowest:
+            raise UserError(
+                f"accumulators = {formats.accumulators}: no wider than the {narrowest} bits of a value in {name}, "
+                'which they sum products of; give many more, or "tree"'
+            )
+    if settings.train is not None:
+        check_training(outlook, settings.train, own_teacher=True)
+
+
+def leave(network: Network, settings: QuantizeSettings) -> None:
+    """Put the layers in that the stage would, in place, norms folded first where it folds them; values stay."""
+    formats = choose_formats(network.module, settings)
+    if settings.folds and not quantized_layers(network.module):
+        leave_folded(network)
+    _put(network, formats)
+
+
+def _put(network: Network, formats: dict[str, LayerFormats]) -> None:
+    try:
+        network.architecture.edits.append(put_quantizers(network.module, formats))
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
 def quantize_once(network: Network, settings: QuantizeSettings, context: Context) -> Network:
     """Post-training quantization without a word and without evaluation: for tables of many widths.
 
@@ -119,8 +153,8 @@ def _calibrate(
         observers = watch_inputs(start.module, formats, images, statistics, method, generator)
     quantized = copy(start)
     try:
-        quantized.architecture.edits.append(put_quantizers(quantized.module, formats))
-    except (TypeError, ValueError) as error:
+        _put(quantized, formats)
+    except UserError as error:
         raise UserError(f"{context.name}: {error}") from error
     layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
     calibrate_weights(layers, settings.weight_calibration or preset.weight_calibration)
@@ -147,4 +181,4 @@ def _train(quantized: Network, start: Network, settings: QuantizeSettings, conte
     run_training(quantized, settings.train, context.part("train"), teacher=teacher)
 
 
-register_stage("quantize", QuantizeSettings, quantize, plan)
+register_stage("quantize", QuantizeSettings, quantize, plan, check=check, leave=leave)
