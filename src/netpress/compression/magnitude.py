@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction as Ratio
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,29 +112,31 @@ def count_left(
     if sum(zeros) > removed[0]:
         raise UserError(_already_sparser(sum(sizes), sum(zeros), amounts[0]))
     alive = [bool((tensor > 0).any()) for tensor in magnitudes]
-    ranks = _ranks(magnitudes)
-    last = min((int(rank[-1]) for rank, living in zip(ranks, alive, strict=True) if living), default=sum(sizes))
-    emptied = [last < count for count in removed]  # where the smallest weights would be all of one tensor
-    safe = _ranks([_protect_largest(tensor) for tensor in magnitudes]) if any(emptied) else ranks
-    for amount, count, empties in zip(amounts, removed, emptied, strict=True):
-        if empties and sum(sizes) - count < sum(alive):
-            raise _too_few(amount, sum(sizes), count, sum(alive))
-    places = torch.tensor(removed)
-    return {
-        name: [len(rank) - int(below[empties][place]) for place, empties in enumerate(emptied)]
-        for name, rank, below in (
-            (name, rank, [torch.searchsorted(order, places) for order in (rank, kept)])
-            for name, rank, kept in zip(weights, ranks, safe, strict=True)
-        )
-    }
+    values = [np.sort(tensor.flatten().cpu().numpy()) for tensor in magnitudes]
+    gone = _gone_by_rank(values, removed)  # [tensors, amounts]
+    emptied = ((gone == np.array(sizes)[:, None]) & np.array(alive)[:, None]).any(axis=0)
+    if emptied.any():
+        for amount, count, empties in zip(amounts, removed, emptied, strict=True):
+            if empties and sum(sizes) - count < sum(alive):
+                raise _too_few(amount, sum(sizes), count, sum(alive))
+        for row, living in zip(values, alive, strict=True):
+            row[-1] = math.inf if living else row[-1]
+        gone = np.where(emptied, _gone_by_rank(values, removed), gone)
+    return {name: [size - int(count) for count in row] for name, size, row in zip(weights, sizes, gone, strict=True)}
 
 
-def _ranks(magnitudes: list[Tensor]) -> list[Tensor]:
-    """For each tensor the places of its values among all values, rising: [values]."""
-    order = torch.sort(torch.cat([tensor.flatten() for tensor in magnitudes]), stable=True).indices
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=order.device)
-    return [part.sort().values.cpu() for part in places.split([tensor.numel() for tensor in magnitudes])]
+def _gone_by_rank(values: list[np.ndarray], removed: list[int]) -> np.ndarray:
+    """How many of each tensor's `values`, rising, are among the so many smallest of all: [tensors, amounts].
+
+    Of equal values those of the first tensors go first.
+    """
+    every = np.sort(np.concatenate(values))
+    largest = every[np.maximum(np.array(removed), 1) - 1]  # that goes: [amounts]
+    below = np.array([np.searchsorted(row, largest, "left") for row in values])
+    equal = np.array([np.searchsorted(row, largest, "right") for row in values]) - below
+    before = np.cumsum(equal, axis=0) - equal  # equal ones in the tensors before
+    wanted = np.array(removed) - below.sum(axis=0)
+    return np.where(np.array(removed) > 0, below + np.clip(wanted - before, 0, equal), 0)
 
 
 def _zeros(name: str, weight: Tensor, mask: Tensor | None) -> int:
@@ -247,8 +250,11 @@ def _protect_largest(magnitude: Tensor) -> Tensor:
 def _keep_largest(magnitudes: list[Tensor], removed: int) -> list[Tensor]:
     """One mask a tensor, without the `removed` smallest values of all; of equal ones the first go first."""
     values = torch.cat([tensor.flatten() for tensor in magnitudes])  # [weights]
-    order = torch.sort(values, stable=True).indices
     keep = torch.ones_like(values, dtype=torch.bool)
-    keep[order[:removed]] = False
+    if removed:
+        largest = values.kthvalue(removed).values  # that goes
+        keep = values > largest
+        equal = (values == largest).nonzero()[:, 0]
+        keep[equal[removed - int((values < largest).sum()) :]] = True
     parts = keep.split([tensor.numel() for tensor in magnitudes])
     return [part.view(tensor.shape).clone() for part, tensor in zip(parts, magnitudes, strict=True)]
