@@ -16,13 +16,15 @@ from netpress.data.digits import TEST_IMAGES
 from netpress.data.settings import DEFAULT_SIZE
 from netpress.errors import UserError
 from netpress.models.bounds import MOST_ACTIVATIONS, check_answers
+from netpress.models.registry import IMPORTED
 from netpress.network import Network, create, resolve
 from netpress.recipe import ModelTable, Recipe, understand_model
 from netpress.scoring import Trace, score_trace, trace_network
 from netpress.stage import Outlook, foresee, stage_of
 
 MOST_WEIGHED = 2**25
-"""Weights that a plan draws to rank them: 128 MB. Of more, pruning is told as if all tensors lost the same share."""
+"""Weights that a plan draws and ranks, all prunings together: 128 MB. Beyond, all tensors are taken to lose the same
+share of what they have."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,14 @@ def plan_recipe(
     """
     shape = shape or shape_of(recipe.data, data)
     images, _ = recipe.data.divide(shape.images)
-    network = _network_of(recipe, shape, allow_import)
+    network = _network_of(recipe, shape, allow_import)  # shapes, where it is new: a weight drawn as 0 is no sparsity
     traced = trace_network(network)
     _check_activations(traced)
-    if not _is_shapes(network):
+    if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))
     card = score_trace(traced, recipe.score, network.formats, dataset=network.facts.get("dataset"))
     weights = sum(weight.numel() for weight in network.weights().values())
-    outlook = Outlook(network, images, tuple(network.architecture.edits), allow_import)
+    outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
     planned = [{"name": name, "rows": rows} for name, rows in foresee(recipe.stages, outlook)]
     epochs = sum(row.get("epochs", 0) or 0 for stage in planned for row in stage["rows"])
     summary = (
@@ -119,17 +121,18 @@ def _network_of(recipe: Recipe, shape: DataShape, allow_import: bool) -> Network
             )
         return network
     assert table.family is not None
-    settings = fit_model(table, shape)
-    network = create(table.family, settings, seed=recipe.seed, shapes=True)
-    weights = sum(weight.numel() for weight in network.module.parameters())
-    weighed = any(stage_of(settings).weighs for settings in recipe.stages)
-    if _is_shapes(network) and weighed and weights <= MOST_WEIGHED:
-        return create(table.family, settings, seed=recipe.seed)
-    return network
+    return create(table.family, fit_model(table, shape), seed=recipe.seed, shapes=True)
 
 
-def _is_shapes(network: Network) -> bool:
-    return any(parameter.is_meta for parameter in network.module.parameters())
+def _with_weights(recipe: Recipe, network: Network) -> Network:
+    """The network with its first weights, where it has none, a stage looks at them, and they are not too many."""
+    parameters = list(network.module.parameters())
+    weighed = sum(stage_of(settings).weighs for settings in recipe.stages)
+    looks = weighed * sum(parameter.numel() for parameter in parameters)
+    if not (0 < looks <= MOST_WEIGHED and any(parameter.is_meta for parameter in parameters)):
+        return network
+    architecture = network.architecture
+    return create(architecture.family, architecture.settings, seed=recipe.seed)
 
 
 def _check_activations(traced: Trace) -> None:

@@ -38,6 +38,7 @@ from netpress.stage import stages
 
 LARGEST_RECIPE = 1 << 20  # bytes
 LONGEST_PATH = 1000  # letters of a setting's path
+MOST_STAGES = 32
 LONGEST_NAME = 200  # letters: names become folders, which no system lets be longer than 255
 LARGEST_SCALE = 1e6  # of --epochs-scale
 
@@ -124,6 +125,8 @@ class Recipe(Settings):
     def _does_something(self) -> Self:
         if not self.stages:
             raise ValueError("a recipe needs at least one [[stages]] table")
+        if len(self.stages) > MOST_STAGES:
+            raise ValueError(f"{len(self.stages)} stages are more than the {MOST_STAGES} that a recipe may have")
         return self
 
 

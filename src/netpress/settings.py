@@ -7,7 +7,8 @@ true), with lists accepted where a tuple is declared.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -115,7 +116,8 @@ def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str 
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        problems = [_describe(problem, path, kind) for problem in error.errors(include_url=False)]
+        found = _one_branch(error.errors(include_url=False))
+        problems = [_describe(problem, path, kind) for problem in found]
         raise SettingsError(problems, source) from None
 
 
@@ -148,12 +150,42 @@ def find_unreadable(values: Any, path: str = "settings") -> str | None:
     return None
 
 
+_BRANCH = re.compile(r"str|int|float|bool|(tuple|list|dict|literal|function-\w+)\[.*\]")
+
+
+def _one_branch(problems: Sequence[Any]) -> list[dict[str, Any]]:
+    """The problems with one alone for each value that may be of several types, of which pydantic tells each.
+
+    The problem that lies deepest is of the type that was meant; of equals, all are joined.
+    """
+    kept: dict[object, list[dict[str, Any]]] = {}
+    for number, problem in enumerate(problems):
+        loc = problem["loc"]
+        branch = next((place for place, part in enumerate(loc) if _BRANCH.fullmatch(str(part))), None)
+        if branch is None:
+            kept[number] = [problem]
+        else:
+            plain = {**problem, "loc": (*loc[:branch], *loc[branch + 1 :])}
+            kept.setdefault(loc[:branch], []).append(plain)
+    joined = []
+    for group in kept.values():
+        deepest = max(group, key=lambda problem: len(problem["loc"]))
+        equals = [problem for problem in group if problem["loc"] == deepest["loc"]]
+        messages = list(dict.fromkeys(_say(problem) for problem in equals))
+        joined.append({**deepest, "type": "joined", "msg": "; ".join(messages)} if len(messages) > 1 else deepest)
+    return joined
+
+
 def _describe(problem: Mapping[str, Any], path: str, kind: type[BaseModel]) -> str:
     # A key may be any text of any length, and a line of its own.
     keys = (shorten(" ".join(str(part).split()), QUOTED) for part in problem["loc"])
     where = ".".join([*([path] if path else []), *keys]) or "settings"
+    return f"{where}: {_say(problem)}"
+
+
+def _say(problem: Mapping[str, Any]) -> str:
     describe = _MESSAGES.get(problem["type"])
-    return f"{where}: {describe(problem) if describe else problem['msg']}"
+    return describe(problem) if describe else str(problem["msg"])
 
 
 def _unknown_key(problem: Mapping[str, Any]) -> str:

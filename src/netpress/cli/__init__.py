@@ -18,6 +18,7 @@ app = typer.Typer(
     name="netpress",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # else what stands in square brackets is taken for markup and disappears
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for group in (running, measuring, scoring, sensitivity, shipping, exporting, listing):

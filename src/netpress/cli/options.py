@@ -59,7 +59,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(Text(visible(_cell(value))) for value in row.values()))  # names from files are no markup
     # A pipe or a file has no width of its own; lines are then as long as they need to be.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
 def _cell(value: Any) -> str:

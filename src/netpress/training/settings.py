@@ -18,7 +18,7 @@ ScheduleSettings = Annotated[Cosine | Step | Constant, Field(discriminator="kind
 LossSettings = Annotated[CrossEntropy | LabelSmoothing | AdaptiveLabelSmoothing, Field(discriminator="kind")]
 
 MOST_EPOCHS = 1_000_000
-MOST_ROUNDS = 1000
+MOST_ROUNDS = 200
 
 
 class Average(Settings):

@@ -35,7 +35,7 @@ def plan(network: Network, settings: TrainSettings) -> list[PlanRow]:
                 "epochs": epochs,
                 "passes": epochs * settings.augment.copies,
                 "batch_size": settings.batch_size,
-                "learning_rate": [first, last],
+                "learning_rate": [float(f"{rate:.6g}") for rate in (first, last)],
                 "loss": settings.loss.kind,
             }
         )
