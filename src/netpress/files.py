@@ -173,7 +173,7 @@ def parse_toml_value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     except (RecursionError, ValueError):  # ValueError: more digits than Python converts
-        raise UserError(f"{text[:40]}...: a number of too many digits, or lists within lists too deep") from None
+        raise UserError(f"{text[:40]}...: a number of too many digits, or lists too deep within each other") from None
     return values["value"] if len(values) == 1 else text  # with a line break in it, it may set more than one
 
 

@@ -15,6 +15,7 @@ The settings of each part live beside its code; they meet here. A recipe is TOML
 `extends = "kaist-v1"` at the top takes all that is not said here from another recipe.
 """
 
+import copy
 import functools
 import importlib
 import operator
@@ -256,8 +257,8 @@ def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str,
     if place in extended_by:
         raise UserError(f"{source}: extends itself")
     values = parse_toml(data, source)
-    if problem := find_unreadable(values, source):
-        raise UserError(problem)
+    if problem := find_unreadable(values):
+        raise SettingsError([problem], source)
     return extend(values, source, path.parent, (*extended_by, place)), source
 
 
@@ -313,14 +314,18 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     keys = split_path(path.strip())
     if not equals or not all(keys) or keys == ["**"]:
         raise UserError(f"--set {override}: write it as path.to.key=value, for example stages.0.epochs=2")
+    try:
+        value = parse_value(text.strip())
+    except UserError as error:
+        raise UserError(f"--set {path}: {error}") from None
     if keys[0] != "**":
-        set_value(values, keys, parse_value(text.strip()), f"--set {override}")
+        set_value(values, keys, value, f"--set {override}")
         return
     tables = list(_tables_with(keys[1], values))
     if not tables:
         raise UserError(f"--set {override}: the recipe says {keys[1]} nowhere")
     for table in tables:
-        set_value(table, keys[1:], parse_value(text.strip()), f"--set {override}")
+        set_value(table, keys[1:], copy.deepcopy(value), f"--set {override}")
 
 
 def _tables_with(key: str, values: Any) -> Iterator[dict[str, Any]]:

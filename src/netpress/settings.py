@@ -109,7 +109,7 @@ def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str 
     `path` is put before every key of an error (`stages.1`), `source` names the file.
     Raises SettingsError with all problems at once.
     """
-    problem = find_unreadable(values, path or "settings")
+    problem = find_unreadable(values, path)
     if problem:
         raise SettingsError([problem], source)
     text = json.dumps(values)
@@ -121,13 +121,14 @@ def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str 
         raise SettingsError(problems, source) from None
 
 
-def find_unreadable(values: Any, path: str = "settings") -> str | None:
+def find_unreadable(values: Any, path: str = "") -> str | None:
     """The first reason why `values` cannot be settings at all, as `path: what is wrong`; None where there is none.
 
     Settings are texts, whole numbers of 64 bits, numbers, true and false, in lists and tables that are neither
     deep nor endless: whatever else Python or TOML can hold would only be found out by something that breaks.
     """
     waiting: list[tuple[str, Any, int]] = [(path, values, 0)]
+    path = path or "settings"
     seen = 0
     while waiting:
         where, value, depth = waiting.pop()
@@ -139,7 +140,7 @@ def find_unreadable(values: Any, path: str = "settings") -> str | None:
         if isinstance(value, Mapping):
             if not all(isinstance(key, str) for key in value):
                 return f"{where}: its keys are not all texts"
-            waiting += [(f"{where}.{key}", entry, depth + 1) for key, entry in value.items()]
+            waiting += [(f"{where}.{key}" if where else key, entry, depth + 1) for key, entry in value.items()]
         elif isinstance(value, list | tuple):
             waiting += [(f"{where}.{place}", entry, depth + 1) for place, entry in enumerate(value)]
         elif isinstance(value, int):
