@@ -205,7 +205,7 @@ def test_many_rounds_at_once_leave_what_round_after_round_does(scope: Any) -> No
         except NetpressError as error:
             found = str(error)
         assert found == expected
-    assert rescued > 10
+    assert rescued > 2
 
 
 def test_weights_without_values_go_in_equal_shares() -> None:

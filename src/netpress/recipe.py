@@ -393,6 +393,10 @@ def _scale_epochs(values: Any, factor: float) -> Any:
     scaled = {key: _scale_epochs(entry, factor) for key, entry in values.items()}
     if isinstance(scaled.get("epochs"), int):
         scaled["epochs"] = max(scaled.get("rounds", 1), round(scaled["epochs"] * factor))
+        if "schedule" in scaled:  # epochs are rounded: a warm-up keeps at most its share of a round
+            before, after = (table["epochs"] // table["rounds"] for table in (values, scaled))
+            longest = values["schedule"]["warmup"] * after / before
+            scaled["schedule"]["warmup"] = min(scaled["schedule"]["warmup"], longest)
     if isinstance(scaled.get("warmup"), float):
         scaled["warmup"] *= factor
     if factor < 1 and scaled.get("per") == "epoch":
