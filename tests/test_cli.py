@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
+import typer
 
+from netpress.cli import app
+from netpress.cli.options import print_table
 from netpress.network import create, load, save
 
 
@@ -155,3 +159,47 @@ def test_the_2019_entry_scores_what_the_board_says(call, tmp_path):
     code, out, _ = call("score", "v1.netpress", "--json")
     assert code == 0
     assert sum(layer["nonzeros"] for layer in json.loads(out)["layers"]) == 180_182
+
+
+def test_help_shows_what_stands_in_brackets(call):
+    """Every bracket of every help text is printed: none is taken for markup."""
+    root = typer.main.get_command(app)
+    commands = [([name], command) for name, command in root.commands.items()]
+    commands += [
+        ([*words, name], inner)
+        for words, command in commands
+        for name, inner in getattr(command, "commands", {}).items()
+    ]
+    seen = 0
+    for words, command in commands:
+        texts = [command.help or "", *(getattr(parameter, "help", "") or "" for parameter in command.params)]
+        wanted = [found for text in texts for found in re.findall(r"\[[^]\s]+\]", text)]
+        _, out, _ = call(*words, "--help")
+        assert all(found in out for found in wanted), words
+        seen += len(wanted)
+    assert seen >= 5
+    assert "[sweep]" in call("run", "--help")[1]
+
+
+def test_tables_show_what_stands_in_brackets(capsys):
+    print_table([{"what": "[sweep] [bold]x[/bold]", "shape": [1, 2]}])
+    assert "[sweep] [bold]x[/bold]" in capsys.readouterr().out
+
+
+def test_a_recipe_that_cannot_be_is_told_with_what_to_do(call):
+    code, _, err = call("plan", "digits", "--set", "model.family=resnet")
+    assert code == 2
+    assert "tiny, dropout: of c_efficientnet; a table for another family is replaced as a whole" in err
+    change = re.search(r"--set '(model=.*?)'", err)[1]
+    assert call("plan", "digits", "--set", change)[0] == 0
+    for words in (
+        ("--epochs-scale", "inf"),
+        ("--set", f"seed={'1' * 5000}"),
+        ("--set", f"model.classes={'[' * 5000}"),
+        ("--set", f"{'a.' * 5000}b=1"),
+        ("--set", "stages=[]"),
+        ("--seed", "9" * 30),
+    ):
+        code, _, err = call("plan" if "--seed" not in words else "run", "digits", *words)
+        assert code == 2, words
+        assert len(err) < 1000

@@ -26,8 +26,9 @@ from netpress.errors import NetpressError
 from netpress.files import dump_toml
 from netpress.models.registry import families
 from netpress.network import create, save
+from netpress.overrides import set_value
 from netpress.planning import plan_recipe
-from netpress.recipe import Sweep, check_recipe, load_values, read_recipe, set_value, shipped
+from netpress.recipe import Sweep, check_recipe, load_values, read_recipe, shipped
 from netpress.scoring import ScoreSettings
 from netpress.settings import Settings, SettingsError
 from netpress.stage import stages

@@ -7,7 +7,8 @@ import pytest
 
 from netpress.errors import UserError
 from netpress.files import dump_toml
-from netpress.recipe import apply_override, check_recipe, draft_recipe, load_values, read_recipe, scale_recipe, shipped
+from netpress.overrides import apply_override
+from netpress.recipe import check_recipe, draft_recipe, load_values, read_recipe, scale_recipe, shipped
 from netpress.settings import SettingsError
 
 
@@ -171,3 +172,41 @@ def test_new_recipe(tmp_path, monkeypatch):
         draft_recipe("mine")
     with pytest.raises(UserError, match="--like"):
         draft_recipe("other", "nothing")
+
+
+@pytest.mark.parametrize("preset", [3, True, {"a": 1}, [["tiny"]], [3], {}])
+def test_a_preset_is_a_name_or_names(preset):
+    values, _ = load_values("digits")
+    values["model"]["preset"] = preset
+    with pytest.raises(SettingsError, match=r"model\.preset: must be the name of a preset") as caught:
+        check_recipe(values)
+    assert len(caught.value.problems) == 1
+
+
+def test_values_that_no_setting_has():
+    values, _ = load_values("digits")
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    for value, message in (
+        (10**5000, "seed: is a whole number of more than 64 bits"),
+        (deep, "tables and lists lie more than 30 deep"),
+        ([0] * 1_000_001, "holds more than 1,000,000 values"),
+        ({1: 2}, "seed: its keys are not all texts"),
+        (b"x", "seed: bytes is no kind of value"),
+        (float("nan"), "seed: "),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_recipe(values | {"seed": value})
+
+
+def test_one_message_for_a_value_of_several_types():
+    values, _ = load_values("digits")
+    for on, message in (
+        ([0] * 3000, r"stages\.0\.train\.orthogonality\.on\.0: 0 is not a valid string"),
+        (5, r"orthogonality\.on: 5 is not a valid string; 5 is not a valid array"),
+    ):
+        values["stages"][0]["orthogonality"] = {"on": on}
+        with pytest.raises(SettingsError, match=message) as caught:
+            check_recipe(values)
+        assert len(caught.value.problems) == 1

@@ -160,7 +160,7 @@ class Lazy(Seven):
         ("Pair", "Pair: its forward gives a tuple"),
         ("Named", "Named: its forward gives a dict"),
         ("Small", "Small: its forward pass fails for an input of 3x32x32"),
-        ("Lazy", "its layer linear is lazy"),
+        ("Lazy", "linear.weight of Lazy has no shape yet, because its layer is lazy"),
         ("Nothing", "Nothing"),
     ],
 )

@@ -17,6 +17,7 @@ ROOMS = [
     "native",
     "settings",
     "files",
+    "overrides",
     "folders",
     "devices",
     "console",

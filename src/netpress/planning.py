@@ -64,8 +64,8 @@ def plan_recipe(
     card = score_trace(traced, recipe.score, network.formats, dataset=network.facts.get("dataset"))
     weights = sum(weight.numel() for weight in network.weights().values())
     outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
-    planned = [{"name": name, "rows": rows} for name, rows in foresee(recipe.stages, outlook)]
-    epochs = sum(row.get("epochs", 0) or 0 for stage in planned for row in stage["rows"])
+    planned = foresee(recipe.stages, outlook)
+    epochs = sum(row.get("epochs", 0) or 0 for _, rows in planned for row in rows)
     summary = (
         f"{recipe.name}: {weights:,} weights, dense score {card.score:.5f} ({recipe.score.convention}); "
         f"{len(planned)} stages, {epochs:,} epochs of {images:,} images"
@@ -77,7 +77,7 @@ def plan_recipe(
         "dense": {"params": card.params, "operations": card.operations, "score": card.score},
         "train_images": images,
         "epochs": epochs,
-        "stages": planned,
+        "stages": [{"name": name, "rows": rows} for name, rows in planned],
     }
 
 

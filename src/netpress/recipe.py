@@ -15,13 +15,11 @@ The settings of each part live beside its code; they meet here. A recipe is TOML
 `extends = "kaist-v1"` at the top takes all that is not said here from another recipe.
 """
 
-import copy
 import functools
 import importlib
 import operator
-import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,14 +29,14 @@ from pydantic import Field, StringConstraints, create_model, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
-from netpress.files import atomic_write, is_folder, is_there, parse_toml, parse_toml_value, read_file
+from netpress.files import atomic_write, is_folder, is_there, parse_toml, read_file
 from netpress.models.registry import choose_model, families, family_named
+from netpress.overrides import apply_override
 from netpress.scoring import ScoreSettings
 from netpress.settings import Natural, Positive, Settings, SettingsError, find_unreadable, parse
 from netpress.stage import stages
 
 LARGEST_RECIPE = 1 << 20  # bytes
-LONGEST_PATH = 1000  # letters of a setting's path
 MOST_STAGES = 32
 LONGEST_NAME = 200  # letters: names become folders, which no system lets be longer than 255
 LARGEST_SCALE = 1e6  # of --epochs-scale
@@ -300,75 +298,6 @@ def shipped() -> dict[str, str]:
                 "description", ""
             )
     return found
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one value by its path: `stages.0.epochs=2`, `data.dataset=cifar100`. Raises UserError.
-
-    A key with a dot in it stands in quotes: `sweep.grid."model.expansion"=[1.0, 2.0]`. A path that begins with
-    `**.` is set wherever its first key stands, at any depth: `**.augment.policy=rand` for every training.
-    """
-    path, equals, text = override.partition("=")
-    if len(path) > LONGEST_PATH:
-        raise UserError(f"--set {path[:40]}...: no setting has a path of {len(path):,} letters")
-    keys = split_path(path.strip())
-    if not equals or not all(keys) or keys == ["**"]:
-        raise UserError(f"--set {override}: write it as path.to.key=value, for example stages.0.epochs=2")
-    try:
-        value = parse_value(text.strip())
-    except UserError as error:
-        raise UserError(f"--set {path}: {error}") from None
-    if keys[0] != "**":
-        set_value(values, keys, value, f"--set {override}")
-        return
-    tables = list(_tables_with(keys[1], values))
-    if not tables:
-        raise UserError(f"--set {override}: the recipe says {keys[1]} nowhere")
-    for table in tables:
-        set_value(table, keys[1:], copy.deepcopy(value), f"--set {override}")
-
-
-def _tables_with(key: str, values: Any) -> Iterator[dict[str, Any]]:
-    """Every table in `values`, itself included, that has the key."""
-    if isinstance(values, dict):
-        if key in values:
-            yield values
-        values = list(values.values())
-    for entry in values if isinstance(values, list) else ():
-        yield from _tables_with(key, entry)
-
-
-def split_path(path: str) -> list[str]:
-    """The keys of a setting path; a key in quotes may have dots."""
-    return [key.strip('"') for key in re.split(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)', path)]
-
-
-def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, said: str) -> None:
-    """Put `value` at the path `keys`, making the tables on the way that are not there.
-
-    Raises UserError, which begins with `said`, where the path leads through a value or past a list's end.
-    """
-    target: Any = values
-    for position, key in enumerate(keys):
-        last = position == len(keys) - 1
-        if isinstance(target, list):
-            index = int(key) if key.isdigit() else -1
-            if not 0 <= index < len(target):
-                raise UserError(f"{said}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
-            key = index  # type: ignore[assignment]
-        elif not isinstance(target, dict):
-            raise UserError(f"{said}: {'.'.join(keys[:position])} is a value, not a table")
-        if last:
-            target[key] = value
-        elif isinstance(target, dict):
-            target = target.setdefault(key, {})
-        else:
-            target = target[key]
-
-
-def parse_value(text: str) -> Any:
-    """A value as TOML writes it; what is no TOML is taken as a string, so quotes may be left out."""
-    return parse_toml_value(text)
 
 
 def scale_recipe(recipe: Recipe, factor: float) -> Recipe:

@@ -17,8 +17,8 @@ from netpress.errors import UserError
 from netpress.files import atomic_write, read_object
 from netpress.folders import held, is_empty, remove_written
 from netpress.network import Network, check_fit, data_settings, own_class, resolve
+from netpress.overrides import apply_override
 from netpress.pipeline import STAGE_FILES, save_result
-from netpress.recipe import apply_override
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context, Outlook, stages

@@ -50,7 +50,7 @@ def sensitivity(
     from netpress.data import load_dataset
     from netpress.devices import choose_device
     from netpress.network import check_fit, data_settings
-    from netpress.recipe import apply_override
+    from netpress.overrides import apply_override
     from netpress.settings import parse
     from netpress.stage import Context
 

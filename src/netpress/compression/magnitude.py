@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction as Ratio
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,34 +98,44 @@ def count_left(
     as it does. Weights without values (on the meta device) go in equal shares of each tensor where all are ranked.
     """
     sizes = [weight.numel() for weight in weights.values()]
-    if scope == "layer" or any(weight.is_meta for weight in weights.values()):
-        zeros = [_zeros(name, weight, masks.get(name)) for name, weight in weights.items()]
-        gone = _gone_by_layer if scope == "layer" else _gone_in_shares
-        rounds = []
-        for amount in amounts:
-            zeros = gone(sizes, zeros, amount)
-            rounds.append([size - zero for size, zero in zip(sizes, zeros, strict=True)])
-        return dict(zip(weights, map(list, zip(*rounds, strict=True)), strict=True))
-    magnitudes = [_magnitudes(name, weight, masks.get(name)) for name, weight in weights.items()]
-    removed = [count_removed(amount, sum(sizes)) for amount in amounts]
-    zeros = [_count_zeros(tensor) for tensor in magnitudes]
-    if sum(zeros) > removed[0]:
-        raise UserError(_already_sparser(sum(sizes), sum(zeros), amounts[0]))
-    alive = [bool((tensor > 0).any()) for tensor in magnitudes]
+    if scope == "global" and not any(weight.is_meta for weight in weights.values()):
+        magnitudes = [_magnitudes(name, weight, masks.get(name)) for name, weight in weights.items()]
+        counts = _gone_together(magnitudes, amounts)
+        rows = zip(weights, sizes, counts, strict=True)
+        return {name: [size - int(gone) for gone in row] for name, size, row in rows}
+    zeros = [_zeros(name, weight, masks.get(name)) for name, weight in weights.items()]
+    find_gone = _gone_by_layer if scope == "layer" else _gone_in_shares
+    left: dict[str, list[int]] = {name: [] for name in weights}
+    for amount in amounts:
+        zeros = find_gone(sizes, zeros, amount)
+        for name, size, zero in zip(weights, sizes, zeros, strict=True):
+            left[name].append(size - zero)
+    return left
+
+
+def _gone_together(magnitudes: list[Tensor], amounts: Sequence[float]) -> np.ndarray[Any, Any]:
+    """How many weights of each tensor are gone after each amount, all ranked together: [tensors, amounts]."""
+    sizes = np.array([tensor.numel() for tensor in magnitudes])
+    count = int(sizes.sum())
+    removed = [count_removed(amount, count) for amount in amounts]
+    zeros = sum(map(_count_zeros, magnitudes))
+    if zeros > removed[0]:
+        raise UserError(_already_sparser(count, zeros, amounts[0]))
+    alive = np.array([bool((tensor > 0).any()) for tensor in magnitudes])
     values = [np.sort(tensor.flatten().cpu().numpy()) for tensor in magnitudes]
-    gone = _gone_by_rank(values, removed)  # [tensors, amounts]
-    emptied = ((gone == np.array(sizes)[:, None]) & np.array(alive)[:, None]).any(axis=0)
-    if emptied.any():
-        for amount, count, empties in zip(amounts, removed, emptied, strict=True):
-            if empties and sum(sizes) - count < sum(alive):
-                raise _too_few(amount, sum(sizes), count, sum(alive))
-        for row, living in zip(values, alive, strict=True):
-            row[-1] = math.inf if living else row[-1]
-        gone = np.where(emptied, _gone_by_rank(values, removed), gone)
-    return {name: [size - int(count) for count in row] for name, size, row in zip(weights, sizes, gone, strict=True)}
+    gone = _gone_by_rank(values, removed)
+    emptied = np.any((gone == sizes[:, None]) & alive[:, None], axis=0)  # [amounts]
+    if not bool(np.any(emptied)):
+        return gone
+    for place in map(int, np.flatnonzero(emptied)):
+        if count - removed[place] < alive.sum():
+            raise _too_few(amounts[place], count, removed[place], int(alive.sum()))
+    for row, living in zip(values, alive, strict=True):
+        row[-1] = math.inf if living else row[-1]  # the largest stays
+    return np.where(emptied, _gone_by_rank(values, removed), gone)
 
 
-def _gone_by_rank(values: list[np.ndarray], removed: list[int]) -> np.ndarray:
+def _gone_by_rank(values: list[np.ndarray[Any, Any]], removed: list[int]) -> np.ndarray[Any, Any]:
     """How many of each tensor's `values`, rising, are among the so many smallest of all: [tensors, amounts].
 
     Of equal values those of the first tensors go first.

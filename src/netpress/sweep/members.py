@@ -23,14 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from netpress.errors import UserError
+from netpress.overrides import set_value, split_path
 from netpress.recipe import (
     Recipe,
     Sweep,
     check_recipe,
     read_values,
     scale_recipe,
-    set_value,
-    split_path,
 )
 from netpress.settings import Settings
 
