@@ -231,7 +231,7 @@ def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
     try:
         recipe = parse(recipe_schema(), values)
     except SettingsError as error:
-        raise SettingsError(error.problems + problems, source) from None
+        raise SettingsError(list(dict.fromkeys(error.problems + problems)), source) from None
     if problems:
         raise SettingsError(problems, source)
     return recipe
