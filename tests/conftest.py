@@ -1,5 +1,6 @@
-"""What tests share: one thread, so that parallel tests do not wait for each other, the command line, small data."""
+"""What tests share: how many threads they compute with, the command line, small data."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,9 @@ import torch
 from netpress.cli import main
 from netpress.data import Dataset, Images
 
-torch.set_num_threads(1)
+# One unless the run says otherwise, so that parallel tests do not wait for each other.
+THREADS = int(os.environ.get("NETPRESS_TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
 
 Call = Callable[..., tuple[int, str, str]]
 

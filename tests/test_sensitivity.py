@@ -44,6 +44,31 @@ def network(context: Context) -> Network:
     return trained
 
 
+def scales_of(network: Network) -> dict[str, torch.Tensor]:
+    """What calibration found for each layer's input: scale and zero point."""
+    found = {}
+    for name, layer in quantized_layers(network.module).items():
+        if layer.input_scale is not None:  # layers that are left out compute in float16
+            assert layer.input_zero_point is not None
+            found[name] = torch.stack([layer.input_scale.detach(), layer.input_zero_point])
+    return found
+
+
+@pytest.mark.parametrize("calibration", ["mse", "percentile", "minmax", "sigma"])
+def test_a_layer_is_calibrated_alike_whichever_others_are(calibration: str, network: Network, context: Context) -> None:
+    start = folded(network, QuantizeSettings(), context)
+    values = {"calibration": {"kind": calibration}, "correct_biases": False}
+    together = scales_of(quantize_once(start, parse(QuantizeSettings, values), context))
+    assert len(together) > 5
+    for layer in together:
+        others = [name for name in together if name != layer]
+        alone = scales_of(quantize_once(start, parse(QuantizeSettings, {**values, "leave_out": others}), context))
+        assert list(alone) == [layer] and torch.equal(alone[layer], together[layer])
+        rest = scales_of(quantize_once(start, parse(QuantizeSettings, {**values, "leave_out": [layer]}), context))
+        assert list(rest) == others
+        assert all(torch.equal(rest[name], together[name]) for name in others)
+
+
 def test_each_layer_is_measured_alone(network: Network, context: Context) -> None:
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
     rows = measure_sensitivity(network, QuantizeSettings(), context, (8, 2), images=10_000)
@@ -54,11 +79,13 @@ def test_each_layer_is_measured_alone(network: Network, context: Context) -> Non
     # The same by another way: the stage's own quantization with every other layer left out.
     floats = evaluate(network, context.data.selection)
     start = folded(network, QuantizeSettings(), context)
+    among = {bits: scales_of(quantize_once(start, with_width(QuantizeSettings(), bits), context)) for bits in (8, 2)}
     for row in rows[1::4]:
         others = tuple(layer for layer in layers if layer != row.layer)
         values = {"leave_out": others, "correct_biases": False, "arithmetic": "float32"}
         one = quantize_once(start, with_width(parse(QuantizeSettings, values), row.bits), context)
         assert list(quantized_layers(one.module)) == [row.layer]
+        assert torch.equal(scales_of(one)[row.layer], among[row.bits][row.layer])
         alone = evaluate(one, context.data.selection)
         assert row.accuracy == pytest.approx(alone.accuracy, abs=1e-9)
         assert row.lost == pytest.approx(floats.accuracy - alone.accuracy, abs=1e-9)
