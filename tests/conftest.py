@@ -15,6 +15,7 @@ from netpress.data import Dataset, Images
 # One unless the run says otherwise, so that parallel tests do not wait for each other.
 THREADS = int(os.environ.get("NETPRESS_TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the processes that tests start
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -264,7 +264,7 @@ def clear_run(folder: Path) -> None:
 
 
 def _settle_environment(folder: Path, now: dict[str, Any], console: Console) -> dict[str, Any]:
-    """Record where the run happens; on resuming, refuse other data and warn of other versions."""
+    """Record where the run happens; on resuming, refuse other data and warn of what makes other bits."""
     path = folder / ENVIRONMENT
     if not path.exists():
         atomic_write(path, json.dumps(now, indent=1))
@@ -272,8 +272,8 @@ def _settle_environment(folder: Path, now: dict[str, Any], console: Console) -> 
     before = read_object(path, data_checksum=str, versions=dict, device=str, threads=int)
     if before["data_checksum"] != now["data_checksum"]:
         raise UserError(f"{folder}: this run began with other data; give the same --data, or --fresh to begin anew")
-    for key in ("versions", "device"):
-        if before[key] != now[key]:
+    for key in ("versions", "device", "machine", "compiled_kernels"):
+        if key in before and before[key] != now[key]:
             console.warn(f"{folder}: the run began with {key} {before[key]}, now {now[key]}: bits may differ")
     resumed = [*before.get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
     before = before | {"resumed": resumed}

@@ -121,7 +121,7 @@ def _settings() -> tuple[Any, ...]:
         torch.backends.mkldnn.enabled,
         torch._C._get_nnpack_enabled(),
         torch.get_float32_matmul_precision(),
-        torch.backends.mkldnn.conv.fp32_precision,
+        torch._C._get_fp32_precision_getter("mkldnn", "conv"),
         torch.backends.cudnn.enabled,
         torch.backends.cudnn.allow_tf32,
         torch.get_num_threads(),
