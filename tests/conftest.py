@@ -6,11 +6,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-import torch
+from netpress.waiting import wait_briefly
 
-from netpress.cli import main
-from netpress.data import Dataset, Images
+wait_briefly()  # before torch is imported: with two threads on busy cores, tests took minutes in place of seconds
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from netpress.cli import main  # noqa: E402
+from netpress.data import Dataset, Images  # noqa: E402
 
 # One unless the run says otherwise, so that parallel tests do not wait for each other.
 THREADS = int(os.environ.get("NETPRESS_TEST_THREADS", "1"))
