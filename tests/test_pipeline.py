@@ -1,7 +1,6 @@
 """Whole runs on the embedded digits: the folder, going on after SIGKILL to the same bits, and what is refused."""
 
 import json
-import os
 import random
 import shutil
 import signal
