@@ -15,7 +15,8 @@ from netpress.compression.quantization.sensitivity import Sensitivity, folded, m
 from netpress.console import Console
 from netpress.data import load_dataset
 from netpress.errors import UserError
-from netpress.network import Network, create, data_settings, load, save
+from netpress.network import Network, create, load, save
+from netpress.network_data import data_settings
 from netpress.numerics.layers import quantized_layers
 from netpress.scoring import score
 from netpress.settings import SettingsError, parse

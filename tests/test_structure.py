@@ -25,6 +25,7 @@ ROOMS = [
     "models",
     "description",
     "network",
+    "network_data",
     "stage",
     "training",
     "compression",

@@ -21,13 +21,14 @@ import torch
 
 from netpress.compression.pruning import LAST
 from netpress.console import Console
-from netpress.data import Dataset, load_dataset
+from netpress.data import Dataset
 from netpress.devices import choose_device, seed_for
 from netpress.environment import describe_environment, settle_threads
 from netpress.errors import UserError
 from netpress.files import atomic_write, dump_toml, read_object, read_text
 from netpress.folders import held, is_empty, remove_written
-from netpress.network import SUFFIX, Network, check_fit, copy, create, load, own_class, resolve, save
+from netpress.network import SUFFIX, Network, copy, create, load, own_class, resolve, save
+from netpress.network_data import adopt, load_run_data
 from netpress.recipe import Recipe, understand_model
 from netpress.report import make_report
 from netpress.scoring import score
@@ -84,14 +85,16 @@ def run_recipe(
     console = console or Console(quiet=True)
     chosen = choose_device(device)
     with _claimed(folder, recipe, fresh):
-        dataset = load_dataset(recipe.data, data, recipe.seed, console)
+        named = read_network(recipe, allow_import)
+        dataset = load_run_data(recipe.data, data, recipe.seed, named, console)
         console = console.with_log(folder / LOG)
         where = describe_environment(recipe.seed, chosen, threads) | {"data_checksum": dataset.checksum}
         if recipe.data.dataset == "folder" and data is not None:
             where["data_folder"] = data.resolve().name
         environment = _settle_environment(folder, where, console)
         settle_threads(environment)
-        initial = create_network(recipe, dataset, allow_import)
+        initial = named or create_network(recipe, dataset)
+        adopt(initial, dataset)
         network = copy(initial)
         for index, settings in enumerate(recipe.stages):
             name = f"{index + 1:02d}-{settings.kind}"  # type: ignore[attr-defined]
@@ -112,14 +115,19 @@ def run_recipe(
         return _finish(recipe, folder, network, dataset, chosen, console)
 
 
-def create_network(recipe: Recipe, dataset: Dataset, allow_import: bool = False) -> Network:
-    """The network that the recipe starts from: new, or read from the file it names. `allow_import` as for `load`."""
+def read_network(recipe: Recipe, allow_import: bool = False) -> Network | None:
+    """The network that the recipe names to start from; None where it describes a new one. `allow_import` as for `load`.
+
+    Raises UserError where there is none.
+    """
+    table = understand_model(recipe.model)
+    return resolve(table.network, allow_import=allow_import) if table.network is not None else None
+
+
+def create_network(recipe: Recipe, dataset: Dataset) -> Network:
+    """The new network that the recipe describes, for the images of `dataset`."""
     table = understand_model(recipe.model)
     channels, side = dataset.train.images.shape[1:3]
-    if table.network is not None:
-        network = resolve(table.network, allow_import=allow_import)
-        check_fit(network, dataset)
-        return network
     measured = {"classes": len(dataset.classes), "channels": channels, "image_size": side}
     for key, value in measured.items():
         if table.settings.get(key, value) != value:

@@ -3,13 +3,16 @@
 from netpress.data.augment import AugmentSettings, augment
 from netpress.data.batches import normalize, shuffled_batches
 from netpress.data.dataset import Dataset, default_folder, load_dataset
+from netpress.data.folder import has_test_folder
 from netpress.data.images import Images
 from netpress.data.mixing import Mixed, MixSettings, mix
+from netpress.data.record import DataRecord
 from netpress.data.settings import DATASETS, DataSettings
 
 __all__ = [
     "DATASETS",
     "AugmentSettings",
+    "DataRecord",
     "DataSettings",
     "Dataset",
     "Images",
@@ -17,6 +20,7 @@ __all__ = [
     "Mixed",
     "augment",
     "default_folder",
+    "has_test_folder",
     "load_dataset",
     "mix",
     "normalize",

@@ -13,6 +13,7 @@ from netpress.data.cifar import read_cifar
 from netpress.data.digits import read_digits
 from netpress.data.folder import read_folder
 from netpress.data.images import Images, Source, draw_stratified
+from netpress.data.record import DataRecord
 from netpress.data.settings import DEFAULT_SIZE, DataSettings
 from netpress.errors import UserError
 
@@ -37,6 +38,8 @@ class Dataset:
     std: tuple[float, ...]
     checksum: str
     select_on: str = "validation"
+    record: DataRecord | None = None
+    """What reads this data set again; None for one that was not read by `load_dataset`."""
 
     @property
     def selection(self) -> Images:
@@ -51,7 +54,7 @@ def default_folder() -> Path:
 
 
 def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Dataset:
-    """Read the data set that `settings` names and divide it by `seed`.
+    """Read the data set that `settings` names and divide it by `seed`, or by `settings.split_seed` where it is given.
 
     folder: where data lies (--data); for CIFAR the folder holding `cifar-100-python` or
     that folder itself, and the place to download to when it is absent. The validation
@@ -59,6 +62,7 @@ def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console
     numbers of images are compared on the same ones. Raises UserError for a folder or
     settings that do not fit, Failure for damaged data.
     """
+    seed = seed if settings.split_seed is None else settings.split_seed
     source = _read(settings, folder, seed, console)
     train, labels = source.train, source.train.labels
     select_test = settings.select_on == "test"
@@ -76,7 +80,9 @@ def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console
         raise UserError(f"data.validation: {settings.validation} leaves no image to train on, of {len(labels):,}")
     parts = train.take(rest), train.take(validation), source.test
     mean, std = channel_statistics(parts[0].images)
-    return Dataset(settings.dataset, *parts, source.classes, mean, std, _checksum(*parts), select_on=settings.select_on)
+    checksum = _checksum(*parts)
+    record = DataRecord(settings=settings.model_copy(update={"split_seed": None}), seed=seed, checksum=checksum)
+    return Dataset(settings.dataset, *parts, source.classes, mean, std, checksum, settings.select_on, record)
 
 
 def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Source:

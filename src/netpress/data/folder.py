@@ -49,6 +49,11 @@ def read_folder(folder: Path, size: int, test_fraction: float | None, seed: int,
     return Source(whole.take(left), whole.take(drawn), classes)
 
 
+def has_test_folder(folder: Path) -> bool:
+    """Whether the test images of the data set in `folder` are set apart there, in test/ beside train/."""
+    return (folder / "train").is_dir() and (folder / "test").is_dir()
+
+
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:

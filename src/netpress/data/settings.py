@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from netpress.settings import Count, Settings, above, between
+from netpress.settings import Count, Natural, Settings, above, between
 
 DATASETS = {
     "digits": "1,797 handwritten digits that come with netpress, 10 classes",
@@ -28,8 +28,15 @@ class DataSettings(Settings):
     validation: Annotated[float, between(0, 0.9)] = 0.1
     """Share of the training images set apart to select on; the same images for every seed-equal run."""
 
+    split_seed: Natural | None = None
+    """Decides which images are for validation, and for the test of a `folder` without test/. If absent, the seed that
+    divided them for the network that [model] names, else the run's. Given, that network may know another split."""
+
     select_on: Literal["validation", "test"] = "validation"
     """What selections in a run look at. With `test`, as some papers did, no image is set apart for validation."""
+
+    classes_by_number: bool = False
+    """Whether the n-th class here is the n-th of a network that is read from a file; else they are matched by name."""
 
     image_size: Annotated[int, between(4, 1024)] | None = None
     """Side of the square images in pixels, for `digits` and `folder` (32 if not given). CIFAR is 32."""
