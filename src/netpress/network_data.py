@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from netpress.console import Console
-from netpress.data import DataRecord, Dataset, DataSettings, Images, has_test_folder, load_dataset
+from netpress.data import DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.settings import parse
@@ -170,11 +170,7 @@ def matched(network: Network, dataset: Dataset, by_number: bool = False) -> Data
     network takes the images and has these classes.
     """
     places = class_places(network, dataset.classes, dataset.name, by_number)
-    size = tuple(dataset.test.images.shape[1:])
-    if network.input.size != size:
-        raise UserError(
-            f"the network takes images of {network.input.size} (channels, height, width), {dataset.name} has {size}"
-        )
+    _check_size(network, tuple(dataset.test.images.shape[1:]), dataset.name)
     if places is None:
         return dataset
     order = torch.tensor(places)
@@ -183,6 +179,22 @@ def matched(network: Network, dataset: Dataset, by_number: bool = False) -> Data
         for part, images in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
     }
     return replace(dataset, **parts, classes=network.classes)  # type: ignore[arg-type]
+
+
+def check_fit(network: Network, settings: DataSettings, survey: Survey) -> None:
+    """Raise UserError as `matched` will, for a data set that was not read yet."""
+    names = survey.classes
+    if names is None and len(network.classes) == survey.count:
+        names = network.classes  # they are told when they are read
+    class_places(network, names or (), settings.dataset, settings.classes_by_number)
+    _check_size(network, (survey.channels, survey.side, survey.side), settings.dataset)
+
+
+def _check_size(network: Network, size: tuple[int, ...], name: str) -> None:
+    if network.input.size != size:
+        raise UserError(
+            f"the network takes images of {network.input.size} (channels, height, width), {name} has {size}"
+        )
 
 
 def class_places(network: Network, names: Sequence[str], whose: str, by_number: bool = False) -> list[int] | None:

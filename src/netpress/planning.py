@@ -3,31 +3,30 @@
 from pathlib import Path
 from typing import Any
 
-from netpress.console import Console
-from netpress.data import DataSettings, load_dataset
+from netpress.data import Survey, survey_dataset
 from netpress.errors import UserError
 from netpress.network import Network, create, resolve
+from netpress.network_data import check_fit, split_seed_of
 from netpress.recipe import Recipe, understand_model
 from netpress.scoring import score
 from netpress.stage import stages
-
-PUBLISHED = {  # data set -> training images, channels, side, classes: what its authors state
-    "cifar10": (50_000, 3, 32, 10),
-    "cifar100": (50_000, 3, 32, 100),
-}
 
 
 def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = False) -> dict[str, Any]:
     """The plan as plain values: the dense network's figures, then each stage with its rows.
 
-    Reads the data only where it must (a folder), or where it is embedded; otherwise counts with what
-    the data set's authors state. Raises UserError where a stage does not fit the network.
+    Of a folder it counts the files and opens none; of published data sets it knows what their authors state.
+    Raises UserError where the data cannot be divided so, or a stage does not fit the network.
     """
-    images, channels, side, classes = _shape_of(recipe.data, data)
-    if recipe.data.select_on == "validation":
-        images -= max(1, round(images * recipe.data.validation))
-    images = min(images, recipe.data.train_images or images)
-    network = _network_of(recipe, channels, side, classes, allow_import)
+    if recipe.data.dataset == "folder" and data is None:
+        raise UserError('plan: data.dataset = "folder" needs --data FOLDER to count its classes and images')
+    network = _read_network(recipe, allow_import)
+    survey = survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, network))
+    if network is not None:
+        check_fit(network, recipe.data, survey)
+    else:
+        network = _create_network(recipe, survey)
+    images = survey.train_images
     card = score(network, settings=recipe.score)
     known = stages()
     planned = []
@@ -53,20 +52,13 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
     }
 
 
-def _shape_of(settings: DataSettings, data: Path | None) -> tuple[int, int, int, int]:
-    if settings.dataset in PUBLISHED:
-        return PUBLISHED[settings.dataset]
-    if settings.dataset == "folder" and data is None:
-        raise UserError('plan: data.dataset = "folder" needs --data FOLDER to count its classes and images')
-    dataset = load_dataset(settings.model_copy(update={"train_images": None}), data, 0, Console(quiet=True))
-    count = len(dataset.train.labels) + len(dataset.validation.labels)
-    return count, dataset.train.images.shape[1], dataset.train.images.shape[2], len(dataset.classes)
-
-
-def _network_of(recipe: Recipe, channels: int, side: int, classes: int, allow_import: bool) -> Network:
+def _read_network(recipe: Recipe, allow_import: bool) -> Network | None:
     table = understand_model(recipe.model)
-    if table.network is not None:
-        return resolve(table.network, allow_import=allow_import)
+    return resolve(table.network, allow_import=allow_import) if table.network is not None else None
+
+
+def _create_network(recipe: Recipe, survey: Survey) -> Network:
+    table = understand_model(recipe.model)
     assert table.family is not None
-    measured = {"classes": classes, "channels": channels, "image_size": side}
+    measured = {"classes": survey.count, "channels": survey.channels, "image_size": survey.side}
     return create(table.family, measured | table.settings, seed=recipe.seed)

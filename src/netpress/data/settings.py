@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
+from netpress.data.pixels import AT_ONCE
 from netpress.settings import Count, Natural, Settings, above, between
 
 DATASETS = {
@@ -40,6 +41,13 @@ class DataSettings(Settings):
 
     image_size: Annotated[int, between(4, 1024)] | None = None
     """Side of the square images in pixels, for `digits` and `folder` (32 if not given). CIFAR is 32."""
+
+    background: Annotated[int, between(0, 255)] = 0
+    """Of a `folder`: the grey, 0 (black) to 255, on which transparent places of an image lie. Black is also what `crop`
+    pads with, unless its `fill` says otherwise."""
+
+    max_pixels: Count = AT_ONCE
+    """Of a `folder`: the most pixels of one image. Larger ones are refused before they are decoded."""
 
     test_fraction: OpenFraction | None = None
     """For a `folder` without train/ and test/: the share of each class that becomes the test set."""
