@@ -262,7 +262,7 @@ def test_unreadable_images_are_listed_once(tmp_path: Path) -> None:
         load(tmp_path, dataset="folder")
     write_images(tmp_path, "test/b/0.png")
     with pytest.raises(
-        Failure, match=r"7 of 18 images cannot be read: train/a/0\.png \(no PNG.*\), .* and 2 more; replace"
+        Failure, match=r"7 of 18 images .*: train/a/0\.png \(no PNG.*\), .* and 2 more; replace"
     ):
         load(tmp_path, dataset="folder")
 
