@@ -192,20 +192,15 @@ def test_damaged_cifar_is_one_message(tmp_path: Path) -> None:
         load(tmp_path, dataset="cifar10")
 
 
-def test_a_pickle_cannot_ask_for_more_memory_than_it_has_values(tmp_path: Path) -> None:
-    """Three instructions that put a value at number 2^31: Python's own reader would make a list of 16 GiB."""
+def test_cifar_that_is_no_pickle_of_its_kind_is_one_message(tmp_path: Path) -> None:
+    """An array that is named and never told what it holds, a label of 5,000 digits, a class name that is a number."""
     place = write_cifar(tmp_path)
-    for memo in (b"r" + (2**31 - 1).to_bytes(4, "little"), b"p2147483647\n", b"p-1\n", b"q\xff"):
-        (place / "test_batch").write_bytes(b"\x80\x02}" + memo + b".")
-        with pytest.raises(Failure, match=r"test_batch: damaged.*it numbers a value"):
+    unfilled = b"}U\x04datacnumpy.core.multiarray\n_reconstruct\n(NNNtRs."
+    endless = b"}U\x06labels](I" + b"9" * 5000 + b"\nes."
+    for content in (unfilled, endless):
+        (place / "test_batch").write_bytes(content)
+        with pytest.raises(Failure, match="test_batch: damaged"):
             load(tmp_path, dataset="cifar10")
-    # An array that is named and never told what it holds; a number of 5,000 digits; a class name that is a number.
-    (place / "test_batch").write_bytes(b"}U\x04datacnumpy.core.multiarray\n_reconstruct\n(NNNtRs.")
-    with pytest.raises(Failure, match="an array of nothing"):
-        load(tmp_path, dataset="cifar10")
-    (place / "test_batch").write_bytes(b"}U\x06labels](I" + b"9" * 5000 + b"\nes.")
-    with pytest.raises(Failure, match="test_batch: damaged"):
-        load(tmp_path, dataset="cifar10")
     (place / "batches.meta").write_bytes(pickle.dumps({"label_names": [*"abcdefghi", 7]}, protocol=2))
     with pytest.raises(Failure, match="no 10 different texts"):
         load(tmp_path, dataset="cifar10")

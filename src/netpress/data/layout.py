@@ -227,7 +227,8 @@ def _is_image(path: Path) -> bool:
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """What lies in `folder` at any depth and is no folder, hidden names left out, every folder once."""
-    waiting, links = [folder], []  # links last, so that what they lead to is found in its own place first
+    waiting = [folder]
+    links: list[Path] = []  # links last, so that what they lead to is found in its own place first
     while waiting or links:
         place = (waiting or links).pop()
         if _identity(place) in seen:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import model_validator
 
 from netpress.data.pixels import AT_ONCE
-from netpress.settings import Count, Natural, Settings, above, between
+from netpress.settings import Count, Settings, above, between
 
 DATASETS = {
     "digits": "1,797 handwritten digits that come with netpress, 10 classes",
@@ -29,7 +29,7 @@ class DataSettings(Settings):
     validation: Annotated[float, between(0, 0.9)] = 0.1
     """Share of the training images set apart to select on; the same images for every seed-equal run."""
 
-    split_seed: Natural | None = None
+    split_seed: Annotated[int, between(0, 2**63)] | None = None
     """Decides which images are for validation, and for the test of a `folder` without test/. If absent, the seed that
     divided them for the network that [model] names, else the run's. Given, that network may know another split."""
 
