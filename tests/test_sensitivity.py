@@ -13,10 +13,9 @@ from netpress.compression.quantization import QuantizeSettings, plan, quantize, 
 from netpress.compression.quantization.automatic import order_moves
 from netpress.compression.quantization.sensitivity import Sensitivity, folded, measure_sensitivity, with_width
 from netpress.console import Console
-from netpress.data import load_dataset
+from netpress.data import DataSettings, load_dataset
 from netpress.errors import UserError
 from netpress.network import Network, create, load, save
-from netpress.network_data import data_settings
 from netpress.numerics.layers import quantized_layers
 from netpress.scoring import score
 from netpress.settings import SettingsError, parse
@@ -26,8 +25,7 @@ from netpress.training import TrainSettings, evaluate, train
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    network = create("resnet", {"blocks": [1, 1], "width": 4, "image_size": 8, "channels": 1})
-    data = load_dataset(data_settings(network, "digits"), None, 0, Console(quiet=True))
+    data = load_dataset(DataSettings(image_size=8), None, 0, Console(quiet=True))
     folder = tmp_path_factory.mktemp("sensitivity")
     scores = lambda network: score(network).shares()  # noqa: E731
     return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, layer_scores=scores)

@@ -112,14 +112,6 @@ def dataset_of(network: Network) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def data_settings(network: Network, dataset: str) -> DataSettings:
-    """Settings that read `dataset` as this network takes it: images of its size, where the size can be chosen.
-
-    Raises SettingsError for an unknown data set.
-    """
-    return parse(DataSettings, _known_settings(network, dataset, None, None), "data")
-
-
 def _known_settings(network: Network, name: str, record: DataRecord | None, folder: Path | None) -> dict[str, Any]:
     if record is None:
         return {"dataset": name} | ({} if name.startswith("cifar") else {"image_size": network.input.height})
