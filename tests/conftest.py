@@ -1,17 +1,25 @@
-"""What tests share: one thread, so that parallel tests do not wait for each other, the command line, small data."""
+"""What tests share: how many threads they compute with, the command line, small data."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-import torch
+from netpress.waiting import wait_briefly
 
-from netpress.cli import main
-from netpress.data import Dataset, Images
+wait_briefly()  # before torch is imported: with two threads on busy cores, tests took minutes in place of seconds
 
-torch.set_num_threads(1)
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from netpress.cli import main  # noqa: E402
+from netpress.data import Dataset, Images  # noqa: E402
+
+# One unless the run says otherwise, so that parallel tests do not wait for each other.
+THREADS = int(os.environ.get("NETPRESS_TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the processes that tests start
 
 Call = Callable[..., tuple[int, str, str]]
 

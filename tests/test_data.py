@@ -172,17 +172,37 @@ def test_damaged_cifar_is_one_message(tmp_path: Path) -> None:
     outside = {b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 2, 10]}
     texts = {b"data": np.zeros((4, 3072), np.uint8), b"labels": ["0"] * 4}
     objects = {b"data": np.array([print], dtype=object), b"labels": [0]}
+    endless = {b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 2, 10**30]}
+    negative = {b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 2, -(10**30)]}
+    none = {b"data": np.zeros((0, 3072), np.uint8), b"labels": []}
+    no_shape = {b"data": np.array(7, np.uint8), b"labels": [0]}
+    truths = {b"data": np.zeros((1, 3072), np.uint8), b"labels": [True]}
+    more = (endless, negative, none, no_shape, truths)
     for damaged in (
         whole[:5000],
         b"",
         b"PK\x03\x04 not a pickle",
-        *(pickle.dumps(content, protocol=2) for content in (wrong, few, outside, texts, objects, [1, 2])),
+        *(pickle.dumps(content, protocol=2) for content in (wrong, few, outside, texts, objects, *more, [1, 2])),
     ):
         (place / "test_batch").write_bytes(damaged)
         with pytest.raises(Failure, match=r"test_batch: (damaged|holds no|has a class|not a data file)"):
             load(tmp_path, dataset="cifar10")
     (place / "test_batch").unlink()
     with pytest.raises(Failure, match="incomplete, test_batch missing"):
+        load(tmp_path, dataset="cifar10")
+
+
+def test_cifar_that_is_no_pickle_of_its_kind_is_one_message(tmp_path: Path) -> None:
+    """An array that is named and never told what it holds, a label of 5,000 digits, a class name that is a number."""
+    place = write_cifar(tmp_path)
+    unfilled = b"}U\x04datacnumpy.core.multiarray\n_reconstruct\n(NNNtRs."
+    endless = b"}U\x06labels](I" + b"9" * 5000 + b"\nes."
+    for content in (unfilled, endless):
+        (place / "test_batch").write_bytes(content)
+        with pytest.raises(Failure, match="test_batch: damaged"):
+            load(tmp_path, dataset="cifar10")
+    (place / "batches.meta").write_bytes(pickle.dumps({"label_names": [*"abcdefghi", 7]}, protocol=2))
+    with pytest.raises(Failure, match="no 10 different texts"):
         load(tmp_path, dataset="cifar10")
 
 
@@ -261,7 +281,7 @@ def test_unreadable_images_are_listed_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test: no PNG, JPEG or WebP images of b"):
         load(tmp_path, dataset="folder")
     write_images(tmp_path, "test/b/0.png")
-    with pytest.raises(Failure, match=r"7 of 18 images cannot be read: train/a/0\.png, .* and 2 more; replace"):
+    with pytest.raises(Failure, match=r"7 of 18 images .*: train/a/0\.png \(no PNG.*\), .* and 2 more; replace"):
         load(tmp_path, dataset="folder")
 
 

@@ -1,8 +1,8 @@
 """Whole runs on the embedded digits: the folder, going on after SIGKILL to the same bits, and what is refused."""
 
 import json
-import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +57,6 @@ def start(recipe, out, *more):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
@@ -125,6 +124,19 @@ def test_a_finished_run_is_not_run_again(reference):
     assert process.returncode == 0, out
     assert (folder / "01-train" / "network.netpress").stat().st_mtime_ns == before
     assert "done before" in out
+
+
+@pytest.mark.parametrize("key", ["compiled_kernels", "machine", "device"])
+def test_a_run_taken_up_where_bits_differ_says_so(reference, tmp_path, key):
+    recipe, folder, _ = reference
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    elsewhere = not environment[key] if key == "compiled_kernels" else "another one"
+    path.write_text(json.dumps(environment | {key: elsewhere}))
+    out, _ = start(recipe, tmp_path / "run").communicate(timeout=60)
+    said = " ".join(out.split())
+    assert f"the run began with {key} {elsewhere}, now {environment[key]}: bits may differ" in said
 
 
 QUICK = {

@@ -13,9 +13,9 @@ from netpress.compression.quantization import QuantizeSettings, plan, quantize, 
 from netpress.compression.quantization.automatic import order_moves
 from netpress.compression.quantization.sensitivity import Sensitivity, folded, measure_sensitivity, with_width
 from netpress.console import Console
-from netpress.data import load_dataset
+from netpress.data import DataSettings, load_dataset
 from netpress.errors import UserError
-from netpress.network import Network, create, data_settings, load, save
+from netpress.network import Network, create, load, save
 from netpress.numerics.layers import quantized_layers
 from netpress.scoring import score
 from netpress.settings import SettingsError, parse
@@ -25,8 +25,7 @@ from netpress.training import TrainSettings, evaluate, train
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    network = create("resnet", {"blocks": [1, 1], "width": 4, "image_size": 8, "channels": 1})
-    data = load_dataset(data_settings(network, "digits"), None, 0, Console(quiet=True))
+    data = load_dataset(DataSettings(image_size=8), None, 0, Console(quiet=True))
     folder = tmp_path_factory.mktemp("sensitivity")
     scores = lambda network: score(network).shares()  # noqa: E731
     return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, layer_scores=scores)
@@ -44,6 +43,31 @@ def network(context: Context) -> Network:
     return trained
 
 
+def scales_of(network: Network) -> dict[str, torch.Tensor]:
+    """What calibration found for each layer's input: scale and zero point."""
+    found = {}
+    for name, layer in quantized_layers(network.module).items():
+        if layer.input_scale is not None:  # layers that are left out compute in float16
+            assert layer.input_zero_point is not None
+            found[name] = torch.stack([layer.input_scale.detach(), layer.input_zero_point])
+    return found
+
+
+@pytest.mark.parametrize("calibration", ["mse", "percentile", "minmax", "sigma"])
+def test_a_layer_is_calibrated_alike_whichever_others_are(calibration: str, network: Network, context: Context) -> None:
+    start = folded(network, QuantizeSettings(), context)
+    values = {"calibration": {"kind": calibration}, "correct_biases": False}
+    together = scales_of(quantize_once(start, parse(QuantizeSettings, values), context))
+    assert len(together) > 5
+    for layer in together:
+        others = [name for name in together if name != layer]
+        alone = scales_of(quantize_once(start, parse(QuantizeSettings, {**values, "leave_out": others}), context))
+        assert list(alone) == [layer] and torch.equal(alone[layer], together[layer])
+        rest = scales_of(quantize_once(start, parse(QuantizeSettings, {**values, "leave_out": [layer]}), context))
+        assert list(rest) == others
+        assert all(torch.equal(rest[name], together[name]) for name in others)
+
+
 def test_each_layer_is_measured_alone(network: Network, context: Context) -> None:
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
     rows = measure_sensitivity(network, QuantizeSettings(), context, (8, 2), images=10_000)
@@ -54,11 +78,13 @@ def test_each_layer_is_measured_alone(network: Network, context: Context) -> Non
     # The same by another way: the stage's own quantization with every other layer left out.
     floats = evaluate(network, context.data.selection)
     start = folded(network, QuantizeSettings(), context)
+    among = {bits: scales_of(quantize_once(start, with_width(QuantizeSettings(), bits), context)) for bits in (8, 2)}
     for row in rows[1::4]:
         others = tuple(layer for layer in layers if layer != row.layer)
         values = {"leave_out": others, "correct_biases": False, "arithmetic": "float32"}
         one = quantize_once(start, with_width(parse(QuantizeSettings, values), row.bits), context)
         assert list(quantized_layers(one.module)) == [row.layer]
+        assert torch.equal(scales_of(one)[row.layer], among[row.bits][row.layer])
         alone = evaluate(one, context.data.selection)
         assert row.accuracy == pytest.approx(alone.accuracy, abs=1e-9)
         assert row.lost == pytest.approx(floats.accuracy - alone.accuracy, abs=1e-9)

@@ -40,5 +40,5 @@ def test_it_classifies_in_integers(folder):
     with exact_execution(network.module):
         exact = predict(network, some)
     assert (exact == predict(network, some)).all()
-    # 80.08% of all 10,000; of 500, with a standard error of 1.8 points.
+    # 80.10% of all 10,000; of 500, with a standard error of 1.8 points.
     assert evaluate(network, test.take(torch.arange(500))).accuracy > 0.75

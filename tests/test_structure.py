@@ -26,6 +26,7 @@ ROOMS = [
     "models",
     "description",
     "network",
+    "network_data",
     "stage",
     "training",
     "compression",

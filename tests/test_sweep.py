@@ -4,7 +4,6 @@ import copy
 import csv
 import io
 import json
-import os
 import re
 import signal
 import statistics
@@ -158,7 +157,6 @@ def start(recipe, out, *more):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
@@ -224,7 +222,7 @@ def test_shared_stages_run_once_to_the_same_bits(reference, tmp_path):
     _, whole, said = reference
     assert "amount-0.6_seed-2: takes 01-train from amount-0.3_seed-2" in said
     member = read_sweep(str(whole / "recipe.toml")).members[3]
-    alone = run_recipe(member.recipe, tmp_path / "alone", threads=1)
+    alone = run_recipe(member.recipe, tmp_path / "alone")
     kept = load(whole / member.name / "network.netpress").module.state_dict()
     for key, tensor in alone.network.module.state_dict().items():
         assert torch.equal(tensor, kept[key]), key
@@ -309,15 +307,15 @@ QUICK = {**BASE, "stages": [{"kind": "train", "epochs": 1, "batch_size": 32, "op
 
 def test_a_sweep_may_grow_but_not_change(tmp_path):
     out = tmp_path / "out"
-    run_sweep(read_sweep(written(tmp_path, {"seeds": [1]}, QUICK)), out, threads=1)
+    run_sweep(read_sweep(written(tmp_path, {"seeds": [1]}, QUICK)), out)
     before = (out / "seed-1" / "score.json").stat().st_mtime_ns
-    grown = run_sweep(read_sweep(written(tmp_path, {"seeds": [1, 2]}, QUICK)), out, threads=1)
+    grown = run_sweep(read_sweep(written(tmp_path, {"seeds": [1, 2]}, QUICK)), out)
     assert (out / "seed-1" / "score.json").stat().st_mtime_ns == before
     assert grown.table.state == "2 of 2 runs finished"
     changed = read_sweep(written(tmp_path, {"seeds": [1, 2]}, QUICK), ["stages.0.batch_size=48"])
     with pytest.raises(UserError, match="member seed-1 was begun with another recipe"):
         run_sweep(changed, out)
-    run_sweep(changed, out, fresh=True, threads=1)
+    run_sweep(changed, out, fresh=True)
     assert (out / "seed-1" / "score.json").stat().st_mtime_ns > before
 
 
@@ -328,11 +326,11 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no sweep"):
         run_sweep(sweep, tmp_path / "mine", fresh=True)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
-    run_recipe(check_recipe(QUICK), tmp_path / "single", threads=1)
+    run_recipe(check_recipe(QUICK), tmp_path / "single")
     with pytest.raises(UserError, match="holds a single run"):
         run_sweep(sweep, tmp_path / "single", fresh=True)
     assert (tmp_path / "single" / "recipe.toml").exists()
-    run_sweep(sweep, tmp_path / "swept", threads=1)
+    run_sweep(sweep, tmp_path / "swept")
     with pytest.raises(UserError, match="holds a sweep"):
         run_recipe(check_recipe(QUICK), tmp_path / "swept", fresh=True)
     assert (tmp_path / "swept" / "seed-1" / "score.json").exists()
@@ -344,7 +342,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     variants = {"wild": {"stages.0.optimizer.learning_rate": 1e30}, "calm": {}}
     path = written(tmp_path, {"variants": variants}, QUICK)
     with pytest.raises(Failure, match=r"1 of 2 members failed;[^\n]*\nwild: "):
-        run_sweep(read_sweep(path), tmp_path / "out", threads=1)
+        run_sweep(read_sweep(path), tmp_path / "out")
     wild, calm = rows_of(tmp_path / "out")
     assert wild["state"].startswith("failed: ") and wild["accuracy"] == ""
     assert calm["state"] == "done" and float(calm["accuracy"]) > 0
@@ -354,7 +352,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
 def test_every_stage_has_its_row(tmp_path):
     path = written(tmp_path, {"seeds": [1], "every_stage": True}, seed=1)
     overrides = ["stages.1.rounds=2", "stages.0.epochs=1"]
-    result = run_sweep(read_sweep(path, overrides), tmp_path / "out", threads=1)
+    result = run_sweep(read_sweep(path, overrides), tmp_path / "out")
     rows = result.table.rows
     assert [row.stage for row in rows] == ["01-train", "02-prune/round-1", "02-prune/round-2"]
     assert [row.figures["sparsity"] for row in rows] == pytest.approx([0, 0.25, 0.5], abs=1e-3)
@@ -363,9 +361,9 @@ def test_every_stage_has_its_row(tmp_path):
     # Each row is what a run of the stages up to there ends with.
     shorter = read_sweep(path, overrides).members[0].recipe
     shorter = shorter.model_copy(update={"stages": shorter.stages[:1]})
-    alone = run_recipe(shorter, tmp_path / "alone", threads=1)
+    alone = run_recipe(shorter, tmp_path / "alone")
     assert (rows[0].figures["accuracy"], scores[0]) == (alone.accuracy, pytest.approx(alone.score))
-    again = run_sweep(read_sweep(path, overrides), tmp_path / "out", threads=1)
+    again = run_sweep(read_sweep(path, overrides), tmp_path / "out")
     assert again.table.as_csv() == result.table.as_csv()
 
 

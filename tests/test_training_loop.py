@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training_resume import EVERYTHING, PLAIN, make_context, make_dataset, make_network, one_thread
+from test_training_resume import EVERYTHING, PLAIN, make_context, make_dataset, make_network
 from torch import nn
 
 from netpress.data import Images
@@ -25,8 +25,6 @@ from netpress.training import (
 )
 from netpress.training.evaluation import Evaluation
 from netpress.training.step import TrainingStep
-
-_ = one_thread  # the fixture applies here too
 
 
 def _settings(**values) -> TrainSettings:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,15 +44,6 @@ PLAIN: dict[str, Any] = {
     "mix": {"kind": "mixup", "probability": 0.5},
     "evaluate_every": 2,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_dataset(count: int = 40) -> Dataset:
@@ -235,7 +225,7 @@ def test_sigkill(tmp_path):
     command = [
         sys.executable,
         "-c",
-        "import sys, json, pathlib, torch, test_training_resume as tests; torch.set_num_threads(1); "
+        "import sys, json, pathlib, test_training_resume as tests; "
         "tests.train_in(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))",
         str(tmp_path / "killed"),
         json.dumps(values),

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from netpress.console import Console
-from netpress.data import load_dataset
 from netpress.devices import choose_device
-from netpress.errors import UserError
-from netpress.network import Network, check_fit, data_settings, resolve, save
+from netpress.network import Network, resolve, save
+from netpress.network_data import load_data
+from netpress.overrides import read_data_changes
 from netpress.pipeline import RunResult, run_recipe
 from netpress.recipe import Recipe, check_recipe, read_recipe
 from netpress.scoring import score
@@ -70,18 +70,20 @@ def evaluate(
     device: str = "auto",
     console: Console | None = None,
     allow_import: bool = False,
+    set: Sequence[str] = (),
+    classes_by_number: bool = False,
 ) -> Evaluation:
     """Accuracy on the test images of `dataset` (by default the one the network was trained on).
 
     `exact` sums in integers, compares with the ordinary evaluation, and gives an ExactEvaluation with the
-    accumulators of every layer. `allow_import` as for `load`.
+    accumulators of every layer. The data is read and divided as the network's file says; `set` takes changes, such
+    as "data.test_fraction=0.2". Its classes are matched by name, or by number if `classes_by_number`. `allow_import`
+    as for `load`.
     """
     if not isinstance(network, Network):
         network = load(network, allow_import=allow_import)
-    name = dataset or network.facts.get("dataset")
-    if name is None:
-        raise UserError("evaluate: this network does not say what it was trained on; name it with --dataset")
     chosen = choose_device(device)
-    loaded = load_dataset(data_settings(network, name), Path(data) if data else None, 0, console or Console(quiet=True))
-    check_fit(network, loaded)
+    changes = read_data_changes(set, classes_by_number)
+    folder = Path(data) if data else None
+    loaded = load_data(network, folder, dataset, changes, console=console or Console(quiet=True))
     return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=chosen)

@@ -15,7 +15,7 @@ import torch
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from torch import Tensor
 
-from netpress.data import DataSettings
+from netpress.data import DataRecord
 from netpress.errors import Failure, UserError, quote
 from netpress.files import require_file
 from netpress.models.registry import ModelSettings, family_named, family_names
@@ -100,14 +100,6 @@ class DescribedTensor(Settings):
         return self
 
 
-class DescribedData(Settings):
-    """The images that the network was made with, and how they were divided."""
-
-    settings: DataSettings
-    seed: Natural
-    checksum: Annotated[str, StringConstraints(max_length=200)]
-
-
 class Description(Settings):
     """The JSON of a network file, without its checksum."""
 
@@ -118,7 +110,7 @@ class Description(Settings):
     facts: DescribedFacts
     formats: dict[Name, NumberFormat]
     tensors: dict[Name, DescribedTensor]
-    data: DescribedData | None = None
+    data: DataRecord | None = None
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

@@ -7,6 +7,7 @@ The file is a safetensors file. Its metadata holds one JSON text under the key `
      "input": {...}, "classes": [...], "facts": {...},
      "formats": {tensor or activation name: number format},
      "tensors": {name: {"shape": [...], ...}},
+     "data": {"settings": {...}, "seed": ..., "checksum": ...},   where it is known
      "checksum": sha256 of all of the above and of every tensor's bytes}
 
 What lies in the file of each tensor is `netpress.numerics.archive`'s business: packed values, masks, scales.
@@ -28,7 +29,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from netpress.data import Dataset, DataSettings
+from netpress.data import DataRecord
 from netpress.description import KEY, VERSION, Description, check_description, checksum, read_file
 from netpress.devices import generator_for, seed_for
 from netpress.errors import Failure, UserError, quote, shorten
@@ -75,6 +76,7 @@ class Network:
     `masks` maps a parameter's name to a bool tensor of its shape, True where the weight exists.
     `formats` maps a tensor's or an activation's name to its number format (absent: float32).
     `facts` are figures measured on it, such as `accuracy` (a fraction) and `dataset`.
+    `data` says which images it was made with and how they were divided; None where nobody knows.
     """
 
     module: nn.Module
@@ -84,6 +86,7 @@ class Network:
     masks: dict[str, Tensor] = field(default_factory=dict)
     formats: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    data: DataRecord | None = None
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Parameters of more than one dimension: what pruning may touch and a mask may describe."""
@@ -150,30 +153,6 @@ def find_file(path: Path) -> Path:
     return file
 
 
-def data_settings(network: Network, dataset: str) -> DataSettings:
-    """Settings that read `dataset` as this network takes it: images of its size, where the size can be chosen.
-
-    Raises SettingsError for an unknown data set.
-    """
-    values: dict[str, Any] = {"dataset": dataset}
-    if not dataset.startswith("cifar"):
-        values["image_size"] = network.input.height
-    return parse(DataSettings, values, "data")
-
-
-def check_fit(network: Network, dataset: Dataset) -> None:
-    """Raise UserError unless `network` takes the images of `dataset` and tells its classes apart."""
-    if len(network.classes) != len(dataset.classes):
-        raise UserError(
-            f"the network tells {len(network.classes)} classes apart, {dataset.name} has {len(dataset.classes)}"
-        )
-    size = tuple(dataset.test.images.shape[1:])
-    if network.input.size != size:
-        raise UserError(
-            f"the network takes images of {network.input.size} (channels, height, width), {dataset.name} has {size}"
-        )
-
-
 def copy(network: Network) -> Network:
     """An independent copy: changing one leaves the other as it was."""
     return copying.deepcopy(network)
@@ -198,6 +177,8 @@ def save(network: Network, path: Path | str) -> None:
         "formats": network.formats,
         "tensors": described,
     }
+    if network.data is not None:
+        description["data"] = network.data.as_json()
     try:
         check_description(description)
         _check_formats(network)
@@ -264,7 +245,7 @@ def inspect_file(path: Path | str) -> dict[str, Any]:
         check_description(description)
         layers = inspect_state(description["tensors"], description["formats"], stored)
         totals = {key: sum(row[key] for row in layers) for key in ("tensor_bits", "mask_bits", "alignment_bits")}
-        rest = {key: description[key] for key in ("architecture", "input", "classes", "facts")}
+        rest = {key: description.get(key) for key in ("architecture", "input", "classes", "facts", "data")}
     return {"file_bytes": path.stat().st_size, **totals, **rest, "layers": layers}
 
 
@@ -284,7 +265,8 @@ def _rebuild(description: Description, values: dict[str, Any], stored: int) -> N
     fields = description.input
     spec = InputSpec(fields.channels, fields.height, fields.width, fields.mean, fields.std)
     classes, formats, facts = description.classes, values["formats"], values["facts"]
-    return Network(module.eval(), architecture, spec, classes, formats=formats, facts=facts)
+    module.eval()
+    return Network(module, architecture, spec, classes, formats=formats, facts=facts, data=description.data)
 
 
 def build(architecture: Architecture) -> nn.Module:

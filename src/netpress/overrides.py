@@ -37,6 +37,24 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         set_value(table, keys[1:], copy.deepcopy(value), f"--set {override}")
 
 
+def data_changes(values: dict[str, Any], classes_by_number: bool = False) -> dict[str, Any]:
+    """Take out of `values` what overrides such as `data.split_seed=1` set. Raises UserError if that is no table."""
+    changes = values.pop("data", {})
+    if not isinstance(changes, dict):
+        raise UserError("--set data: is a table; write --set data.KEY=VALUE, for example data.split_seed=1")
+    return {**changes, "classes_by_number": True} if classes_by_number else changes
+
+
+def read_data_changes(overrides: Sequence[str], classes_by_number: bool = False) -> dict[str, Any]:
+    """The changes of a [data] table that overrides ask for, where nothing else can be set. Raises UserError."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(values, override)
+        if values.keys() - {"data"}:
+            raise UserError(f"--set {override}: only data.KEY=VALUE can be set here, such as data.test_fraction=0.2")
+    return data_changes(values, classes_by_number)
+
+
 def _tables_with(key: str, values: Any) -> Iterator[dict[str, Any]]:
     """Every table in `values`, itself included, that has the key."""
     if isinstance(values, dict):

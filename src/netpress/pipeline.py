@@ -21,14 +21,15 @@ import torch
 
 from netpress.compression.pruning import LAST
 from netpress.console import Console
-from netpress.data import Dataset, load_dataset
+from netpress.data import Dataset
 from netpress.devices import choose_device, seed_for
 from netpress.environment import describe_environment, settle_threads
 from netpress.errors import UserError
 from netpress.files import atomic_write, dump_toml, read_object, read_text
 from netpress.folders import held, is_empty, remove_written
-from netpress.network import SUFFIX, Network, check_fit, copy, create, load, own_class, resolve, save
-from netpress.planning import PUBLISHED, fit_model, plan_recipe, shape_of_dataset
+from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
+from netpress.network_data import adopt, load_run_data
+from netpress.planning import fit_model, plan_recipe, read_network
 from netpress.recipe import Recipe, understand_model
 from netpress.report import make_report
 from netpress.scoring import score
@@ -87,19 +88,19 @@ def run_recipe(
     finished = (
         not fresh and recipe.stages and (folder / stage_name(len(recipe.stages) - 1, recipe.stages[-1]) / DONE).exists()
     )
-    if recipe.data.dataset in PUBLISHED and not finished:
+    if not finished:
         plan_recipe(recipe, data, allow_import)  # what cannot be run is refused before anything is read or written
     with _claimed(folder, recipe, fresh):
-        dataset = load_dataset(recipe.data, data, recipe.seed, console)
-        if recipe.data.dataset not in PUBLISHED and not finished:
-            plan_recipe(recipe, data, allow_import, shape_of_dataset(dataset))
+        named = read_network(recipe, allow_import)
+        dataset = load_run_data(recipe.data, data, recipe.seed, named, console)
         console = console.with_log(folder / LOG)
         where = describe_environment(recipe.seed, chosen, threads) | {"data_checksum": dataset.checksum}
         if recipe.data.dataset == "folder" and data is not None:
             where["data_folder"] = data.resolve().name
         environment = _settle_environment(folder, where, console)
         settle_threads(environment)
-        initial = create_network(recipe, dataset, allow_import)
+        initial = named or create_network(recipe, dataset)
+        adopt(initial, dataset)
         network = copy(initial)
         for index, settings in enumerate(recipe.stages):
             name = stage_name(index, settings)
@@ -120,17 +121,14 @@ def run_recipe(
         return _finish(recipe, folder, network, dataset, chosen, console)
 
 
-def create_network(recipe: Recipe, dataset: Dataset, allow_import: bool = False) -> Network:
-    """The network that the recipe starts from: new, or read from the file it names. `allow_import` as for `load`."""
+def create_network(recipe: Recipe, dataset: Dataset) -> Network:
+    """The new network that the recipe describes, for the images of `dataset`."""
     table = understand_model(recipe.model)
-    if table.network is not None:
-        network = resolve(table.network, allow_import=allow_import)
-        check_fit(network, dataset)
-        return network
+    channels, side = dataset.train.images.shape[1:3]
     assert table.family is not None
     return create(
         table.family,
-        fit_model(table, shape_of_dataset(dataset)),
+        fit_model(table, dataset.name, len(dataset.classes), channels, side),
         classes=dataset.classes,
         mean=dataset.mean,
         std=dataset.std,
@@ -263,7 +261,7 @@ def clear_run(folder: Path) -> None:
 
 
 def _settle_environment(folder: Path, now: dict[str, Any], console: Console) -> dict[str, Any]:
-    """Record where the run happens; on resuming, refuse other data and warn of other versions."""
+    """Record where the run happens; on resuming, refuse other data and warn of what makes other bits."""
     path = folder / ENVIRONMENT
     if not path.exists():
         atomic_write(path, json.dumps(now, indent=1))
@@ -271,8 +269,8 @@ def _settle_environment(folder: Path, now: dict[str, Any], console: Console) -> 
     before = read_object(path, data_checksum=str, versions=dict, device=str, threads=int)
     if before["data_checksum"] != now["data_checksum"]:
         raise UserError(f"{folder}: this run began with other data; give the same --data, or --fresh to begin anew")
-    for key in ("versions", "device"):
-        if before[key] != now[key]:
+    for key in ("versions", "device", "machine", "compiled_kernels"):
+        if key in before and before[key] != now[key]:
             console.warn(f"{folder}: the run began with {key} {before[key]}, now {now[key]}: bits may differ")
     resumed = [*before.get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
     before = before | {"resumed": resumed}

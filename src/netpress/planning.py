@@ -5,19 +5,15 @@ with what the stages before it would leave. So what is refused here is refused b
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netpress.console import Console
-from netpress.data import DataSettings, load_dataset
-from netpress.data.dataset import Dataset
-from netpress.data.digits import TEST_IMAGES
-from netpress.data.settings import DEFAULT_SIZE
+from netpress.data import Survey, survey_dataset
 from netpress.errors import UserError
 from netpress.models.bounds import MOST_ACTIVATIONS, check_answers
 from netpress.models.registry import IMPORTED
 from netpress.network import Network, create, resolve
+from netpress.network_data import check_fit, split_seed_of
 from netpress.recipe import ModelTable, Recipe, understand_model
 from netpress.scoring import Trace, score_trace, trace_network
 from netpress.stage import Outlook, foresee, stage_of
@@ -27,36 +23,21 @@ MOST_WEIGHED = 2**25
 share of what they have."""
 
 
-@dataclass(frozen=True)
-class DataShape:
-    """What a data set holds, without its pixels."""
-
-    name: str
-    images: int
-    """Training images, those for validation among them."""
-    channels: int
-    side: int
-    classes: int
-
-
-PUBLISHED = {  # what their authors state, and what comes with netpress
-    "cifar10": DataShape("cifar10", 50_000, 3, 32, 10),
-    "cifar100": DataShape("cifar100", 50_000, 3, 32, 100),
-    "digits": DataShape("digits", 1797 - TEST_IMAGES, 3, DEFAULT_SIZE, 10),
-}
-
-
-def plan_recipe(
-    recipe: Recipe, data: Path | None = None, allow_import: bool = False, shape: DataShape | None = None
-) -> dict[str, Any]:
+def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = False) -> dict[str, Any]:
     """The plan as plain values: the dense network's figures, then each stage with its rows.
 
-    `shape` is that of the data where it has been read already. Otherwise data is read only where it must be (a
-    folder), and counted by what is known of it. Raises UserError for what a run would refuse, now or later.
+    Of a folder it counts the files and opens none; of published data sets it knows what their authors state.
+    Raises UserError for what a run would refuse, now or later.
     """
-    shape = shape or shape_of(recipe.data, data)
-    images, _ = recipe.data.divide(shape.images)
-    network = _network_of(recipe, shape, allow_import)  # shapes, where it is new: a weight drawn as 0 is no sparsity
+    if recipe.data.dataset == "folder" and data is None:
+        raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
+    network = read_network(recipe, allow_import)
+    survey = survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, network))
+    images = survey.train_images
+    if network is not None:
+        check_fit(network, recipe.data, survey)
+    else:  # as shapes: a weight drawn as 0 is no sparsity
+        network = _create_shapes(recipe, survey)
     traced = trace_network(network)
     _check_activations(traced)
     if network.architecture.family == IMPORTED:
@@ -81,47 +62,32 @@ def plan_recipe(
     }
 
 
-def shape_of(settings: DataSettings, data: Path | None) -> DataShape:
-    """What the data set that `settings` name holds. Raises UserError for a folder that --data does not name."""
-    if settings.dataset in PUBLISHED:
-        known = PUBLISHED[settings.dataset]
-        return DataShape(known.name, known.images, known.channels, settings.image_size or known.side, known.classes)
-    if data is None:
-        raise UserError('plan: data.dataset = "folder" needs --data FOLDER to count its classes and images')
-    return shape_of_dataset(
-        load_dataset(settings.model_copy(update={"train_images": None}), data, 0, Console(quiet=True))
-    )
+def read_network(recipe: Recipe, allow_import: bool = False) -> Network | None:
+    """The network that the recipe names to start from; None where it describes a new one. `allow_import` as for `load`.
+
+    Raises UserError where there is none.
+    """
+    table = understand_model(recipe.model)
+    return resolve(table.network, allow_import=allow_import) if table.network is not None else None
 
 
-def shape_of_dataset(dataset: Dataset) -> DataShape:
-    """The shape of a data set that has been read."""
-    count = len(dataset.train.labels) + len(dataset.validation.labels)
-    channels, side = dataset.train.images.shape[1:3]
-    return DataShape(dataset.name, count, channels, side, len(dataset.classes))
+def fit_model(table: ModelTable, name: str, classes: int, channels: int, side: int) -> dict[str, Any]:
+    """The settings of a new network for the data set `name`, with so many classes and channels, `side` pixels wide.
 
-
-def fit_model(table: ModelTable, shape: DataShape) -> dict[str, Any]:
-    """The settings of a new network for data of this shape. Raises UserError where the recipe's own contradict it."""
-    measured = {"classes": shape.classes, "channels": shape.channels, "image_size": shape.side}
+    Raises UserError where the recipe's own contradict it.
+    """
+    measured = {"classes": classes, "channels": channels, "image_size": side}
     for key, value in measured.items():
         if table.settings.get(key, value) != value:
-            raise UserError(f"model.{key}: the recipe says {table.settings[key]}, {shape.name} has {value}")
+            raise UserError(f"model.{key}: the recipe says {table.settings[key]}, {name} has {value}")
     return {**table.settings, **measured}
 
 
-def _network_of(recipe: Recipe, shape: DataShape, allow_import: bool) -> Network:
+def _create_shapes(recipe: Recipe, survey: Survey) -> Network:
     table = understand_model(recipe.model)
-    if table.network is not None:
-        network = resolve(table.network, allow_import=allow_import)
-        size = (shape.channels, shape.side, shape.side)
-        if network.input.size != size or len(network.classes) != shape.classes:
-            raise UserError(
-                f"model.network: {table.network} maps images of {network.input.size} (channels, height, width) to "
-                f"{len(network.classes)} classes; {shape.name} has images of {size} and {shape.classes} classes"
-            )
-        return network
     assert table.family is not None
-    return create(table.family, fit_model(table, shape), seed=recipe.seed, shapes=True)
+    settings = fit_model(table, recipe.data.dataset, survey.count, survey.channels, survey.side)
+    return create(table.family, settings, seed=recipe.seed, shapes=True)
 
 
 def _with_weights(recipe: Recipe, network: Network) -> Network:

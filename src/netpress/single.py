@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from netpress.console import Console
-from netpress.data import load_dataset
 from netpress.devices import choose_device
 from netpress.errors import UserError
 from netpress.files import atomic_write, read_object
 from netpress.folders import held, is_empty, remove_written
-from netpress.network import Network, check_fit, data_settings, own_class, resolve
-from netpress.overrides import apply_override
+from netpress.network import Network, copy, own_class, resolve
+from netpress.network_data import adopt, dataset_of, load_data
+from netpress.overrides import apply_override, data_changes
 from netpress.pipeline import STAGE_FILES, save_result
 from netpress.scoring import score
 from netpress.settings import parse
@@ -37,6 +37,7 @@ def apply_stage(
     dataset: str | None = None,
     device: str = "auto",
     seed: int = 0,
+    classes_by_number: bool = False,
     allow_import: bool = False,
     console: Console | None = None,
 ) -> Network:
@@ -44,8 +45,10 @@ def apply_stage(
 
     `out`.work holds the stage's state while it runs, so that the same command goes on after an interruption;
     it is removed at the end. Data is loaded where `data` or `dataset` is given, or where the network was
-    trained on a data set that comes with netpress.
-    Raises UserError for an unknown stage, wrong settings, or a stage that needs data and has none.
+    trained on a data set that comes with netpress; it is divided as the network's file says, or as overrides that
+    begin with `data.` ask for. `seed` divides it only where the file says nothing.
+    Raises UserError for an unknown stage, wrong settings, a stage that needs data and has none, or data that is not
+    what the network was trained on.
     """
     console = console or Console(quiet=True)
     known = stages()
@@ -54,6 +57,7 @@ def apply_stage(
     values: dict[str, Any] = {"kind": kind}
     for override in overrides:
         apply_override(values, override)
+    changes = data_changes(values, classes_by_number)
     settings = parse(known[kind].settings, values, kind)
     if isinstance(network, str):
         network = resolve(network, allow_import=allow_import)
@@ -64,12 +68,13 @@ def apply_stage(
     except UserError as error:
         raise UserError(f"{kind}: {error}") from None
     loaded = None
-    name = dataset or network.facts.get("dataset") or ("folder" if data else None)
-    if name is not None and (data is not None or dataset is not None or name == "digits"):
-        loaded = load_dataset(data_settings(network, name), data, seed, console)
-        check_fit(network, loaded)
+    given = data is not None or dataset is not None or "dataset" in changes
+    if given or dataset_of(network) == "digits":
+        loaded = load_data(network, data, dataset, changes, seed=seed, selects=True, console=console)
+        network = copy(network)
+        adopt(network, loaded)
     asked = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(data), "seed": seed}
-    with _work_folder(out, asked | {"network": _fingerprint(network)}) as folder:
+    with _work_folder(out, asked | {"changes": changes, "network": _fingerprint(network)}) as folder:
         context = Context(
             folder,
             chosen,

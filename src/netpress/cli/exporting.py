@@ -2,11 +2,20 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netpress.cli.options import AllowImport, AsJson, DataFolder, DatasetName, NetworkName, print_json
+from netpress.cli.options import (
+    AllowImport,
+    AsJson,
+    ByNumber,
+    DataChanges,
+    DataFolder,
+    DatasetName,
+    NetworkName,
+    print_json,
+)
 from netpress.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +36,8 @@ def export_as_onnx(
     out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="Where the ONNX file is written.")],
     data: DataFolder = None,
     dataset: DatasetName = None,
+    overrides: DataChanges = None,
+    classes_by_number: ByNumber = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Run the file in ONNX Runtime and compare.")] = True,
     agreement: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of equal answers below which the export fails.")
@@ -43,11 +54,13 @@ def export_as_onnx(
     """
     from netpress import api
     from netpress.export.onnx import check_onnx, export_onnx, stored_bytes
+    from netpress.overrides import read_data_changes
 
     loaded = api.load(network, allow_import=allow_import)
     if not check and (data is not None or dataset is not None):
         raise UserError("--no-check compares nothing: leave out --data and --dataset, or --no-check")
-    images = _images(loaded, data, dataset, quiet=as_json) if check else None
+    changes = read_data_changes(overrides or [], classes_by_number)
+    images = _images(loaded, data, dataset, changes, quiet=as_json) if check else None
     export_onnx(loaded, out)
     if not check:
         print_json({"file": str(out)}) if as_json else print(f"file        {out}")
@@ -60,20 +73,16 @@ def export_as_onnx(
         _print(out, result, network_bytes)
 
 
-def _images(network: "Network", data: Path | None, dataset: str | None, quiet: bool) -> "Images | None":
+def _images(
+    network: "Network", data: Path | None, dataset: str | None, changes: dict[str, Any], quiet: bool
+) -> "Images | None":
     """The test images; None where no data is at hand."""
     from netpress.console import Console
-    from netpress.data import load_dataset
-    from netpress.network import check_fit, data_settings
+    from netpress.network_data import dataset_of, load_data
 
-    name = dataset or network.facts.get("dataset")
-    if name is None and data is not None:
-        raise UserError("this network does not say what it was trained on; name it with --dataset")
-    if name is None or (data is None and dataset is None and name != "digits"):
+    if data is None and dataset is None and "dataset" not in changes and dataset_of(network) != "digits":
         return None
-    loaded = load_dataset(data_settings(network, name), data, 0, Console(quiet=quiet))
-    check_fit(network, loaded)
-    return loaded.test
+    return load_data(network, data, dataset, changes, console=Console(quiet=quiet)).test
 
 
 def _print(out: Path, result: "OnnxCheck", network_bytes: int) -> None:

@@ -7,10 +7,13 @@ import typer
 from netpress.cli.options import (
     AllowImport,
     AsJson,
+    ByNumber,
+    DataChanges,
     DataFolder,
     DatasetName,
     DeviceName,
     NetworkName,
+    Threads,
     print_json,
     print_table,
 )
@@ -33,18 +36,36 @@ def evaluate(
     exact: Annotated[
         bool, typer.Option("--exact", help="Sum in integers, and show every layer's largest accumulator.")
     ] = False,
+    overrides: DataChanges = None,
+    classes_by_number: ByNumber = False,
     device: DeviceName = "auto",
+    threads: Threads = None,
     as_json: AsJson = False,
     allow_import: AllowImport = False,
 ) -> None:
-    """Measure a network's accuracy on the test images."""
+    """Measure a network's accuracy on the test images of the data that it was trained on, or of other data.
+
+    Classes are matched by name.
+    """
     from netpress import api
     from netpress.console import Console
+    from netpress.devices import set_threads
     from netpress.training import ExactEvaluation
 
+    if threads is not None:
+        set_threads(threads)
     loaded = api.load(network, allow_import=allow_import)
     console = Console(quiet=as_json)
-    measured = api.evaluate(loaded, data=data, dataset=dataset, exact=exact, device=device, console=console)
+    measured = api.evaluate(
+        loaded,
+        data=data,
+        dataset=dataset,
+        exact=exact,
+        device=device,
+        console=console,
+        set=overrides or [],
+        classes_by_number=classes_by_number,
+    )
     if isinstance(measured, ExactEvaluation):
         _show_exact(measured, as_json)
         return

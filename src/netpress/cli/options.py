@@ -23,6 +23,11 @@ DatasetName = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, by its path; repeatable.")
 ]
+DataChanges = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="data.KEY=VALUE", help="Read the data otherwise than the network says; repeatable."),
+]
+ByNumber = Annotated[bool, typer.Option("--classes-by-number", help="Match classes by their place, not by their name.")]
 EpochsScale = Annotated[float, typer.Option(help="Multiply every number of epochs, for a trial: 0.01.")]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Decides every random choice.")]

@@ -8,6 +8,7 @@ import typer
 from netpress.cli.options import (
     AllowImport,
     AsJson,
+    ByNumber,
     DataFolder,
     DatasetName,
     DeviceName,
@@ -143,12 +144,16 @@ def apply(
     data: DataFolder = None,
     dataset: DatasetName = None,
     overrides: Overrides = None,
+    classes_by_number: ByNumber = False,
     device: DeviceName = "auto",
     seed: Seed = 0,
     threads: Threads = None,
     allow_import: AllowImport = False,
 ) -> None:
-    """Apply one stage to one network, without a recipe."""
+    """Apply one stage to one network, without a recipe.
+
+    Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
+    """
     from netpress.console import Console
     from netpress.devices import set_threads
     from netpress.single import apply_stage
@@ -164,6 +169,7 @@ def apply(
         dataset=dataset,
         device=device,
         seed=seed or 0,
+        classes_by_number=classes_by_number,
         allow_import=allow_import,
         console=Console(),
     )

@@ -9,6 +9,7 @@ import typer
 from netpress.cli.options import (
     AllowImport,
     AsJson,
+    ByNumber,
     DataFolder,
     DatasetName,
     DeviceName,
@@ -33,6 +34,7 @@ def sensitivity(
     widths: Annotated[str, typer.Option(help="Widths in bits, of weights and inputs alike.")] = "8,6,4",
     images: Annotated[int, typer.Option(min=1, help="So many images, of those set apart to select on.")] = 1000,
     overrides: Overrides = None,
+    classes_by_number: ByNumber = False,
     device: DeviceName = "auto",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -41,30 +43,27 @@ def sensitivity(
 ) -> None:
     """Measure how much accuracy each layer loses when it alone is quantized, at each width.
 
-    --set takes the settings of the stage `quantize`, such as preset, calibration or leave_out.
+    --set takes the settings of the stage `quantize`, such as preset, calibration or leave_out, and data.KEY=VALUE
+    where the data is to be read otherwise than the network says.
     """
     from netpress import api
     from netpress.compression.quantization import QuantizeSettings
     from netpress.compression.quantization.sensitivity import measure_sensitivity
     from netpress.console import Console
-    from netpress.data import load_dataset
     from netpress.devices import choose_device
-    from netpress.network import check_fit, data_settings
-    from netpress.overrides import apply_override
+    from netpress.network_data import load_data
+    from netpress.overrides import apply_override, data_changes
     from netpress.settings import parse
     from netpress.stage import Context
 
     values: dict[str, Any] = {"kind": "quantize"}
     for override in overrides or []:
         apply_override(values, override)
+    changes = data_changes(values, classes_by_number)
     settings = parse(QuantizeSettings, values, "sensitivity")
     loaded = api.load(network, allow_import=allow_import)
-    name = dataset or loaded.facts.get("dataset")
-    if name is None:
-        raise UserError("this network does not say what it was trained on; name it with --dataset")
     console = Console(quiet=as_json or as_csv)
-    found = load_dataset(data_settings(loaded, name), data, seed or 0, console)
-    check_fit(loaded, found)
+    found = load_data(loaded, data, dataset, changes, seed=seed or 0, selects=True, console=console)
     with TemporaryDirectory() as folder:
         context = Context(Path(folder), choose_device(device), seed or 0, console, found, name="sensitivity")
         rows = measure_sensitivity(loaded, settings, context, _widths(widths), images)

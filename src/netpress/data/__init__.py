@@ -2,23 +2,29 @@
 
 from netpress.data.augment import AugmentSettings, augment
 from netpress.data.batches import normalize, shuffled_batches
-from netpress.data.dataset import Dataset, default_folder, load_dataset
+from netpress.data.dataset import Dataset, Survey, default_folder, load_dataset, survey_dataset
 from netpress.data.images import Images
+from netpress.data.layout import has_test_folder
 from netpress.data.mixing import Mixed, MixSettings, mix
+from netpress.data.record import DataRecord
 from netpress.data.settings import DATASETS, DataSettings
 
 __all__ = [
     "DATASETS",
     "AugmentSettings",
+    "DataRecord",
     "DataSettings",
     "Dataset",
     "Images",
     "MixSettings",
     "Mixed",
+    "Survey",
     "augment",
     "default_folder",
+    "has_test_folder",
     "load_dataset",
     "mix",
     "normalize",
     "shuffled_batches",
+    "survey_dataset",
 ]

@@ -119,7 +119,10 @@ def _read_names(path: Path, release: Release) -> tuple[str, ...]:
     names = read_arrays(path).get(release.names_key)
     if not isinstance(names, list) or len(names) != release.classes:
         raise Failure(f"{path}: holds no list of the {release.classes} class names of {release.name}")
-    return tuple(name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names)
+    texts = tuple(name.decode("latin1") if isinstance(name, bytes) else name for name in names)
+    if not all(isinstance(name, str) and name.isprintable() for name in texts) or len(set(texts)) != len(texts):
+        raise Failure(f"{path}: the class names of {release.name} are no {release.classes} different texts")
+    return texts
 
 
 def _read_images(path: Path, release: Release) -> Images:
@@ -127,15 +130,15 @@ def _read_images(path: Path, release: Release) -> Images:
     images, labels = content.get("data"), _labels(content.get(release.labels_key))
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (3 * SIDE * SIDE,):
         raise Failure(f"{path}: holds no images of {release.name} (uint8, {3 * SIDE * SIDE} values each)")
-    if labels is None or labels.shape != images.shape[:1] or not len(labels):
+    if labels is None or len(labels) != len(images) or not labels:
         raise Failure(f"{path}: holds no list of one class for each of its {len(images):,} images")
-    if labels.min() < 0 or labels.max() >= release.classes:
+    if min(labels) < 0 or max(labels) >= release.classes:  # of any size, in Python
         raise Failure(f"{path}: has a class outside 0..{release.classes - 1}; the file is damaged")
     # Published channel by channel, row by row. The copy also makes the tensor writable.
-    return Images(torch.from_numpy(images.reshape(-1, 3, SIDE, SIDE).copy()), torch.from_numpy(labels))
+    return Images(torch.from_numpy(images.reshape(-1, 3, SIDE, SIDE).copy()), torch.tensor(labels, dtype=torch.int64))
 
 
-def _labels(values: Any) -> np.ndarray | None:
+def _labels(values: Any) -> list[int] | None:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         return None
-    return np.asarray(values, np.int64)
+    return values

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from netpress.console import Console
-from netpress.data.cifar import read_cifar
+from netpress.data.cifar import RELEASES, SIDE, read_cifar
 from netpress.data.digits import read_digits
-from netpress.data.folder import read_folder
-from netpress.data.images import Images, Source, draw_stratified
+from netpress.data.folder import read_files
+from netpress.data.images import Images, draw_stratified
+from netpress.data.layout import File, Listing, labels_of, list_folder, refuse_single, take, warn_of_absent
+from netpress.data.pixels import PixelRules
+from netpress.data.record import DataRecord
 from netpress.data.settings import DEFAULT_SIZE, DataSettings
 from netpress.errors import UserError
 
-_BLOCK = 512  # images summed at a time
+_BLOCK = 2**21  # values summed at a time
+SMALLEST = 4  # pixels: what a survey reads the digits at
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Dataset:
     std: tuple[float, ...]
     checksum: str
     select_on: str = "validation"
+    record: DataRecord | None = None
+    """What reads this data set again; None for one that was not read by `load_dataset`."""
 
     @property
     def selection(self) -> Images:
@@ -51,7 +57,7 @@ def default_folder() -> Path:
 
 
 def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Dataset:
-    """Read the data set that `settings` names and divide it by `seed`.
+    """Read the data set that `settings` names and divide it by `seed`, or by `settings.split_seed` where it is given.
 
     folder: where data lies (--data); for CIFAR the folder holding `cifar-100-python` or
     that folder itself, and the place to download to when it is absent. The validation
@@ -59,27 +65,103 @@ def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console
     numbers of images are compared on the same ones. Raises UserError for a folder or
     settings that do not fit, Failure for damaged data.
     """
-    source = _read(settings, folder, seed, console)
-    train, labels = source.train, source.train.labels
-    _, held = settings.divide(len(labels))
+    seed = seed if settings.split_seed is None else settings.split_seed
+    name, select_on = settings.dataset, settings.select_on
+    classes, parts = (_read_folder if name == "folder" else _read_published)(settings, folder, seed, console)
+    mean, std = channel_statistics(parts[0].images)
+    checksum = _checksum(*parts)
+    record = DataRecord(settings=settings.model_copy(update={"split_seed": None}), seed=seed, checksum=checksum)
+    return Dataset(name, *parts, classes, mean, std, checksum, select_on, record)
+
+
+Parts = tuple[Images, Images, Images]  # for training, validation, test
+
+
+def _read_published(
+    settings: DataSettings, folder: Path | None, seed: int, console: Console
+) -> tuple[tuple[str, ...], Parts]:
+    if settings.dataset == "digits":
+        source = read_digits(settings.image_size or DEFAULT_SIZE)
+    else:
+        source = read_cifar(settings.dataset, folder or default_folder(), console)
+    train, validation = divide(settings, source.train.labels, seed)
+    return source.classes, (source.train.take(train), source.train.take(validation), source.test)
+
+
+def _read_folder(
+    settings: DataSettings, folder: Path | None, seed: int, console: Console
+) -> tuple[tuple[str, ...], Parts]:
+    """Divides the names of the files, then decodes each image into its place: no pixel is held twice."""
+    listing, train, validation = _list(settings, folder, seed, console)
+    rules = PixelRules(settings.image_size or DEFAULT_SIZE, settings.max_pixels, settings.background)
+    first, second, third = read_files([train, validation, listing.test], listing.folder, rules, console)
+    return listing.classes, (first, second, third)
+
+
+def _list(
+    settings: DataSettings, folder: Path | None, seed: int, console: Console
+) -> tuple[Listing, list[File], list[File]]:
+    """The files of a folder data set, and those of them for training and validation."""
+    if folder is None:
+        raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
+    listing = list_folder(folder, settings.test_fraction, seed, console)
+    refuse_single(listing)
+    labels = labels_of(listing.train)
+    given = listing.validation
+    if given is not None and settings.select_on == "test":
+        console.warn(f'{folder}: select_on = "test" leaves the images for validation unused')
+        given = []
+    chosen, drawn = divide(settings, labels, seed, draws=given is None)
+    train, validation = take(listing.train, chosen), take(listing.train, drawn) if given is None else given
+    parts = {"validation": labels_of(validation), "test": labels_of(listing.test)}
+    if settings.train_images is None:
+        parts["training"] = labels[chosen]
+    warn_of_absent(listing, parts, console)
+    return listing, train, validation
+
+
+def divide(settings: DataSettings, labels: Tensor, seed: int, draws: bool = True) -> tuple[Tensor, Tensor]:
+    """Which of the training images, whose classes are `labels`, train and which validate: two int64 index tensors.
+
+    draws: False where validation images lie apart, so that none is drawn. Raises UserError where too few are left.
+    """
+    _, held = settings.divide(len(labels), draws)
     validation, rest = draw_stratified(labels, held, seed, "validation")
     if settings.train_images is not None:
         drawn, _ = draw_stratified(labels[rest], settings.train_images, seed, "train")
         rest = rest[drawn]
-    parts = train.take(rest), train.take(validation), source.test
-    mean, std = channel_statistics(parts[0].images)
-    return Dataset(settings.dataset, *parts, source.classes, mean, std, _checksum(*parts), select_on=settings.select_on)
+    return rest, validation
 
 
-def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Source:
-    size = settings.image_size or DEFAULT_SIZE
-    if settings.dataset == "digits":
-        return read_digits(size)
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a data set without reading an image."""
+
+    train_images: int
+    """So many are trained on."""
+    channels: int
+    side: int
+    """Pixels."""
+    count: int
+    """Classes."""
+    classes: tuple[str, ...] | None
+    """Their names; None where they are not known before the data set is read."""
+
+
+def survey_dataset(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
+    """Counts of the data set, divided as `load_dataset` divides it. Raises the same UserErrors, and reads no image."""
+    seed = seed if settings.split_seed is None else settings.split_seed
+    side = settings.image_size or DEFAULT_SIZE
     if settings.dataset == "folder":
-        if folder is None:
-            raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
-        return read_folder(folder, size, settings.test_fraction, seed, console)
-    return read_cifar(settings.dataset, folder or default_folder(), console)
+        listing, train, _ = _list(settings, folder, seed, Console(quiet=True))
+        return Survey(len(train), 3, side, len(listing.classes), listing.classes)
+    if settings.dataset == "digits":
+        source = read_digits(SMALLEST)
+        chosen, _ = divide(settings, source.train.labels, seed)
+        return Survey(len(chosen), 3, side, len(source.classes), source.classes)
+    release = RELEASES[settings.dataset]
+    chosen, _ = divide(settings, torch.arange(release.train_images) % release.classes, seed)
+    return Survey(len(chosen), 3, SIDE, release.classes, None)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -92,7 +174,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     count = images.shape[0] * images.shape[2] * images.shape[3]
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for block in images.split(_BLOCK):
+    for block in images.split(max(1, _BLOCK // images[0].numel())):
         values = block.transpose(0, 1).flatten(1).double()  # [channels, pixels]
         total += values.sum(1)
         squares += values.square_().sum(1)

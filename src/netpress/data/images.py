@@ -41,7 +41,7 @@ def draw_stratified(labels: Tensor, count: int, seed: int, purpose: str) -> tupl
     """Draw `count` images so that every class keeps its share; returns the indices (drawn, left), both ascending.
 
     Shares that are no whole number are rounded so that the total is exact: the largest
-    remainders round up. Equal arguments give equal draws.
+    remainders round up. Equal arguments give equal draws; with other classes beside it, a class has another draw.
     """
     sizes = torch.bincount(labels)  # [classes]
     shares = sizes.double() * count / max(1, len(labels))

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
+from netpress.data.pixels import AT_ONCE
 from netpress.errors import UserError
 from netpress.settings import Count, Settings, above, between
 
@@ -31,11 +32,25 @@ class DataSettings(Settings):
     validation: Annotated[float, between(0, 0.9)] = 0.1
     """Share of the training images set apart to select on; the same images for every seed-equal run."""
 
+    split_seed: Annotated[int, between(0, 2**63)] | None = None
+    """Decides which images are for validation, and for the test of a `folder` without test/. If absent, the seed that
+    divided them for the network that [model] names, else the run's. Given, that network may know another split."""
+
     select_on: Literal["validation", "test"] = "validation"
     """What selections in a run look at. With `test`, as some papers did, no image is set apart for validation."""
 
+    classes_by_number: bool = False
+    """Whether the n-th class here is the n-th of a network that is read from a file; else they are matched by name."""
+
     image_size: Annotated[int, between(4, 1024)] | None = None
     """Side of the square images in pixels, for `digits` and `folder` (32 if not given). CIFAR is 32."""
+
+    background: Annotated[int, between(0, 255)] = 0
+    """Of a `folder`: the grey, 0 (black) to 255, on which transparent places of an image lie. Black is also what `crop`
+    pads with, unless its `fill` says otherwise."""
+
+    max_pixels: Count = AT_ONCE
+    """Of a `folder`: the most pixels of one image. Larger ones are refused before they are decoded."""
 
     test_fraction: OpenFraction | None = None
     """For a `folder` without train/ and test/: the share of each class that becomes the test set."""
@@ -52,12 +67,12 @@ class DataSettings(Settings):
             raise ValueError(f"test_fraction: {self.dataset} comes with its own test images; only a folder needs it")
         return self
 
-    def divide(self, count: int) -> tuple[int, int]:
+    def divide(self, count: int, draws: bool = True) -> tuple[int, int]:
         """How many of `count` images train, and how many are set apart for validation.
 
-        Raises UserError where that leaves too few.
+        draws: False where validation images lie apart, so that none is drawn. Raises UserError where too few are left.
         """
-        held = 0 if self.select_on == "test" else max(1, round(count * self.validation))
+        held = max(1, round(count * self.validation)) if draws and self.select_on == "validation" else 0
         left = count - held
         if left <= 0:
             raise UserError(f"data.validation: {self.validation} leaves no image to train on, of {count:,}")

@@ -31,7 +31,7 @@ from netpress.models.selection import layers_with_weights
 from netpress.network import Network, save
 from netpress.numerics.formats import Fixed, Integer, integer_range
 from netpress.numerics.layers import QuantizedLayer, quantized_layers
-from netpress.training import predict
+from netpress.training import best_class, predict
 
 OPSET = 20
 TIMED = 5  # runs of one batch, of which the median is reported
@@ -103,7 +103,8 @@ def check_onnx(
     ours = predict(network, seen, batch_size)
     batches = _batches(network, seen, batch_size)
     theirs = torch.cat([session(batch) for batch in batches])
-    same = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
+    answers, others = best_class(ours), best_class(theirs)
+    same = float((answers == others).double().mean())
     error = _relative_error(ours, theirs)
     if (same < agreement) if images is not None else (error > far):
         where = first_divergence(network, batches[0], far)
@@ -117,8 +118,8 @@ def check_onnx(
     return OnnxCheck(
         count=len(seen),
         labelled=images is not None,
-        accuracy=float((ours.argmax(1) == seen.labels).double().mean()) if images is not None else None,
-        onnx_accuracy=float((theirs.argmax(1) == seen.labels).double().mean()) if images is not None else None,
+        accuracy=float((answers == seen.labels).double().mean()) if images is not None else None,
+        onnx_accuracy=float((others == seen.labels).double().mean()) if images is not None else None,
         agreement=same,
         error=error,
         largest_difference=float((ours - theirs).abs().max()),

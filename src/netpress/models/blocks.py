@@ -116,6 +116,7 @@ def initialize_he_out(module: nn.Module, generator: torch.Generator, linear_std:
     Convolutions N(0, sqrt(2 / (k*k*c_out))) with bias 0 (also depthwise ones, whose n is then k*k*C and
     not the k*k of their fan), norms 1 and 0, linear layers N(0, `linear_std`) with bias 0, or, without
     `linear_std`, uniform in +-1/sqrt(features). Directions of a cosine head are random and of length 1.
+    One stream for all layers, in their order: a network with another layer is another network from there on.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

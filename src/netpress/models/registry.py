@@ -91,8 +91,14 @@ def register_family(
     """Make a family known by `name`. Its description defaults to the first line of the settings' docstring."""
     if name in _FAMILIES:
         raise ValueError(f"the model family {name} is registered twice")
+
+    def build_in_bounds(chosen: Any) -> nn.Module:
+        from netpress.numerics.strided import keep_in_bounds  # which imports torch
+
+        return keep_in_bounds(build(chosen))
+
     first_line = (description or settings.__doc__ or "").strip().split("\n")[0]
-    _FAMILIES[name] = Family(name, settings, build, initialize, dict(presets or {}), first_line)
+    _FAMILIES[name] = Family(name, settings, build_in_bounds, initialize, dict(presets or {}), first_line)
     return _FAMILIES[name]
 
 

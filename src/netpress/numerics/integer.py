@@ -7,8 +7,9 @@
 
 Every quantized layer sums products of stored integers, padded with the zero point. Depthwise convolutions sum in
 int32; for the others the integers are held in float64, which is as exact in whatever order sums below 2**53 are
-made, and many times faster than torch's integers; a layer whose sums might not stay below is refused. Scale and
-bias then follow in the layer's own float arithmetic, and so does the rest.
+made, and many times faster than torch's integers; a layer whose sums might not stay below is refused. No library's
+convolution is called (`netpress.numerics.sums`). Scale and bias then follow in the layer's own float arithmetic,
+and so does the rest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from netpress.errors import Failure
 from netpress.numerics.accumulators import range_width, signed_width
 from netpress.numerics.formats import Fixed, Integer, integer_range
 from netpress.numerics.layers import QuantizedConv2d, QuantizedLayer, quantized_layers
+from netpress.numerics.sums import convolution_sums, linear_sums
 
 EXACT = 2**53
 
@@ -130,51 +132,16 @@ def integer_sums(layer: QuantizedLayer, values: Tensor, weight: Tensor) -> Tenso
     values: stored integers [batch, inputs, height, width] or [..., inputs], not centred; the padding is the zero point.
     """
     if not isinstance(layer, QuantizedConv2d):
-        return functional.linear(values.double(), weight.double())
+        return linear_sums(values, weight)
     # The simulation's memory layout: what follows (a pool) adds in the order of memory, and floats notice.
     last = any(x.is_contiguous(memory_format=torch.channels_last) for x in (values, weight))
     layout = torch.channels_last if last else torch.contiguous_format
     zero = float(layer.input_zero_point) if layer.input_zero_point is not None else 0.0
     if any(layer._reversed_padding_repeated_twice):
         values = functional.pad(values, layer._reversed_padding_repeated_twice, value=zero)
-    if layer.groups == layer.in_channels and layer.groups > 1:
-        sums = _depthwise_sums(layer, values, weight)
-    elif layer.groups == 1 and layer.kernel_size == (1, 1):
-        places = values[:, :, :: layer.stride[0], :: layer.stride[1]].permute(0, 2, 3, 1)  # [batch, height, width, in]
-        sums = functional.linear(places.double(), weight.flatten(1).double()).permute(0, 3, 1, 2)
-    else:
-        sums = functional.conv2d(values.double(), weight.double(), None, layer.stride, 0, layer.dilation, layer.groups)
-    return sums.contiguous(memory_format=layout)
-
-
-def _depthwise_sums(layer: QuantizedConv2d, values: Tensor, weight: Tensor) -> Tensor:
-    """One shifted product a tap: many times faster than a float64 convolution of many groups.
-
-    In int32 where no input can overflow that, else in float64.
-    """
     low, high = worst_sums(layer)
-    dtype = torch.int32 if max(-low, high) < 2**31 else torch.float64
-    # Channels last, so that a tap's products are a few long stretches of memory.
-    values = values.to(dtype).contiguous(memory_format=torch.channels_last)
-    weight = weight.to(dtype)
-    multiplier = layer.out_channels // layer.in_channels
-    values = values.repeat_interleave(multiplier, dim=1) if multiplier > 1 else values
-    (stride_y, stride_x), (step_y, step_x) = layer.stride, layer.dilation
-    rows, columns = weight.shape[2:]
-    height = (values.shape[2] - step_y * (rows - 1) - 1) // stride_y + 1
-    width = (values.shape[3] - step_x * (columns - 1) - 1) // stride_x + 1
-    total = values.new_zeros(len(values), height, width, layer.out_channels).permute(0, 3, 1, 2)
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * step_y, column * step_x
-            part = values[
-                :,
-                :,
-                top : top + (height - 1) * stride_y + 1 : stride_y,
-                left : left + (width - 1) * stride_x + 1 : stride_x,
-            ]
-            total.addcmul_(part, weight[:, 0, row, column].reshape(-1, 1, 1))
-    return total.float() if max(-low, high) < 2**24 else total.double()  # exact either way
+    sums = convolution_sums(values, weight, layer.stride, layer.dilation, layer.groups, max(-low, high))
+    return sums.contiguous(memory_format=layout)
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ integer weights w, sums, and only then returns to floats:
 The second bracket is one constant a channel, so each output costs one multiplication and one addition. Padding is
 z, which stands for 0. Everything outside the sum is float32 or, in evaluation, really float16 (`arithmetic`).
 
-In training and in ordinary evaluation the integers live in float32, which holds them exactly up to 2**24;
+In training and in ordinary evaluation the integers live in float32, which holds them exactly up to 2**24; where
+torch's float32 sums are not exact (`netpress.numerics.sums`), evaluation takes sums that are.
 `netpress.numerics.integer` runs the same layers with integer sums of any size. The layers are subclasses of
 `nn.Conv2d` and `nn.Linear`; their weights are floats on their grid, so other code reads them as usual.
 """
@@ -40,6 +41,8 @@ from netpress.numerics.formats import (
     zero_point_format,
 )
 from netpress.numerics.rounding import dequantize, pass_through, quantize, scale_gradient, snap, stored_scale
+from netpress.numerics.strided import keep_in_bounds
+from netpress.numerics.sums import floats_sum_exactly
 from netpress.settings import Settings, between
 
 Arithmetic = Literal["float16", "float32"]
@@ -133,6 +136,10 @@ class QuantizedLayer(nn.Module):
             weight, values = self.stored_weight(scales[0]), self.stored_input(x, scales[1])
             if self.exact_sums is not None and self.formats.integer:
                 return self.finish(self.exact_sums(self, values, weight), weight, scales, centred=False)
+            if self.formats.integer and not self.training and not floats_sum_exactly(x.device):
+                from netpress.numerics.integer import integer_sums  # which knows these layers
+
+                return self.finish(integer_sums(self, values, weight), weight, scales, centred=False)
             if self.input_zero_point is not None:
                 values = values - self.input_zero_point
             return self.finish(self.sum(values, weight, None), weight, scales, centred=True)
@@ -234,6 +241,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         if self.padding_mode != "zeros":
             raise ValueError(f"padding_mode {self.padding_mode!r} cannot be quantized; only zeros can")
         self.set_formats(formats)
+        keep_in_bounds(self)
 
     def sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)

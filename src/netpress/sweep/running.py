@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from netpress.console import Console
-from netpress.data import Dataset, load_dataset
+from netpress.data import Dataset
 from netpress.devices import choose_device
 from netpress.errors import Failure, NetpressError, UserError
 from netpress.files import atomic_write, read_object, read_text
 from netpress.folders import held, is_empty, remove_written
 from netpress.network import load
+from netpress.network_data import load_run_data
 from netpress.pipeline import (
     DONE,
     ENVIRONMENT,
@@ -264,8 +265,8 @@ def _measure_stages(
     dataset: Dataset | None = None
     steps: dict[str, dict[str, Any]] = {}
     for path in _networks(folder)[:-1]:
-        dataset = dataset or load_dataset(member.recipe.data, data, member.recipe.seed, Console(quiet=True))
         network = load(path, allow_import=allow_import or understand_model(member.recipe.model).own_class)
+        dataset = dataset or load_run_data(member.recipe.data, data, member.recipe.seed, network, Console(quiet=True))
         measured = evaluate(network, dataset.test, device=choose_device(device))
         card = score(network, settings=member.recipe.score)
         weights = network.weights().values()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from netpress.data import Images, normalize
 from netpress.errors import Failure
 from netpress.network import Network, check_finite
+from netpress.training.ranking import rank_classes
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,6 @@ def _answers(
 
 def _figures(logits: Tensor, labels: Tensor) -> Tensor:
     """Images right, images right among the five most likely, summed cross-entropy: float64 [3]."""
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices  # [batch, 5]
-    hits = best == labels[:, None]
+    hits = rank_classes(logits, 5) == labels[:, None]  # [batch, 5]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])

@@ -13,6 +13,7 @@ from netpress.network import Network, check_finite
 from netpress.numerics.integer import LayerSums, exact_execution
 from netpress.numerics.layers import quantized_layers
 from netpress.training.evaluation import Evaluation, check_answers, predict
+from netpress.training.ranking import best_class, rank_classes
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,16 @@ def evaluate_exactly(
             raise UserError("no layer of this network computes with integers; `netpress apply quantize` makes such")
         exact = predict(network, images, batch_size)  # [images, classes]
     simulated = predict(network, images, batch_size)
-    answers, others = exact.argmax(1), simulated.argmax(1)
+    answers, others = rank_classes(exact, 5), best_class(simulated)
     labels = images.labels.cpu()
+    hits = answers == labels[:, None]  # [images, 5]
     measured = ExactEvaluation(
-        accuracy=_share(answers == labels),
-        top5=_share((exact.topk(min(5, exact.shape[1]), dim=1).indices == labels[:, None]).any(1))
-        if exact.shape[1] > 5
-        else None,
+        accuracy=_share(hits[:, 0]),
+        top5=_share(hits.any(1)) if exact.shape[1] > 5 else None,
         loss=float(F.cross_entropy(exact.double(), labels)),
         count=len(labels),
         simulated_accuracy=_share(others == labels),
-        equal_answers=_share(answers == others),
+        equal_answers=_share(answers[:, 0] == others),
         largest_difference=float((exact - simulated).abs().max() / simulated.abs().max().clamp(min=1e-30)),
         sums=dict(sums),
         float_layers=floats,

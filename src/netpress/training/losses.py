@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from netpress.data import Mixed
 from netpress.errors import UserError
 from netpress.settings import Count, Fraction, Positive, Settings, Share
+from netpress.training.ranking import best_class
 
 
 class CrossEntropy(Settings):
@@ -136,7 +137,7 @@ def distill(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tenso
 
 def count_right(logits: Tensor, mixed: Mixed) -> Tensor:
     """Images answered rightly, a mixed image counting as the shares of its two labels: float scalar."""
-    answers = logits.argmax(dim=1)
+    answers = best_class(logits)
     right = (answers == mixed.labels_a).sum().float()
     if mixed.weight < 1:
         right = mixed.weight * right + (1 - mixed.weight) * (answers == mixed.labels_b).sum()

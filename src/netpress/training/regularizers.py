@@ -55,7 +55,8 @@ class SpectralPenalty:
         """The term, times the coefficient: a scalar with a gradient. `generator` lives on the weights' device."""
         sizes = [len(group) * length for group, length in zip(self.groups, self.lengths, strict=True)]
         first = self.groups[0][0]
-        # One draw for all matrices: a normal vector's direction is uniform whatever the others are.
+        # One draw for all matrices: a normal vector's direction is uniform whatever the others are. It is another one
+        # where other layers are selected, as everything is in a training under another penalty.
         starts = torch.randn(sum(sizes), generator=generator, device=first.device, dtype=first.dtype).split(sizes)
         norms = [
             self._norms(group, transposed, start.view(len(group), -1, 1))

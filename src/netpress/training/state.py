@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from netpress.numerics.strided import keep_in_bounds
+
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under names that begin with `prefix` and a slash."""
@@ -50,8 +52,9 @@ def lay_out(module: nn.Module, device: torch.device) -> None:
 
     A tensor read from a file may sit anywhere and in another order; kernels may then add in another
     order too. After this the bits of a training do not depend on where its network came from.
+    (In this layout oneDNN harms strided 1x1 convolutions of few channels: `netpress.numerics.strided`.)
     """
-    module.to(device)
+    keep_in_bounds(module).to(device)
     for tensor in [*module.parameters(), *module.buffers()]:
         layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
         tensor.data = tensor.data.clone(memory_format=layout)

@@ -11,12 +11,16 @@ from netpress.errors import NetpressError, UserError
 from netpress.files import is_folder
 from netpress.models.folding import fold_norms
 from netpress.network import SUFFIX, InputSpec, Network, describe, resolve
+from netpress.network_data import class_places, is_unnamed
 
 
 class MeanTeacher(nn.Module):
     """The mean of several networks' probabilities, as logits, for images normalised for the student."""
 
-    def __init__(self, networks: list[Network], student: InputSpec) -> None:
+    def __init__(
+        self, networks: list[Network], student: InputSpec, places: list[list[int] | None] | None = None
+    ) -> None:
+        """places: of each network, which of its answers stands for each class of the student; None: in order."""
         super().__init__()
         self.members = nn.ModuleList(network.module for network in networks)
         for index, network in enumerate(networks):
@@ -25,6 +29,8 @@ class MeanTeacher(nn.Module):
             shift = (torch.tensor(student.mean) - torch.tensor(network.input.mean)) / torch.tensor(network.input.std)
             self.register_buffer(f"scale{index}", scale.view(1, -1, 1, 1))
             self.register_buffer(f"shift{index}", shift.view(1, -1, 1, 1))
+            order = places[index] if places is not None else None
+            self.register_buffer(f"order{index}", None if order is None else torch.tensor(order))
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "MeanTeacher":
@@ -34,11 +40,14 @@ class MeanTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Log of the mean probabilities: [batch, classes]."""
-        answers = [
-            F.log_softmax(member(images * self.get_buffer(f"scale{i}") + self.get_buffer(f"shift{i}")).float(), dim=1)
-            for i, member in enumerate(self.members)
-        ]
+        answers = [self._ask(index, member, images) for index, member in enumerate(self.members)]
         return torch.logsumexp(torch.stack(answers), dim=0) if len(answers) > 1 else answers[0]
+
+    def _ask(self, index: int, member: nn.Module, images: Tensor) -> Tensor:
+        images = images * self.get_buffer(f"scale{index}") + self.get_buffer(f"shift{index}")
+        answers = F.log_softmax(member(images).float(), dim=1)
+        order: Tensor | None = getattr(self, f"order{index}")
+        return answers if order is None else answers[:, order]
 
 
 def check_teachers(names: tuple[str, ...], student: Network, allow_import: bool = False) -> None:
@@ -74,4 +83,11 @@ def load_teachers(names: tuple[str, ...], student: Network, allow_import: bool =
     for network in networks:
         with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
             fold_norms(network.module)
-    return MeanTeacher(networks, student.input)
+    by_number = student.data is not None and student.data.settings.classes_by_number
+    places = [
+        class_places(network, student.classes, f"the student of teacher {name}", by_number)
+        if not is_unnamed(student)
+        else None
+        for name, network in zip(names, networks, strict=True)
+    ]
+    return MeanTeacher(networks, student.input, places)

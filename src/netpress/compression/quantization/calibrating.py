@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from netpress.data import Images, normalize
+from netpress.devices import generator_for
 from netpress.errors import Failure
 from netpress.numerics.calibration import AnyCalibration, Observer, calibrate_tensor
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
@@ -35,16 +36,18 @@ def watch_inputs(
     images: Images,
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
     method: AnyCalibration,
-    generator: torch.Generator,
+    seed: int,
 ) -> dict[str, Observer]:
     """What enters each named layer while the float network sees the images.
 
     statistics: mean and standard deviation that normalise the images. Layers whose input stays in floats are
-    not watched. Raises Failure, naming the layer, for values that are not finite.
+    not watched. The values that an observer looks at are drawn from a stream of its layer's own, by `seed` and name:
+    a layer is calibrated alike whichever others are watched. Raises Failure, naming the layer, for values that are
+    not finite.
     """
     batches = images.images.split(BATCH)
     observers = {
-        name: Observer(method, len(batches), generator)
+        name: Observer(method, len(batches), generator_for(seed, "quantize", "calibration", name))
         for name, chosen in formats.items()
         if isinstance(chosen.input, Fixed | Integer)
     }

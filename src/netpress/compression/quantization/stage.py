@@ -150,7 +150,7 @@ def _calibrate(
         images = context.data.train.take(chosen)
         statistics = (start.input.mean, start.input.std)
         method = settings.calibration or preset.calibration
-        observers = watch_inputs(start.module, formats, images, statistics, method, generator)
+        observers = watch_inputs(start.module, formats, images, statistics, method, context.seed)
     quantized = copy(start)
     try:
         _put(quantized, formats)

@@ -1,0 +1,158 @@
+"""One image file, of whatever mode, as 8-bit colours of one size.
+
+Files are a stranger's work. Only decoders of formats that photographs come in are asked, the size is looked at before
+a pixel is decoded, and whatever a decoder raises is told as one reason.
+"""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # the last two, since many such files are called .jpg or .png
+AT_ONCE = 67_000_000  # pixels that are decoded at the same time, by however many threads
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unreadable(Exception):
+    """Why an image cannot be read, in a few words."""
+
+
+@dataclass(frozen=True)
+class PixelRules:
+    """What is made of every file: `size` x `size` pixels; see the settings of these names in `DataSettings`."""
+
+    size: int
+    max_pixels: int = AT_ONCE
+    background: int = 0
+
+
+class Budget:
+    """Lets threads decode at once what has so many pixels together; a larger image waits to be alone."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Wait until so many pixels may be decoded, and hold them."""
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+@contextmanager
+def strangers_files() -> Iterator[None]:
+    """While files are read: Pillow's own bound on pixels and its warnings are off, as `read_image` has better ones."""
+    bound = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = bound
+
+
+def read_image(path: Path, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, bool]:
+    """The image as uint8 [3, size, size], and whether it is the first of several pictures in the file.
+
+    Turned as its EXIF says, transparent places filled with the background, proportions not kept. Raises Unreadable.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise Unreadable("empty")
+        with Image.open(path, formats=FORMATS) as file:
+            pixels = file.width * file.height
+            if pixels > rules.max_pixels:
+                raise Unreadable(f"{file.width:,} x {file.height:,} pixels, above data.max_pixels")
+            with budget.take(pixels):
+                several = file.format != "MPO" and bool(getattr(file, "is_animated", False))
+                file.load()
+                image = to_rgb(_turned(file), rules.background)
+                if image.size != (rules.size, rules.size):
+                    image = image.resize((rules.size, rules.size), Image.Resampling.BILINEAR)  # averages in shrinking
+                return np.asarray(image).transpose(2, 0, 1), several
+    except Unreadable:
+        raise
+    except FileNotFoundError:
+        raise Unreadable("a link to nothing" if path.is_symlink() else "no longer there") from None
+    except UnidentifiedImageError:
+        raise Unreadable("no PNG, JPEG or WebP inside") from None
+    except OSError as error:
+        raise Unreadable(error.strerror or _short(error)) from None
+    except Exception as error:  # decoders raise struct.error, TypeError, KeyError, ... at damaged files
+        raise Unreadable(_short(error) or type(error).__name__) from None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:60]
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    try:
+        turn = image.getexif().get(_ORIENTATION)
+    except Exception:  # its other entries may be anything; the pixels are good
+        return image
+    return image.transpose(_TURNS[turn]) if isinstance(turn, int) and turn in _TURNS else image
+
+
+def to_rgb(image: Image.Image, background: int) -> Image.Image:
+    """The picture in 8-bit RGB, as Pillow converts it; what is transparent lies on grey of the value `background`.
+
+    Of 16 bits the upper 8 are taken, as Pillow does with colours of 16 bits. Raises Unreadable for modes whose white
+    nobody knows (I and F).
+    """
+    mode = image.mode
+    if mode in ("I", "F"):
+        raise Unreadable(f"values of 32 bits (mode {mode}), of which none is known to be white")
+    if mode.startswith("I;16"):
+        return _from_16_bits(image, background)
+    if mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data or "transparency" in image.info:
+        _shorten_key(image)
+        colours = image.convert("RGBA")
+        ground = Image.new("RGB", image.size, (background,) * 3)
+        ground.paste(colours, mask=colours.getchannel("A"))
+        return ground
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image, background: int) -> Image.Image:
+    values = np.asarray(image)  # [height, width], uint16 of either byte order
+    grey = (values >> 8).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey[values == clear] = background
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _shorten_key(image: Image.Image) -> None:
+    """A PNG of 16 bits names its transparent colour with 16 bits, and Pillow has read the upper 8 of its pixels."""
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in key)

@@ -1,0 +1,23 @@
+"""How a network's images were read and divided, as its file says it."""
+
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
+
+from netpress.data.settings import DataSettings
+from netpress.settings import Natural, Settings
+
+
+class DataRecord(Settings):
+    """What reads the same images again and divides them as they were: in a network's file under the key `data`."""
+
+    settings: DataSettings
+    """The [data] table as it stood; `split_seed` is left out, since `seed` says it."""
+    seed: Natural
+    """The seed that divided the images."""
+    checksum: Annotated[str, StringConstraints(max_length=200)]
+    """SHA-256 over pixels and labels of the training, validation and test images: `Dataset.checksum`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values that `parse(DataRecord, ...)` takes back."""
+        return self.model_dump(mode="json", exclude_none=True)

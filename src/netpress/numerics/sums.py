@@ -1,0 +1,163 @@
+"""Sums of products of whole numbers, exact on every machine, and whether a machine's float sums are.
+
+A float sum of whole numbers is exact in any order of adding while every partial sum stays below 2**24 (float32) or
+2**53 (float64), but only if it is made of these products. Some convolutions are not: Winograd's and Fourier's work on
+other numbers, which round; so do narrower floats inside (TF32, bfloat16). Torch takes such a one where oneDNN is
+off or missing (NNPACK: sums near a million are off by 6) and, unless told otherwise, on GPUs.
+
+So what must be exact calls no library's convolution: `convolution_sums` multiplies matrices, tap by tap. And the
+simulation, which wants the speed of float32, asks `floats_sum_exactly` first.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import _disable_current_modes
+
+_PROBED = 64  # channels and, of 8 x 8 pixels, images: libraries take other ways with many than with few
+
+
+def linear_sums(values: Tensor, weight: Tensor) -> Tensor:
+    """[..., inputs] and [outputs, inputs] -> [..., outputs] in float64."""
+    rows = values.double().reshape(-1, weight.shape[1])
+    total = rows.new_zeros(len(rows), len(weight))
+    _add_products(total, rows, weight.double())
+    return total.view(*values.shape[:-1], len(weight))
+
+
+def _add_products(total: Tensor, rows: Tensor, matrix: Tensor) -> None:
+    """Add rows [count, inputs] times the transpose of matrix [outputs, inputs] to total [count, outputs]."""
+    if _matrices_sum_exactly(total.device.type):
+        total.addmm_(rows, matrix.t())
+    else:  # torch multiplies matrices of whole numbers on CPUs alone, and slowly
+        total.add_((rows.cpu().long() @ matrix.cpu().long().t()).to(total.device))
+
+
+def convolution_sums(
+    values: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int, largest: int
+) -> Tensor:
+    """A convolution of `values` [batch, inputs, height, width], which hold their padding already.
+
+    weight: [outputs, inputs / groups, rows, columns]. No partial sum may be greater than `largest`, below 2**53.
+    [batch, outputs, ...] in float64, or in float32 where that holds `largest`.
+    """
+    if groups == values.shape[1] and groups > 1:
+        return _depthwise(values, weight, stride, dilation, largest)
+    height, width = _places(values, weight, stride, dilation)
+    values = values.double().permute(0, 2, 3, 1).contiguous()  # channels last: a tap's inputs are the rows of a matrix
+    shape = (len(values), height, width, len(weight) // groups)
+    parts = []
+    for piece, matrices in zip(values.tensor_split(groups, dim=3), weight.double().tensor_split(groups), strict=True):
+        total = values.new_zeros(len(values) * height * width, len(matrices))
+        for row, column, rows, columns in _taps(weight, stride, dilation, height, width):
+            inputs = piece[:, rows, columns].reshape(-1, matrices.shape[1])
+            _add_products(total, inputs, matrices[:, :, row, column])
+        parts.append(total.view(shape))
+    return torch.cat(parts, dim=3).permute(0, 3, 1, 2) if groups > 1 else parts[0].permute(0, 3, 1, 2)
+
+
+def _depthwise(
+    values: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], largest: int
+) -> Tensor:
+    """One shifted product a tap: many times faster than matrices of one column.
+
+    In int32 where no sum can overflow that, else in float64.
+    """
+    dtype = torch.int32 if largest < 2**31 else torch.float64
+    # Channels last, so that a tap's products are a few long stretches of memory.
+    values = values.to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = weight.to(dtype)
+    multiplier = len(weight) // values.shape[1]
+    values = values.repeat_interleave(multiplier, dim=1) if multiplier > 1 else values
+    height, width = _places(values, weight, stride, dilation)
+    total = values.new_zeros(len(values), height, width, len(weight)).permute(0, 3, 1, 2)
+    for row, column, rows, columns in _taps(weight, stride, dilation, height, width):
+        total.addcmul_(values[:, :, rows, columns], weight[:, 0, row, column].reshape(-1, 1, 1))
+    return total.float() if largest < 2**24 else total.double()  # exact either way
+
+
+def _places(values: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of the result."""
+    lengths = [
+        (values.shape[2 + axis] - dilation[axis] * (weight.shape[2 + axis] - 1) - 1) // stride[axis] + 1
+        for axis in (0, 1)
+    ]
+    return lengths[0], lengths[1]
+
+
+def _taps(
+    weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], height: int, width: int
+) -> list[tuple[int, int, slice, slice]]:
+    """Row and column of each tap, and the rows and columns of the input that it meets."""
+    reach = ((height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1)
+    return [
+        (
+            row,
+            column,
+            slice(row * dilation[0], row * dilation[0] + reach[0], stride[0]),
+            slice(column * dilation[1], column * dilation[1] + reach[1], stride[1]),
+        )
+        for row in range(weight.shape[2])
+        for column in range(weight.shape[3])
+    ]
+
+
+def floats_sum_exactly(device: torch.device) -> bool:
+    """Whether float32 convolutions and linear layers on `device` sum whole numbers exactly, as torch is set now.
+
+    Tried once a process for each setting that chooses the library, in a few hundredths of a second.
+    """
+    if device.type == "meta" or torch.compiler.is_compiling():
+        return True  # nothing is summed
+    return _floats_sum_exactly(device.type, _settings())
+
+
+def _settings() -> tuple[Any, ...]:
+    """What decides how torch sums, besides the machine and the process's environment."""
+    return (
+        torch.backends.mkldnn.enabled,
+        torch._C._get_nnpack_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch._C._get_fp32_precision_getter("mkldnn", "conv"),
+        torch.backends.cudnn.enabled,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_num_threads(),
+    )
+
+
+@cache
+def _floats_sum_exactly(device: str, settings: tuple[Any, ...]) -> bool:
+    count = _PROBED
+    with torch.no_grad(), _disable_current_modes():  # who counts or fakes operations does not see the trial
+        # 12 bits, more than narrower floats hold; the largest sum that could be, 25 * 64 * 4095 * 2, is below 2**24.
+        values = _whole(0, 4096, (count, count, 8, 8))
+        for kernel, stride, groups in ((1, 1, 1), (3, 1, 1), (3, 2, 1), (5, 1, 1), (3, 1, 2), (3, 1, count)):
+            weight = _whole(-2, 3, (count, count // groups, kernel, kernel))
+            arguments = ((stride, stride), (1, 1), groups)
+            expected = convolution_sums(values, weight, *arguments, 2**24 - 1)
+            for layout in (torch.contiguous_format, torch.channels_last):
+                laid = (values.float().to(device, memory_format=layout), weight.float().to(device))
+                found = functional.conv2d(*laid, None, stride, 0, 1, groups)
+                if not torch.equal(found.cpu().double(), expected.double()):
+                    return False
+        rows, weight = values.flatten(2)[..., 0].float(), _whole(-2, 3, (count, count)).float()
+        found = functional.linear(rows.to(device), weight.to(device))
+        return torch.equal(found.cpu().double(), linear_sums(rows, weight))
+
+
+@cache
+def _matrices_sum_exactly(device: str) -> bool:
+    """Whether products of float64 matrices on such a device are exact sums, against torch's whole numbers."""
+    with torch.no_grad(), _disable_current_modes():
+        values, weight = _whole(-(2**15), 2**15, (96, 576)), _whole(-(2**15), 2**15, (80, 576))
+        found = functional.linear(values.double().to(device), weight.double().to(device))
+        return torch.equal(found.cpu().long(), values @ weight.t())
+
+
+def _whole(low: int, high: int, shape: tuple[int, ...]) -> Tensor:
+    """Whole numbers low ... high - 1, int64, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(low, high, shape, generator=generator, device="cpu")
