@@ -170,7 +170,12 @@ def test_plan_opens_no_image(tmp_path, monkeypatch):
     make(tmp_path, "a b", 10)
     values = {"dataset": "folder", "image_size": 1024, "test_fraction": 0.2}
     recipe = check_recipe(
-        {"name": "p", "data": values, "model": {"family": "resnet", "blocks": [1], "width": 4}, "stages": []}
+        {
+            "name": "p",
+            "data": values,
+            "model": {"family": "resnet", "blocks": [1], "width": 4},
+            "stages": [{"kind": "train", "epochs": 1}],
+        }
     )
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened"))
     planned = plan_recipe(recipe, tmp_path)
