@@ -145,15 +145,24 @@ def run_stage(network: Network, settings: Settings, context: Context) -> Network
     stage = stage_of(settings)
     done = context.folder / DONE
     own = own_class(network)
-    if done.exists():
+    if is_whole(done):
         context.console.say(f"{context.name}: done before")
         network = load(context.folder / NETWORK, allow_import=own)
     else:
         context.folder.mkdir(parents=True, exist_ok=True)
         network = save_result(stage.run(network, settings, context), context.folder / NETWORK, own)
         atomic_write(done, json.dumps(_summarise(network, stage, context), indent=1))
-    context.clear_state()
+    for state in context.folder.rglob(STATE):  # those of its parts too, once the result is safe
+        state.unlink()
     return network
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a JSON object is there; a mark that is damaged is made again, with the stage."""
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def save_result(network: Network, path: Path, allow_import: str | bool) -> Network:

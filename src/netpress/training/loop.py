@@ -292,7 +292,15 @@ class _Training:
         if saved is None:
             self.context.truncate_log(0)
             return
-        tensors, values = saved
+        try:
+            self._take_up(*saved)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise Failure(
+                f"{self.context.folder}: its saved state is damaged ({said}); delete state.safetensors to begin anew"
+            ) from error
+
+    def _take_up(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         if values["settings"] != self.settings.model_dump(mode="json"):
             raise UserError(
                 f"{self.context.folder}: holds a training with other settings; "
