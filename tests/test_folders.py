@@ -90,6 +90,18 @@ def test_apply_touches_no_folder_of_others(network, tmp_path):
         apply_stage("prune", str(network), tmp_path / "out.netpress", ["amount=0.5"])
 
 
+def test_apply_and_import_take_the_place_of_nothing_but_a_network(network, call, tmp_path):
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("mine" * 99, encoding="utf-8")
+    for out in (thesis, tmp_path):
+        for words in (("apply", "prune", network, "--set", "amount=0.5"), ("import", "kaist", tmp_path / "none.t7")):
+            code, _, err = call(*words, "--out", out)
+            assert code == 2 and f"--out {out}: is" in err
+    assert thesis.read_text(encoding="utf-8") == "mine" * 99
+    for _ in range(2):  # an earlier result is replaced
+        assert call("apply", "prune", network, "--set", "amount=0.5", "--out", tmp_path / "out.netpress")[0] == 0
+
+
 def test_two_equal_applies_at_once(network, tmp_path):
     with held(tmp_path / "out.netpress.work"), pytest.raises(Failure, match="another netpress"):
         apply_stage("prune", str(network), tmp_path / "out.netpress", ["amount=0.5"])

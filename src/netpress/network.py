@@ -192,6 +192,18 @@ def save(network: Network, path: Path | str) -> None:
     atomic_write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(description, separators=(",", ":"))}))
 
 
+def check_out(path: Path) -> None:
+    """Raise UserError where writing a network to `path` would take the place of something that is no network file."""
+    if path.is_dir():
+        raise UserError(f"--out {path}: is a folder; name the file to write")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(8 + 64)  # the length of the description, and its beginning
+    if f'"{KEY}"'.encode() not in head:
+        raise UserError(f"--out {path}: is there and is no network file; move it away, or choose another name")
+
+
 def load(path: Path | str, *, allow_import: bool | str = False) -> Network:
     """The network stored at `path`, rebuilt exactly as it was saved, in evaluation mode.
 

@@ -152,8 +152,7 @@ def run_stage(network: Network, settings: Settings, context: Context) -> Network
         context.folder.mkdir(parents=True, exist_ok=True)
         network = save_result(stage.run(network, settings, context), context.folder / NETWORK, own)
         atomic_write(done, json.dumps(_summarise(network, stage, context), indent=1))
-    for state in context.folder.rglob(STATE):  # those of its parts too, once the result is safe
-        state.unlink()
+    context.clear_state()
     return network
 
 

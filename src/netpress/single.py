@@ -15,7 +15,7 @@ from netpress.devices import choose_device
 from netpress.errors import UserError
 from netpress.files import atomic_write, read_object
 from netpress.folders import held, is_empty, remove_written
-from netpress.network import Network, copy, own_class, resolve
+from netpress.network import Network, check_out, copy, own_class, resolve
 from netpress.network_data import adopt, dataset_of, load_data
 from netpress.overrides import apply_override, data_changes
 from netpress.pipeline import STAGE_FILES, save_result
@@ -62,6 +62,7 @@ def apply_stage(
     if isinstance(network, str):
         network = resolve(network, allow_import=allow_import)
     chosen = choose_device(device)
+    check_out(out)
     try:
         known[kind].check(Outlook(network, allow_import=allow_import), settings)
         known[kind].plan(network, settings)
@@ -119,4 +120,5 @@ def _work_folder(out: Path, asked: dict[str, Any]) -> Iterator[Path]:
             remove_written(folder, STAGE_FILES)
         atomic_write(note, json.dumps(asked, indent=1))
         yield folder
-    remove_written(folder, (*STAGE_FILES, NOTE))
+        remove_written(folder, (*STAGE_FILES, NOTE))  # before another process may begin in it
+    remove_written(folder, ())  # some systems remove no lock that is held

@@ -24,8 +24,9 @@ def import_released(
     if source != "kaist":
         raise UserError(f"import {source}: there is kaist")
     from netpress.export.kaist import import_kaist
-    from netpress.network import save
+    from netpress.network import check_out, save
 
+    check_out(out)
     network = import_kaist(file)
     network.facts["dataset"] = "cifar100"
     save(network, out)
