@@ -13,7 +13,7 @@ from netpress.errors import Failure, UserError
 from netpress.numerics.formats import AnyFormat, Float16, Integer
 from netpress.scoring.onnx.file import input_size_of, load_model, read_array
 from netpress.scoring.onnx.moves import MOVES
-from netpress.scoring.onnx.nodes import Node, Value
+from netpress.scoring.onnx.nodes import Function, Node, Value, same
 from netpress.scoring.onnx.operators import plan
 from netpress.scoring.operations import Shape, Trace
 from netpress.scoring.tracing import trace
@@ -42,10 +42,13 @@ class OnnxGraph(nn.Module):
         self.steps: list[tuple[str, list[str], list[str]]] = []
         self.quantizers: set[str] = set()
         self._values: dict[str, Value] = {}
+        self._calculated: dict[int, Value] = {}
+        self._found: dict[int, Tensor] = {}
         self._read(input_size)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         found = {self.source: image}
+        self._found.clear()
         for place, inputs, outputs in self.steps:
             made = self.get_submodule(place)(*(found[name] for name in inputs))
             several = made if isinstance(made, tuple | list) else (made,)
@@ -158,11 +161,12 @@ class OnnxGraph(nn.Module):
                 shape, fill = node.numbers(0), node.attributes.get("value")
                 self._check_size(node, int(np.prod(shape, dtype=np.float64)))
                 number = 0.0 if fill is None else read_array(self.path, fill).reshape(-1)[0].item()
-                return [Value(torch.full(shape, number), constant=True)]
+                return [_made(lambda: torch.full(shape, number), ())]
             case "Cast" | "CastLike":
                 if not node.whole:
-                    return self._step(node, lambda x: x, (0,), inputs, outputs)
-                return [self._cast(node)]
+                    return self._step(node, same, (0,), inputs, outputs)
+                dtype = _cast_type(node)
+                return [_made(lambda x: x.to(dtype), (node.given(0),))]
             case "QuantizeLinear" | "DequantizeLinear":
                 return self._scaled(node, inputs, outputs)
         planned = plan(node)
@@ -171,9 +175,13 @@ class OnnxGraph(nn.Module):
         tensors = [node.tensor(index) for index in planned.operands]
         shapes = _several(planned.function(*(tensor.to("meta") for tensor in tensors)))
         self._check_size(node, sum(shape.numel() for shape in shapes))
-        made = [Value(tensor, constant=True) for tensor in _several(planned.function(*tensors))]
-        source = node.inputs[0]
-        if node.kind in MOVES and source is not None and len(made) == 1:
+        parts = tuple(node.given(index) for index in planned.operands)
+        made = [
+            Value(tensor, constant=True, made_of=(_part(planned.function, place), parts))
+            for place, tensor in enumerate(_several(planned.function(*tensors)))
+        ]
+        if node.kind in MOVES and parts and len(made) == 1:
+            source = parts[0]
             made[0].format, made[0].scale, made[0].zero_point = source.format, source.scale, source.zero_point
         return made
 
@@ -184,15 +192,6 @@ class OnnxGraph(nn.Module):
         if "value" not in node.attributes:
             raise node.refuse(f"constants as {', '.join(node.attributes) or 'nothing'} are not read")
         return self._constant(node.attributes["value"])
-
-    @staticmethod
-    def _cast(node: Node) -> Value:
-        import onnx
-
-        wanted = node.attributes.get("to", onnx.TensorProto.FLOAT)
-        floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-        dtype = torch.float32 if wanted in floats else torch.bool if wanted == onnx.TensorProto.BOOL else torch.int64
-        return Value(node.tensor().to(dtype), constant=True)
 
     def _check_size(self, node: Node, elements: int) -> None:
         if elements > self.limit:
@@ -261,8 +260,7 @@ class OnnxGraph(nn.Module):
                 step.slots.append(None)
                 continue
             name = roles[index] if index < len(roles) and roles[index] else f"operand{index}"
-            step.slots.append(name)
-            self._store(step, node.place, name, value)
+            step.slots.append(self._keep(step, node.place, name, value))
         self._put(node.place, step)
         varying = [index for index in operands if not node.inputs[index].constant]  # type: ignore[union-attr]
         self.steps.append((node.place, [inputs[index] for index in varying], outputs))
@@ -275,21 +273,57 @@ class OnnxGraph(nn.Module):
         shapes = _several(function(*(node.tensor(index).detach().to("meta") for index in operands)))
         return [Value(tensor, constant=False, format=chosen) for tensor in shapes]
 
-    def _store(self, step: nn.Module, place: str, name: str, value: Value) -> None:
+    def _keep(self, step: "_Step", place: str, name: str, value: Value) -> Function:
+        """Keep in the step what a constant consists of, the first under `name`; and how the step gets its values."""
+        if value.made_of is None:
+            kept = self._store(step, place, name, value)
+            return lambda: getattr(step, kept)
+        left = [value]
+        while left:
+            part = left.pop()
+            if id(part) in self._calculated:
+                continue
+            if part.made_of is None:
+                self._store(step, place, name, part)
+            else:
+                left += reversed(part.made_of[1])
+            self._calculated[id(part)] = part
+        return lambda: self._again(value)
+
+    def _again(self, value: Value) -> Tensor:
+        """A constant that the graph calculates, once in each forward pass, where the tracer sees it."""
+        left = [value]
+        while left:
+            part = left[-1]
+            function, parts = part.made_of or (None, ())
+            missing = [one for one in parts if one.made_of is not None and id(one) not in self._found]
+            if missing:
+                left += missing
+                continue
+            left.pop()
+            if function is not None and id(part) not in self._found:
+                self._found[id(part)] = function(*(self._found.get(id(one), one.tensor) for one in parts))
+        return self._found[id(value)]
+
+    def _store(self, step: "_Step", place: str, name: str, value: Value) -> str:
+        number, kept = 2, name
+        while hasattr(step, kept):
+            kept, number = f"{name}_{number}", number + 1
         tensor = value.tensor
         if tensor.is_floating_point() and not name.startswith("running"):
             if not isinstance(tensor, nn.Parameter):
                 value.tensor = nn.Parameter(tensor, requires_grad=False)
-            step.register_parameter(name, value.tensor)  # type: ignore[arg-type]
+            step.register_parameter(kept, value.tensor)  # type: ignore[arg-type]
         else:
-            step.register_buffer(name, tensor)
-        self._describe(f"{place}.{name}", value.format)
-        if name == "weight" and value.scale is not None and value.format is not None:
+            step.register_buffer(kept, tensor)
+        self._describe(f"{place}.{kept}", value.format)
+        if kept == "weight" and value.scale is not None and value.format is not None:
             step.register_buffer("weight_scale", value.scale)
             self.formats[f"{place}.weight_scale"] = {"kind": "float32"}
             if value.zero_point is not None:
                 step.register_buffer("weight_zero_point", value.zero_point)
                 self._describe(f"{place}.weight_zero_point", Integer(bits=value.format.bits, scale="none"))
+        return kept
 
     def _describe(self, name: str, number_format: AnyFormat | None) -> None:
         if number_format is not None:
@@ -332,11 +366,29 @@ class _Step(nn.Module):
     def __init__(self, function: Any, kind: str) -> None:
         super().__init__()
         self.function, self.kind = function, kind
-        self.slots: list[str | None] = []
+        self.slots: list[Function | None] = []
 
     def forward(self, *varying: Tensor) -> Any:
         given = iter(varying)
-        return self.function(*(next(given) if name is None else getattr(self, name) for name in self.slots))
+        return self.function(*(next(given) if get is None else get() for get in self.slots))
+
+
+def _made(function: Function, parts: tuple[Value, ...]) -> Value:
+    """A constant that the graph calculates."""
+    return Value(function(*(part.tensor for part in parts)), constant=True, made_of=(function, parts))
+
+
+def _part(function: Function, place: int) -> Function:
+    """The same function, of whose results the one at `place` is wanted."""
+    return lambda *tensors: _several(function(*tensors))[place]
+
+
+def _cast_type(node: Node) -> torch.dtype:
+    import onnx
+
+    wanted = node.attributes.get("to", onnx.TensorProto.FLOAT)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    return torch.float32 if wanted in floats else torch.bool if wanted == onnx.TensorProto.BOOL else torch.int64
 
 
 def _dequantized(x: Value, scale: Value, zero: Value | None, axis: int) -> Value:

@@ -9,6 +9,8 @@ from torch import Tensor
 from netpress.errors import UserError
 from netpress.numerics.formats import AnyFormat
 
+Function = Callable[..., Any]
+
 
 @dataclass
 class Value:
@@ -16,6 +18,8 @@ class Value:
 
     `tensor` is on the meta device if the value depends on the image; otherwise it is a constant, with its values.
     `format`: the integers that a DequantizeLinear made these numbers of; `scale` and `zero_point` of a constant's.
+    `made_of`: for a constant that the graph calculates, the function and the constants that it is made of. The tracer
+    calculates it once more, so that one rule (`netpress.scoring.constants`) says what of it is stored.
     """
 
     tensor: Tensor
@@ -23,6 +27,7 @@ class Value:
     format: AnyFormat | None = None
     scale: Tensor | None = None
     zero_point: Tensor | None = None
+    made_of: "tuple[Function, tuple[Value, ...]] | None" = None
 
 
 @dataclass
@@ -50,10 +55,13 @@ class Node:
         return self.inputs[index] if len(self.inputs) > index else None
 
     def tensor(self, index: int = 0) -> Tensor:
+        return self.given(index).tensor
+
+    def given(self, index: int) -> Value:
         value = self.value(index)
         if value is None:
             raise self.refuse(f"its input {index} is missing")
-        return value.tensor
+        return value
 
     def numbers(self, index: int, name: str = "", default: Any = None) -> Any:
         """Constants that shape the operation: the input at `index`, in older files the attribute `name`."""
@@ -69,9 +77,6 @@ class Node:
         found = self.numbers(index, "axes", None)
         found = list(default) if found is None else [found] if isinstance(found, int) else found
         return [axis % max(1, self.tensor().dim()) for axis in found]
-
-
-Function = Callable[..., Any]
 
 
 @dataclass
