@@ -374,3 +374,26 @@ def _dump_value(value: Any) -> str:
     if _is_list(value):
         return "[" + ", ".join(_dump_value(entry) for entry in value) + "]"
     raise TypeError(f"{value!r} ({type(value).__name__}) has no place in TOML")
+
+
+OTHER_TOOLS = {
+    ".onnx": "an ONNX file: `netpress score` counts it, other commands take networks of netpress",
+    **dict.fromkeys(
+        (".pt", ".pth", ".ckpt"),
+        "a file of torch.save, which may run code when it is read; load it in Python into its module and give that to "
+        "netpress.score, or write it as ONNX with torch.onnx.export",
+    ),
+    ".pt2": "a program of torch.export; load it in Python with torch.export.load and give that to netpress.score",
+    ".t7": "a file of Lua Torch, which nothing of today reads safely; write the network as ONNX",
+    ".tflite": "a TensorFlow Lite file; write the network as ONNX, with tf2onnx --tflite",
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), "a Keras file; write the network as ONNX, with tf2onnx --keras"),
+    ".pb": "a TensorFlow graph; write the network as ONNX, with tf2onnx --graphdef",
+}
+"""What files of other tools are, by their suffix, and what to do with them."""
+
+
+def refuse_other_tools(path: Path) -> None:
+    """Raise UserError if `path`, by its name, is a file of another tool, or is not there."""
+    known = OTHER_TOOLS.get(path.suffix.lower())
+    if known is not None:
+        raise UserError(f"{path}: {known}" if is_there(path) else f"{path}: no such file")

@@ -33,7 +33,7 @@ from netpress.data import DataRecord
 from netpress.description import KEY, VERSION, Description, check_description, checksum, read_file
 from netpress.devices import generator_for, seed_for
 from netpress.errors import Failure, UserError, quote, shorten
-from netpress.files import atomic_write, is_there
+from netpress.files import atomic_write, is_there, refuse_other_tools
 from netpress.models.bounds import TooLarge, bounded_building, build_shapes
 from netpress.models.edits import apply_edits
 from netpress.models.registry import IMPORTED, family_named, parse_model
@@ -135,6 +135,7 @@ def resolve(text: str, *, allow_import: bool | str = False) -> Network:
     `allow_import` as for `load`; it is not asked where `text` itself names the class to import.
     """
     path = Path(text)
+    refuse_other_tools(path)
     if is_there(path):
         return load(find_file(path), allow_import=allow_import)
     if path.suffix == SUFFIX or "/" in text.partition(":")[0]:

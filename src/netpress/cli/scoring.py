@@ -1,5 +1,7 @@
 """Commands that count: score, verify."""
 
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +13,7 @@ from netpress.errors import UserError, visible
 if TYPE_CHECKING:
     from netpress.scoring import ScoreCard
 
+LARGEST_IMAGE = 1 << 28
 Grouping = Literal["layer", "kind", "block"]
 
 
@@ -32,6 +35,10 @@ def score(
     weight_bits: Annotated[int | None, typer.Option(help="Assume this width of weights.")] = None,
     activation_bits: Annotated[int | None, typer.Option(help="Assume this width of activations.")] = None,
     accumulator: Annotated[str | None, typer.Option(help="Assume sums in a tree, or of 16 or 32 bits.")] = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZES", help="Size of an image, as 3,224,224; for ONNX files that leave it open."),
+    ] = None,
     overrides: Overrides = None,
     per: Annotated[Grouping, typer.Option(help="Rows of the table.")] = "block",
     explain: Annotated[bool, typer.Option("--explain", help="Print the rules applied, with their sources.")] = False,
@@ -53,10 +60,11 @@ def score(
             raise UserError(f"--set {override}: write key=value")
         options[key.strip()] = parse_value(value.strip())
     settings = choose_settings(None, None, options)
+    size = None if input_size is None else _size(input_size)
     cards = {}
     for name in networks:
-        found = Path(name) if name.endswith(".onnx") else resolve(name, allow_import=allow_import)
-        cards[name] = count(found, settings=settings)
+        found = Path(name) if name.lower().endswith(".onnx") else resolve(name, allow_import=allow_import)
+        cards[name] = count(found, size, settings=settings)
     if as_json:
         # Every weight appears in a row of its layer; groups are for people.
         values = [{"network": name} | card.as_json("layer" if per == "block" else per) for name, card in cards.items()]
@@ -70,6 +78,18 @@ def score(
         _print_card(*cards.popitem(), per)
     else:
         print_table([{"network": name} | _totals(card) for name, card in cards.items()])
+
+
+def _size(text: str) -> tuple[int, ...]:
+    """Lengths from text: 3,224,224 or 3x224x224."""
+    parts = re.split(r"[,x]", text.strip("()[] "))
+    lengths = [int(part) if part.strip().isdecimal() and len(part) < 6 else 0 for part in parts]
+    if not all(lengths) or math.prod(lengths) > LARGEST_IMAGE:
+        raise UserError(
+            f"--input-size {text[:60]}: write the sizes of one image, as 3,224,224; "
+            f"in all at most {LARGEST_IMAGE:,} values"
+        )
+    return tuple(lengths)
 
 
 def _totals(card: "ScoreCard") -> dict[str, Any]:
@@ -107,7 +127,7 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     print(f"parameters  {card.params:,.2f} values of 32 bits: {card.params_score:.7f}")
     print(f"operations  {card.operations:,.0f} of 32 bits an image: {card.operations_score:.7f}")
     print(f"score       {card.score:.7f} by the {card.convention} convention, {_relative(card)}")
-    if card.accuracy is None and Path(name).exists() and not name.endswith(".onnx"):
+    if card.accuracy is None and Path(name).exists() and not name.lower().endswith(".onnx"):
         print("accuracy    not known: its file holds none; `netpress evaluate` measures it")
     if card.accuracy is not None:
         print(f"accuracy    {card.accuracy:.2%}{_gate(card)}")

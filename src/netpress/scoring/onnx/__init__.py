@@ -10,13 +10,19 @@ is calculated between products is calculated in floats, since a DequantizeLinear
 A file is untrusted: nothing outside it is opened, and constants cannot become much larger than it is.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from netpress.errors import UserError
+from netpress.errors import Failure, UserError
+from netpress.files import refuse_other_tools
 from netpress.scoring.card import ScoreCard
+from netpress.scoring.onnx.file import OpenSize
 from netpress.scoring.onnx.graph import OnnxGraph
 from netpress.scoring.operations import Shape
 from netpress.scoring.settings import ScoreSettings
+
+CIFAR, IMAGENET = 32, 224
+"""Pixels along a side of the images of the tracks."""
 
 __all__ = ["OnnxGraph", "score_onnx"]
 
@@ -35,9 +41,30 @@ def score_onnx(
     """
     from netpress.scoring import score_trace
 
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        refuse_other_tools(path)
     if settings.convention != "official":
         raise UserError(
             f"{path}: ONNX files are counted by the official convention; {settings.convention} counts torch modules"
         )
-    graph = OnnxGraph(path, input_size)
-    return score_trace(graph.trace(), settings, graph.formats, accuracy=accuracy, dataset=dataset)
+    graph, assumed = _read(path, input_size, IMAGENET if "imagenet" in (settings.track, dataset) else CIFAR)
+    card = score_trace(graph.trace(), settings, graph.formats, accuracy=accuracy, dataset=dataset)
+    return replace(card, assumed=(*card.assumed, *assumed))
+
+
+def _read(path: Path, wanted: Shape | None, side: int) -> tuple[OnnxGraph, tuple[str, ...]]:
+    """The graph; for a map whose size the file leaves open that of the track's images, and words that say so."""
+    try:
+        return OnnxGraph(path, wanted), ()
+    except OpenSize as error:
+        if len(error.sizes) != 3:
+            raise
+        channels, height, width = error.sizes
+        size, refused = (channels or 3, height or side, width or side), error
+    shown = "x".join(map(str, size))
+    try:
+        graph = OnnxGraph(path, size)
+    except (UserError, Failure) as error:
+        raise UserError(f"{refused}; {shown} was tried: {error}") from error
+    return graph, (f"an image of {shown}: the file leaves its size open, and --input-size says another",)

@@ -45,12 +45,37 @@ def read_array(path: Path, proto: Any) -> np.ndarray[Any, Any]:
         raise Failure(f"{path}: damaged: the values of {proto.name or 'a constant'} do not fill its shape") from error
 
 
+class OpenSize(UserError):
+    """A file does not say how large its image is. `sizes`: what it does say; 0 where it does not."""
+
+    def __init__(self, message: str, sizes: Shape) -> None:
+        super().__init__(message)
+        self.sizes = sizes
+
+
 def input_size_of(path: Path, entry: Any, wanted: Shape | None) -> Shape:
-    sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in entry.type.tensor_type.shape.dim]
-    if len(sizes) < 2:
+    """The size of one image: what the file says of it, or for what it leaves open (no number, 0, -1) what is wanted."""
+    if not entry.type.HasField("tensor_type"):
+        raise UserError(f"{path}: its input {entry.name} is no tensor; networks of one image are counted")
+    stated = entry.type.tensor_type.HasField("shape")
+    sizes = [max(0, dim.dim_value) for dim in entry.type.tensor_type.shape.dim]
+    if not stated and wanted is not None:
+        return wanted
+    if stated and len(sizes) < 2:
         raise UserError(f"{path}: its input {entry.name} has no shape of batch and image")
-    if sizes[0] > 1:
+    if stated and sizes[0] > 1:
         raise UserError(f"{path}: it takes {sizes[0]} images at once; export it with a batch of 1 or of any size")
-    if wanted is None and not all(sizes[1:]):
-        raise UserError(f"{path}: the size of its input {entry.name} is left open; export it with the image's size")
-    return wanted or tuple(sizes[1:])
+    if not stated or (wanted is None and not all(sizes[1:])):
+        raise OpenSize(
+            f"{path}: the size of its input {entry.name} is left open; give the image's with --input-size 3,224,224 "
+            "(in Python input_size=(3, 224, 224))",
+            tuple(sizes[1:]),
+        )
+    if wanted is None:
+        return tuple(sizes[1:])
+    if len(wanted) != len(sizes) - 1 or any(
+        size and size != length for size, length in zip(sizes[1:], wanted, strict=True)
+    ):
+        fixed = "x".join(str(size or "?") for size in sizes[1:])
+        raise UserError(f"{path}: its input {entry.name} is {fixed}, so it cannot take {'x'.join(map(str, wanted))}")
+    return wanted
