@@ -235,7 +235,8 @@ def _foreign() -> Any:
         ([_node("Relu", "x", "a"), _foreign()], {}, ("N", 3, 8, 8), r"here \(my.own.Invent\): no rule says"),
         ([_node("NonZero", "x", "y")], {}, ("N", 3, 8, 8), r"the_NonZero \(NonZero\): no rule says"),
         ([_node("Relu", "x", "y")], {}, (16, 3, 8, 8), "it takes 16 images at once"),
-        ([_node("Relu", "x", "y")], {}, ("N", 3, "h", "w"), "the size of its input x is left open"),
+        ([_node("Relu", "x", "y")], {}, ("N", 3, "h"), "the size of its input x is left open; give .* --input-size 3,"),
+        ([_node("Relu", "x", "y")], {}, ("N", -1), "the size of its input x is left open; give .* --input-size 3,"),
         ([_node("Relu", "a", "y")], {}, ("N", 3, 8, 8), "Relu uses a, which no node before it makes"),
         (
             [_node("Conv", "x w", "y")],

@@ -356,8 +356,8 @@ def test_more_rules_of_the_text() -> None:
             return nn.functional.interpolate(shuffled, scale_factor=2).softmax(1)
 
     rows = rows_of(score(Shuffled(), (6, 4, 4), freebie=False))
-    assert rows["transpose"].multiplications == 96
-    assert rows["transpose"].storage_bits + rows["transpose"].mask_bits == 6 + 36
+    assert rows["channel_shuffle"].multiplications == 96
+    assert rows["channel_shuffle"].storage_bits + rows["channel_shuffle"].mask_bits == 6 + 36
     assert rows["nearest"].multiplications == 6 * 64
     assert (rows["softmax"].multiplications, rows["softmax"].additions) == (2 * 6 * 64, 5 * 64)
 

@@ -42,7 +42,8 @@ class Describer:
         names = {
             id(value): self.store.use(value, path, roles.get(id(value), "constant"))
             for value in inputs
-            if value.constant
+            # A shuffle's places are its sparse matrix, however they are written.
+            if value.constant and reading.kind != "permute_channels"
         }
         terms = self._terms(reading, weight, names, args, output) if reading.kind in _PRODUCTS else ()
         in_leaf = not any(True for _ in part.children())

@@ -36,8 +36,8 @@ split_with_sizes chunk unbind squeeze unsqueeze clone copy alias detach contiguo
 reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d narrow flatten unflatten repeat roll flip
 _to_copy to lift_fresh lift_fresh_copy as_strided view_as movedim pixel_shuffle pixel_unshuffle im2col unfold
 diagonal resolve_conj resolve_neg tril triu gather embedding fill zero masked_fill expand_copy dropout native_dropout
-unsafe_split unsafe_split_with_sizes unsafe_chunk index_copy slice_scatter
-select_scatter take take_along_dim masked_select nonzero nonzero_static argwhere lift_fresh_copy
+unsafe_split unsafe_split_with_sizes unsafe_chunk index_copy slice_scatter select_scatter index _unsafe_index
+index_select take take_along_dim masked_select nonzero nonzero_static argwhere
 """
 MOVES = frozenset(_MOVES.split())
 """Operators that place values elsewhere or (dropout at evaluation) do nothing."""
@@ -288,22 +288,6 @@ def _upsample(function: str, window: int) -> Reader:
     return read
 
 
-def _index(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
-    # Along channels an index is a permutation or selection of channels; elsewhere it cuts out a part.
-    indices = arguments[1]
-    along_channels = indices == 1 or (
-        isinstance(indices, list | tuple) and len(indices) > 1 and indices[1] is not None and indices[0] is None
-    )
-    return Reading("permute_channels" if along_channels else "move", "index")
-
-
-def _transpose(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
-    x = arguments[0]
-    swapped = {arguments[1] % x.dim(), arguments[2] % x.dim()}
-    # [batch, groups, channels / groups, height, width] -> [batch, channels / groups, groups, ...]: ShuffleNet's shuffle
-    return Reading("permute_channels" if x.dim() == 5 and swapped == {1, 2} else "move", "transpose")
-
-
 def _placed(name: str, adds: Callable[[Arguments, Mapping[str, Any]], Any]) -> Reader:
     """Values put where indices say. Where they are added to what is there instead, no rule says what that costs."""
     return lambda arguments, keywords, result: None if adds(arguments, keywords) else Reading("move", name)
@@ -386,9 +370,6 @@ READERS: dict[str, Reader] = {
     "upsample_trilinear3d": _upsample("trilinear", 8),
     "upsample_bilinear2d": _upsample("bilinear", 4),
     "upsample_bicubic2d": _upsample("bicubic", 16),
-    "index": _index,
-    "index_select": _index,
-    "transpose": _transpose,
     "index_put": _placed("index_put", lambda a, k: _argument(a, k, 3, "accumulate")),
     "_index_put_impl": _placed("index_put", lambda a, k: _argument(a, k, 3, "accumulate")),
     "scatter": _placed("scatter", lambda a, k: "reduce" in k),

@@ -8,6 +8,7 @@ A single number may leave if there are examples: it can choose a path, whose ope
 import functools
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -41,10 +42,23 @@ class CallNames(TorchFunctionMode):
             recorder.hand_out(name, tensors)
         shown, recorder.busy = recorder.busy, recorder.busy or name in _SHOWS  # looking at values is no calculation
         recorder.within = name
+        if name == "__getitem__" and not recorder.busy:
+            args = (args[0], _places(args[1]))
         try:
             return func(*args, **(kwargs or {}))
         finally:
             recorder.within, recorder.busy = "", shown
+
+
+def _places(index: Any) -> Any:
+    """An index whose lists are tensors with values: torch makes them where what is indexed is, without any."""
+    if isinstance(index, tuple):
+        return tuple(_places(part) for part in index)
+    if isinstance(index, np.ndarray) or (isinstance(index, list) and index):
+        leaves = [index] if isinstance(index, np.ndarray) else tree_leaves(index)
+        if all(isinstance(leaf, int | np.ndarray | np.integer) for leaf in leaves):
+            return torch.as_tensor(index)
+    return index
 
 
 @functools.cache

@@ -235,8 +235,7 @@ class _Counter:
         tally.add(cost.additions, self._float_add(addition_bits))
         if operation.kind == "permute_channels":
             # Text: a permutation is a product with a sparse matrix, which is stored too: ones and their mask.
-            grouped = operation.function == "transpose"  # [batch, a, b, ...], of a * b channels
-            channels = math.prod(operation.output[1:3]) if grouped else operation.channels
+            channels = operation.attributes["channels"]
             tally.store(channels, channels * channels)
             tally.notes.append("a permutation, charged as a product with a sparse matrix")
 

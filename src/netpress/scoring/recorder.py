@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from netpress.errors import UserError
+from netpress.scoring.channels import Channels
 from netpress.scoring.constants import Made, Store, Value, of_constants
 from netpress.scoring.describing import Describer
 from netpress.scoring.kinds import FRESH, read_operator
@@ -69,6 +70,7 @@ class Recorder(TorchDispatchMode):
         self.without_values: dict[int, Tensor] = {}
         self.stack: list[tuple[str, nn.Module, int]] = [("", module, 1)]
         self.calls: Counter[str] = Counter()
+        self.channels = Channels()
         self.describer = Describer(self.store, self._value, self.positions)
         named: dict[str, list[tuple[str, Tensor]]] = {
             "parameter": list(module.named_parameters()),
@@ -200,7 +202,7 @@ class Recorder(TorchDispatchMode):
                 value = of_constants(operator, [] if fresh else inputs, tensor)
                 self._remember(tensor, Value(tensor, INPUT) if state or returned else value)
         elif made or changed:
-            self._operation(operator, args, kwargs, inputs, result, made)
+            self._operation(func, args, kwargs, inputs, result, made)
         for tensor in changed:
             source = self.operations[-1].name if varying else ""
             value = Value(tensor, source, () if varying else (Made(tensor, _origins(inputs)),))
@@ -227,13 +229,18 @@ class Recorder(TorchDispatchMode):
             )
         self.left = self.left or not isinstance(result, bool)
 
-    def _operation(self, operator: str, args: Any, kwargs: Any, inputs: list[Value], result: Any, made: Any) -> None:
+    def _operation(self, func: Any, args: Any, kwargs: Any, inputs: list[Value], result: Any, made: Any) -> None:
+        operator = func.overloadpacket.__name__ if func.namespace == "aten" else str(func.overloadpacket)
         reading = read_operator(operator, args, kwargs, result)
         if reading is None:
             raise Uncountable(
                 f"{self._where(operator)}: no rule says what this operator costs, so the network cannot be counted; "
                 "express it with operators that netpress knows (docs/scoring.md)"
             )
+        varying = [value.tensor for value in inputs if not value.constant]
+        within = self.within
+        reading = self.channels.follow(reading, func, args, kwargs, varying, made)
+        self.within = within
         operation = self.describer.describe(reading, args, inputs, made[0], self.stack[-1], self.within)
         self.positions[operation.name] = len(self.operations)
         self.operations.append(operation)

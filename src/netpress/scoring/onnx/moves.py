@@ -26,9 +26,6 @@ def _flatten(node: Node) -> Plan:
 def _transpose(node: Node) -> Plan:
     places = node.tensor().dim()
     order = list(node.attributes.get("perm", range(places - 1, -1, -1)))
-    moved = [axis for axis in range(places) if order[axis] != axis]
-    if len(moved) == 2:  # as torch writes the shuffle of channels, which costs something
-        return Plan(lambda x: x.transpose(*moved), (0,))
     return Plan(lambda x: x.permute(order), (0,))
 
 
@@ -86,12 +83,14 @@ def _gather(node: Node) -> Plan:
     axis = axis % node.tensor().dim()
     if isinstance(index, int):
         return Plan(lambda x: x.select(axis, index), (0,))
-    chosen = torch.tensor(index)
     size = node.tensor().shape[axis]
-    chosen = torch.where(chosen < 0, chosen + size, chosen)
-    if chosen.dim() != 1:
-        raise node.refuse("indices of more than one dimension are not read")
-    return Plan(lambda x: x.index_select(axis, chosen.to(x.device)), (0,))
+    shape = [*node.tensor().shape[:axis], *node.tensor(1).shape, *node.tensor().shape[axis + 1 :]]
+
+    def function(x: Tensor, chosen: Tensor) -> Tensor:
+        places = chosen.reshape(-1)
+        return x.index_select(axis, torch.where(places < 0, places + size, places)).reshape(shape)
+
+    return Plan(function, (0, 1))
 
 
 def _pad(node: Node) -> Plan:
