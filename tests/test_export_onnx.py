@@ -84,6 +84,39 @@ def test_a_quantized_network_becomes_qdq_with_8_bit_weights(settings: dict[str, 
     assert 0 <= shared <= 2
 
 
+def test_a_file_says_what_it_is_and_nothing_of_the_machine(tmp_path: Path) -> None:
+    import onnx
+
+    network = _network()
+    network.facts["dataset"] = "digits"
+    export_onnx(network, tmp_path / "float.onnx")
+    export_onnx(_quantized(tmp_path, arithmetic="float32"), tmp_path / "int8.onnx")
+    for name in ("float.onnx", "int8.onnx"):
+        written = (tmp_path / name).read_bytes()
+        for path in (sys.prefix, str(Path.cwd()), str(Path.home()), str(Path(__file__).parents[1]), "site-packages"):
+            assert path == "/" or path.encode() not in written
+        assert b".py" not in written and b"stack_trace" not in written
+        model = onnx.load(str(tmp_path / name))
+        onnx.checker.check_model(model, full_check=True)
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        assert [entry.name for entry in model.graph.input] == ["images"]
+        assert [entry.name for entry in model.graph.output] == ["logits"]
+        said = {entry.key: entry.value for entry in model.metadata_props}
+        assert json.loads(said["classes"]) == list(network.classes)
+        assert json.loads(said["mean"]) == [0.5] * 3 and json.loads(said["std"]) == list(network.input.std)
+        assert json.loads(said["source"])["family"] == "c_efficientnet"
+        assert ("dataset" in said) == (name == "float.onnx")
+    sizes = [(tmp_path / name).stat().st_size for name in ("int8.onnx", "float.onnx")]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("name", ["net.tflite", "net", "net.onnx.zip"])
+def test_only_onnx_is_written(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ONNX is what is written; call the file net"):
+        export_onnx(_network(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_diverging_file_is_refused_with_its_layer(tmp_path: Path) -> None:
     network = _network()
     network.module.eval()

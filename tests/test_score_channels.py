@@ -46,7 +46,7 @@ SHUFFLES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("how", SHUFFLES)
 def test_a_shuffle_is_a_product_with_a_sparse_matrix(how: str) -> None:
-    """By the rules' text: a bit for the one of each channel, a mask of channels x channels, a multiplication a value."""
+    """By the rules' text: a bit a channel, a mask of channels x channels, a multiplication a value."""
     image = torch.randn(1, CHANNELS, SIDE, SIDE)
     if how != "function between":
         assert torch.equal(SHUFFLES[how](image), image[:, ORDER])

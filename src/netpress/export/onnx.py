@@ -7,6 +7,7 @@ Everything else is float32, also where the network itself computes in float16.
 """
 
 import copy
+import json
 import logging
 import statistics
 import time
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netpress import __version__
 from netpress.data import Images, normalize
 from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
@@ -34,6 +36,8 @@ from netpress.numerics.layers import QuantizedLayer, quantized_layers
 from netpress.training import best_class, predict
 
 OPSET = 20
+OUTER = "images", "logits"
+"""Names of a file's input and output."""
 TIMED = 5  # runs of one batch, of which the median is reported
 # What an export may be off by: share of equal answers, and a layer's relative error. Where values are rounded, one that
 # lies between two integers may go either way in another order of adding, and layers after it spread the difference.
@@ -71,10 +75,29 @@ class OnnxCheck:
 def export_onnx(network: Network, path: Path | str) -> None:
     """Write `network` to `path` as ONNX: float, or QDQ where its formats have up to 8 bits; any batch size.
 
-    Raises UserError where the extra is missing or a format has more than 8 bits, Failure where torch cannot
+    The file says of itself what `describe` gives, and nothing of the machine that made it. Raises UserError where the
+    extra is missing, a format has more than 8 bits, or the file would not be called .onnx; Failure where torch cannot
     export the network.
     """
-    _write(_exportable(network), network, Path(path))
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        raise UserError(f"{path}: ONNX is what is written; call the file {path.stem}.onnx")
+    _write(_exportable(network), network, path)
+
+
+def describe(network: Network) -> dict[str, str]:
+    """What an ONNX file says of itself in its own metadata: how an image enters, what the logits mean, whose it is."""
+    spec, source = network.input, network.architecture
+    return {
+        "classes": json.dumps(network.classes),
+        "input": f"{OUTER[0]}: float32 [count, {spec.channels}, {spec.height}, {spec.width}], "
+        "(pixel / 255 - mean) / std" + (", channels red, green, blue" if spec.channels == 3 else ""),
+        "mean": json.dumps(spec.mean),
+        "std": json.dumps(spec.std),
+        "output": f"{OUTER[1]}: one number a class, the largest is the answer",
+        "source": json.dumps({"made_by": "netpress", "family": source.family, "settings": source.settings}),
+        **{name: str(network.facts[name]) for name in ("dataset", "accuracy") if name in network.facts},
+    }
 
 
 def check_onnx(
@@ -275,10 +298,12 @@ def _write(module: nn.Module, network: Network, path: Path) -> None:
                 dynamo=True,
                 external_data=False,
                 opset_version=OPSET,
-                input_names=["images"],
+                input_names=[OUTER[0]],
+                output_names=None if isinstance(module, _Watched) else [OUTER[1]],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
+            _tidy(temporary, describe(network))
     except (UserError, Failure):
         raise
     except Exception as error:  # the exporter wraps whatever it met
@@ -290,6 +315,31 @@ def _write(module: nn.Module, network: Network, path: Path) -> None:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _tidy(path: Path, description: dict[str, str]) -> None:
+    """Take out what the exporter notes of each node (names of modules, stack traces with paths); put in what it is."""
+    import onnx
+
+    model = onnx.load(str(path))
+    graphs, functions = [model.graph], list(model.functions)
+    while graphs:
+        graph = graphs.pop()
+        graphs += [entry.g for node in graph.node for entry in node.attribute if entry.HasField("g")]
+        for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+            _forget(part)
+    for function in functions:
+        for part in (function, *function.node, *function.value_info):
+            _forget(part)
+    _forget(model)
+    model.producer_name, model.producer_version = "netpress", __version__
+    onnx.helper.set_model_props(model, description)
+    onnx.save(model, str(path))
+
+
+def _forget(part: Any) -> None:
+    part.ClearField("metadata_props")
+    part.ClearField("doc_string")
 
 
 def _require() -> None:
