@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from netpress.errors import Failure, UserError
 from netpress.numerics.formats import AnyFormat, Float16, Integer
+from netpress.scoring.onnx import quantized
 from netpress.scoring.onnx.file import input_size_of, load_model, read_array
 from netpress.scoring.onnx.moves import MOVES
 from netpress.scoring.onnx.nodes import Function, Node, Value, same
 from netpress.scoring.onnx.operators import plan
+from netpress.scoring.onnx.quantized import rewrite
 from netpress.scoring.operations import Shape, Trace
 from netpress.scoring.tracing import trace
 
@@ -102,21 +104,24 @@ class OnnxGraph(nn.Module):
             self.formats["*"] = {"kind": "float16"}
         self._places: set[str] = set()
         for index, proto in enumerate(graph.node):
-            self._read_node(proto, index)
+            for part in rewrite(proto):
+                self._read_node(part, index)
         if not any(name in self._values and not self._values[name].constant for name in self.results):
             raise UserError(f"{self.path}: none of its results depends on the image")
 
     def _constant(self, proto: Any) -> Value:
         array = read_array(self.path, proto)
         kind = array.dtype.name
-        if kind in ("float64", "complex64", "complex128"):
+        if kind in ("float64", "complex64", "complex128") and array.size > 1:
             raise UserError(f"{self.path}: {proto.name or 'a constant'} is of {kind}; at most 32 bits are counted")
         narrow = kind in ("float16", "bfloat16")
         if narrow:
             array = array.astype(np.float32)
         elif kind in WIDTHS or kind in ("int32", "uint32", "uint64"):
             array = array.astype(np.int64)
-        if array.dtype.kind not in "fiub":
+        elif kind == "float64":
+            array = array.astype(np.float32)  # a number of the program
+        if array.dtype.name not in ("float32", "int64", "int32", "bool"):
             raise UserError(f"{self.path}: {proto.name or 'a constant'} is of {kind}, which is not read")
         tensor = torch.from_numpy(np.array(array))
         chosen: AnyFormat | None = Float16() if narrow else None
@@ -169,6 +174,13 @@ class OnnxGraph(nn.Module):
                 return [_made(lambda x: x.to(dtype), (node.given(0),))]
             case "QuantizeLinear" | "DequantizeLinear":
                 return self._scaled(node, inputs, outputs)
+            case quantized.INTEGERS:
+                return self._integers(node, inputs, outputs)
+            case quantized.DYNAMIC:
+                eight = Integer(bits=8, scale="none", signed=False)
+                made = self._step(node, _dynamic, (0,), inputs, outputs)
+                made[0].format = eight
+                return made
         planned = plan(node)
         if not node.whole:
             return self._step(node, planned.function, planned.operands, inputs, outputs)
@@ -226,6 +238,18 @@ class OnnxGraph(nn.Module):
         self._describe(f"{node.place}.scale", scale.format)
         self._describe(f"{node.place}.zero_point", chosen if zero is not None else None)
         return made
+
+    def _integers(self, node: Node, inputs: list[str], outputs: list[str]) -> list[Value]:
+        """Integers as numbers of their own width, that nothing scales here."""
+        x, zero = node.given(0), node.value(1)
+        if not x.constant:
+            return self._step(node, same, (0,), inputs, outputs, x.format)
+        if zero is not None and not zero.constant:
+            raise node.refuse("the zero point of its weights must be constant")
+        shift = 0 if zero is None else zero.tensor
+        if isinstance(shift, Tensor) and shift.dim() == 1 and shift.numel() > 1:
+            raise node.refuse("zero points for each channel are not read")
+        return [Value((x.tensor - shift).float(), constant=True, format=x.format)]
 
     @staticmethod
     def _quantizer_format(node: Node, zero_point: Value | None) -> AnyFormat:
@@ -371,6 +395,13 @@ class _Step(nn.Module):
     def forward(self, *varying: Tensor) -> Any:
         given = iter(varying)
         return self.function(*(next(given) if get is None else get() for get in self.slots))
+
+
+def _dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """DynamicQuantizeLinear: what it makes integers of stays as it is; the scale and zero point are calculated."""
+    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    scale = (high - low) / 255
+    return x.view(x.shape), scale, torch.round(-low / scale)
 
 
 def _made(function: Function, parts: tuple[Value, ...]) -> Value:

@@ -14,6 +14,10 @@ from torch.nn import functional
 
 from netpress.scoring.onnx.moves import MOVERS
 from netpress.scoring.onnx.nodes import Function, Node, Plan, Reader, all_operands, same, unary
+from netpress.scoring.onnx.recurrent import recurrent
+
+SMALL = 1 << 20
+"""Numbers that a Range may have."""
 
 
 def plan(node: Node) -> Plan:
@@ -253,6 +257,22 @@ def _resize(node: Node) -> Plan:
     return Plan(lambda x: functional.interpolate(x, size=sizes[2:], mode=mode), (0,))
 
 
+def _range(node: Node) -> Plan:
+    if not node.whole:
+        raise node.refuse("its length depends on the image")
+    length = (node.tensor(1).item() - node.tensor(0).item()) / (node.tensor(2).item() or math.nan)
+    if not length < SMALL:
+        raise node.refuse(f"{length:,.0f} numbers are too many")
+    start, end, step = (node.tensor(index).item() for index in range(3))
+    return Plan(lambda *_: torch.arange(start, end, step), (0, 1, 2))
+
+
+def _arg_max(node: Node) -> Plan:
+    axis, keep = node.attributes.get("axis", 0), bool(node.attributes.get("keepdims", 1))
+    function = torch.argmax if node.kind == "ArgMax" else torch.argmin
+    return Plan(lambda x: function(x, dim=axis, keepdim=keep), (0,))
+
+
 OPERATORS: dict[str, Reader] = {
     **MOVERS,
     "Conv": _convolution,
@@ -282,7 +302,29 @@ OPERATORS: dict[str, Reader] = {
     "LogSoftmax": _softmax(torch.log_softmax),
     **{
         name: unary(getattr(torch, name.lower()))
-        for name in ("Exp", "Log", "Sqrt", "Reciprocal", "Erf", "Sin", "Cos", "Abs", "Neg", "Sign", "Round", "Floor")
+        for name in (
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Reciprocal",
+            "Erf",
+            "Sin",
+            "Cos",
+            "Abs",
+            "Neg",
+            "Sign",
+            "Round",
+            "Floor",
+            "Tan",
+            "Asin",
+            "Acos",
+            "Atan",
+            "Sinh",
+            "Cosh",
+            "Asinh",
+            "Acosh",
+            "Atanh",
+        )
     },
     "Ceil": unary(torch.ceil),
     "Add": elementwise(lambda x, y: x + y),
@@ -303,6 +345,21 @@ OPERATORS: dict[str, Reader] = {
     "ReduceMin": _reduce(torch.amin),
     "ReduceL2": _reduce(torch.linalg.vector_norm),
     "ReduceProd": _reduce(_product),
+    "LSTM": recurrent,
+    "GRU": recurrent,
+    "RNN": recurrent,
+    "Where": lambda node: Plan(torch.where, (0, 1, 2)),
+    "Range": _range,
+    "Greater": elementwise(lambda x, y: x > y),
+    "GreaterOrEqual": elementwise(lambda x, y: x >= y),
+    "Less": elementwise(lambda x, y: x < y),
+    "LessOrEqual": elementwise(lambda x, y: x <= y),
+    "Equal": elementwise(lambda x, y: x == y),
+    "And": elementwise(torch.logical_and),
+    "Or": elementwise(torch.logical_or),
+    "Not": unary(torch.logical_not),
+    "ArgMax": _arg_max,
+    "ArgMin": _arg_max,
     "Resize": _resize,
     "Upsample": _resize,
 }
