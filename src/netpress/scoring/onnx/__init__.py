@@ -48,8 +48,16 @@ def score_onnx(
         raise UserError(
             f"{path}: ONNX files are counted by the official convention; {settings.convention} counts torch modules"
         )
-    graph, assumed = _read(path, input_size, IMAGENET if "imagenet" in (settings.track, dataset) else CIFAR)
-    card = score_trace(graph.trace(), settings, graph.formats, accuracy=accuracy, dataset=dataset)
+    try:
+        graph, assumed = _read(path, input_size, IMAGENET if "imagenet" in (settings.track, dataset) else CIFAR)
+        card = score_trace(graph.trace(), settings, graph.formats, accuracy=accuracy, dataset=dataset)
+    except (UserError, Failure) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    except Exception as error:  # whatever a file that lies can lead to
+        reason = " ".join(str(error).split())[:200]
+        raise Failure(f"{path}: damaged, or not to be counted: {reason or type(error).__name__}") from error
     return replace(card, assumed=(*card.assumed, *assumed))
 
 

@@ -1,5 +1,6 @@
 """An ONNX graph as a torch module that executes the same operations."""
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -90,8 +91,9 @@ class OnnxGraph(nn.Module):
         graph = model.graph
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
         self.limit = max(SMALL, GROWTH * self.path.stat().st_size)
+        turned: dict[bytes, Value] = {}
         for initializer in graph.initializer:
-            self._values[initializer.name] = self._constant(initializer)
+            self._values[initializer.name] = self._unturned(self._constant(initializer), turned)
         inputs = [entry for entry in graph.input if entry.name not in self._values]
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs) or "none"
@@ -129,6 +131,23 @@ class OnnxGraph(nn.Module):
             chosen = Integer(bits=WIDTHS[kind], scale="none", signed=not kind.startswith("u"))
         return Value(tensor, constant=True, format=chosen)
 
+    @staticmethod
+    def _unturned(value: Value, turned: dict[bytes, Value]) -> Value:
+        """A matrix; or if it is another one turned, as exporters write it that calculate while exporting, that one."""
+        matrix = value.tensor
+        if (
+            matrix.dim() != 2
+            or not matrix.is_floating_point()
+            or min(matrix.shape) < 2
+            or bool((matrix == matrix[0, 0]).all())
+        ):
+            return value
+        found = turned.get(_digest(matrix))
+        if found is not None:
+            return replace(value, made_of=(torch.t, (found,)))
+        turned[_digest(matrix.t())] = value
+        return value
+
     def _read_node(self, proto: Any, index: int) -> None:
         import onnx
 
@@ -150,7 +169,7 @@ class OnnxGraph(nn.Module):
         except (UserError, Failure) as error:
             raise type(error)(f"{self.path}: {error}") from error
         except Exception as error:  # whatever torch says of shapes that do not fit
-            reason = str(error).strip().split("\n")[0]
+            reason = str(error).strip().split("\n")[0][:200]
             raise UserError(f"{self.path}: {place} ({proto.op_type}): it cannot be calculated: {reason}") from error
         self._values.update((name, value) for name, value in zip(proto.output, made, strict=False) if name)
 
@@ -168,9 +187,9 @@ class OnnxGraph(nn.Module):
                 number = 0.0 if fill is None else read_array(self.path, fill).reshape(-1)[0].item()
                 return [_made(lambda: torch.full(shape, number), ())]
             case "Cast" | "CastLike":
+                dtype = _cast_type(node)
                 if not node.whole:
                     return self._step(node, same, (0,), inputs, outputs)
-                dtype = _cast_type(node)
                 return [_made(lambda x: x.to(dtype), (node.given(0),))]
             case "QuantizeLinear" | "DequantizeLinear":
                 return self._scaled(node, inputs, outputs)
@@ -404,6 +423,11 @@ def _dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.view(x.shape), scale, torch.round(-low / scale)
 
 
+def _digest(matrix: Tensor) -> bytes:
+    shape = f"{tuple(matrix.shape)} ".encode()
+    return hashlib.blake2b(shape + matrix.contiguous().numpy().tobytes(), digest_size=16).digest()
+
+
 def _made(function: Function, parts: tuple[Value, ...]) -> Value:
     """A constant that the graph calculates."""
     return Value(function(*(part.tensor for part in parts)), constant=True, made_of=(function, parts))
@@ -418,6 +442,8 @@ def _cast_type(node: Node) -> torch.dtype:
     import onnx
 
     wanted = node.attributes.get("to", onnx.TensorProto.FLOAT)
+    if wanted not in onnx.TensorProto.DataType.values():
+        raise node.refuse(f"{wanted!r} is no type")
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     return torch.float32 if wanted in floats else torch.bool if wanted == onnx.TensorProto.BOOL else torch.int64
 

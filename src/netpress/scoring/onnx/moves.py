@@ -80,10 +80,13 @@ def _slice(node: Node) -> Plan:
 
 def _gather(node: Node) -> Plan:
     axis, index = node.attributes.get("axis", 0), node.numbers(1)
-    axis = axis % node.tensor().dim()
+    axis = node.axis(axis)
+    places = [index] if isinstance(index, int) else node.tensor(1).reshape(-1).tolist()
+    size = node.tensor().shape[axis]
+    if places and not -size <= min(places) <= max(places) < size:
+        raise node.refuse(f"it takes place {max(places, key=abs)} of {size}")
     if isinstance(index, int):
         return Plan(lambda x: x.select(axis, index), (0,))
-    size = node.tensor().shape[axis]
     shape = [*node.tensor().shape[:axis], *node.tensor(1).shape, *node.tensor().shape[axis + 1 :]]
 
     def function(x: Tensor, chosen: Tensor) -> Tensor:

@@ -72,11 +72,18 @@ class Node:
             raise self.refuse(f"its input {index} depends on the image; only constants are counted here")
         return value.tensor.tolist()
 
+    def axis(self, stated: int) -> int:
+        """An axis of the first input, from 0."""
+        places = self.tensor().dim()
+        if not -places <= stated < max(1, places):
+            raise self.refuse(f"axis {stated} of a tensor that has {places}")
+        return stated % max(1, places)
+
     def axes(self, index: int, default: Sequence[int]) -> list[int]:
         """The axes at an input or in the attribute `axes`, from 0."""
         found = self.numbers(index, "axes", None)
         found = list(default) if found is None else [found] if isinstance(found, int) else found
-        return [axis % max(1, self.tensor().dim()) for axis in found]
+        return [self.axis(axis) for axis in found]
 
 
 @dataclass

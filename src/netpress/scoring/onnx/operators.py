@@ -66,6 +66,9 @@ def _convolution(node: Node) -> Plan:
     before, padding = _unpadded(_pads(node, kernel, stride, dilation))
     if transposed and before is not same:
         raise node.refuse("different pads before and after are not read")
+    bias, outputs = node.value(2), weight.shape[1] * groups if transposed else weight.shape[0]
+    if bias is not None and bias.tensor.numel() != outputs:
+        raise node.refuse(f"its bias has {bias.tensor.numel()} values for {outputs} outputs")
     extra = list(attributes.get("output_padding", [0] * len(kernel)))
 
     def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -122,6 +125,10 @@ def _layer_norm(node: Node) -> Plan:
 # --- functions of single values
 
 
+NEUTRAL = {"Mul": 1, "Div": 1, "Add": 0, "Sub": 0, "Pow": 1}
+"""What changes nothing as a second operand: exporters write `x * 1` where a function had a factor."""
+
+
 def elementwise(function: Function) -> Reader:
     """Two or more inputs, broadcast. A constant of one number is part of the program, as in `x * 0.5`."""
 
@@ -133,6 +140,8 @@ def elementwise(function: Function) -> Reader:
             if value.constant and not node.whole and value.tensor.numel() == 1 and value.tensor.dim() <= rank:
                 bound[index] = value.tensor.reshape(()).item()
         free = tuple(index for index in range(len(given)) if index not in bound)
+        if len(given) == 2 and free == (0,) and bound[1] == NEUTRAL.get(node.kind):
+            return Plan(same, (0,))
 
         def call(*tensors: Tensor) -> Tensor:
             operands = dict(zip(free, tensors, strict=True)) | bound
@@ -182,6 +191,33 @@ def _gelu(node: Node) -> Plan:
     return Plan(lambda x: functional.gelu(x, approximate=how), (0,))
 
 
+def _elu(node: Node) -> Plan:
+    steepness = node.attributes.get("alpha", 1.0)
+    return Plan(lambda x: functional.elu(x, steepness), (0,))
+
+
+def _celu(node: Node) -> Plan:
+    steepness = node.attributes.get("alpha", 1.0)
+    return Plan(lambda x: functional.celu(x, steepness), (0,))
+
+
+def _selu(node: Node) -> Plan:
+    scale, steepness = node.attributes.get("gamma", _SELU[0]), node.attributes.get("alpha", _SELU[1])
+    if (round(scale, 4), round(steepness, 4)) == (round(_SELU[0], 4), round(_SELU[1], 4)):
+        return Plan(functional.selu, (0,))
+    return Plan(lambda x: functional.elu(x, steepness) * scale, (0,))
+
+
+_SELU = (1.0507009873554805, 1.6732632423543772)
+
+
+def _hard_sigmoid(node: Node) -> Plan:
+    slope, shift = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+    if abs(slope - 1 / 6) < 1e-4 and shift == 0.5:
+        return Plan(functional.hardsigmoid, (0,))
+    return Plan(lambda x: torch.clamp(x * slope + shift, 0, 1), (0,))
+
+
 def _leaky(node: Node) -> Plan:
     slope = node.attributes.get("alpha", 0.01)
     return Plan(lambda x: functional.leaky_relu(x, slope), (0,))
@@ -191,7 +227,7 @@ def _softmax(function: Function) -> Reader:
     def read(node: Node) -> Plan:
         x = node.tensor()
         if node.opset >= 13:
-            axis = node.attributes.get("axis", -1)
+            axis = node.axis(node.attributes.get("axis", -1))
             return Plan(lambda x: function(x, dim=axis), (0,))
         axis = node.attributes.get("axis", 1) % x.dim()  # older files: over all axes from this one on
         return Plan(lambda x: function(x.flatten(axis), dim=axis).reshape(x.shape), (0,))
@@ -286,12 +322,12 @@ OPERATORS: dict[str, Reader] = {
     "Relu": unary(torch.relu),
     "Sigmoid": unary(torch.sigmoid),
     "HardSwish": unary(functional.hardswish),
-    "HardSigmoid": unary(functional.hardsigmoid),
+    "HardSigmoid": _hard_sigmoid,
     "Swish": unary(functional.silu),
     "Tanh": unary(torch.tanh),
-    "Elu": unary(functional.elu),
-    "Selu": unary(functional.selu),
-    "Celu": unary(functional.celu),
+    "Elu": _elu,
+    "Selu": _selu,
+    "Celu": _celu,
     "Softplus": unary(functional.softplus),
     "Mish": unary(functional.mish),
     "Gelu": _gelu,
