@@ -1,6 +1,5 @@
 """An ONNX graph as a torch module that executes the same operations."""
 
-import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,20 @@ from netpress.numerics.formats import AnyFormat, Float16, Integer
 from netpress.scoring.onnx import quantized
 from netpress.scoring.onnx.file import input_size_of, load_model, read_array
 from netpress.scoring.onnx.moves import MOVES
-from netpress.scoring.onnx.nodes import Function, Node, Value, same
+from netpress.scoring.onnx.nodes import Node, Value, same
 from netpress.scoring.onnx.operators import plan
 from netpress.scoring.onnx.quantized import rewrite
+from netpress.scoring.onnx.stored import (
+    Constants,
+    Step,
+    calculated,
+    cast_type,
+    dequantized,
+    dynamic,
+    result_at,
+    several,
+    unturned,
+)
 from netpress.scoring.operations import Shape, Trace
 from netpress.scoring.tracing import trace
 
@@ -35,18 +45,15 @@ ROLES = {
 }
 
 
-class OnnxGraph(nn.Module):
+class OnnxGraph(Constants):
     """An ONNX graph as a module, with the number formats of what it stores and computes, by the tracer's names."""
 
     def __init__(self, path: Path | str, input_size: Shape | None = None) -> None:
         super().__init__()
         self.path = Path(path)
-        self.formats: dict[str, dict[str, Any]] = {}
         self.steps: list[tuple[str, list[str], list[str]]] = []
         self.quantizers: set[str] = set()
         self._values: dict[str, Value] = {}
-        self._calculated: dict[int, Value] = {}
-        self._found: dict[int, Tensor] = {}
         self._read(input_size)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -93,7 +100,7 @@ class OnnxGraph(nn.Module):
         self.limit = max(SMALL, GROWTH * self.path.stat().st_size)
         turned: dict[bytes, Value] = {}
         for initializer in graph.initializer:
-            self._values[initializer.name] = self._unturned(self._constant(initializer), turned)
+            self._values[initializer.name] = unturned(self._constant(initializer), turned)
         inputs = [entry for entry in graph.input if entry.name not in self._values]
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs) or "none"
@@ -106,8 +113,8 @@ class OnnxGraph(nn.Module):
             self.formats["*"] = {"kind": "float16"}
         self._places: set[str] = set()
         for index, proto in enumerate(graph.node):
-            for part in rewrite(proto):
-                self._read_node(part, index)
+            for simple in rewrite(proto):
+                self._read_node(simple, index)
         if not any(name in self._values and not self._values[name].constant for name in self.results):
             raise UserError(f"{self.path}: none of its results depends on the image")
 
@@ -130,23 +137,6 @@ class OnnxGraph(nn.Module):
         if kind in WIDTHS:  # what a DequantizeLinear may make numbers of
             chosen = Integer(bits=WIDTHS[kind], scale="none", signed=not kind.startswith("u"))
         return Value(tensor, constant=True, format=chosen)
-
-    @staticmethod
-    def _unturned(value: Value, turned: dict[bytes, Value]) -> Value:
-        """A matrix; or if it is another one turned, as exporters write it that calculate while exporting, that one."""
-        matrix = value.tensor
-        if (
-            matrix.dim() != 2
-            or not matrix.is_floating_point()
-            or min(matrix.shape) < 2
-            or bool((matrix == matrix[0, 0]).all())
-        ):
-            return value
-        found = turned.get(_digest(matrix))
-        if found is not None:
-            return replace(value, made_of=(torch.t, (found,)))
-        turned[_digest(matrix.t())] = value
-        return value
 
     def _read_node(self, proto: Any, index: int) -> None:
         import onnx
@@ -185,31 +175,31 @@ class OnnxGraph(nn.Module):
                 shape, fill = node.numbers(0), node.attributes.get("value")
                 self._check_size(node, int(np.prod(shape, dtype=np.float64)))
                 number = 0.0 if fill is None else read_array(self.path, fill).reshape(-1)[0].item()
-                return [_made(lambda: torch.full(shape, number), ())]
+                return [calculated(lambda: torch.full(shape, number), ())]
             case "Cast" | "CastLike":
-                dtype = _cast_type(node)
+                dtype = cast_type(node)
                 if not node.whole:
                     return self._step(node, same, (0,), inputs, outputs)
-                return [_made(lambda x: x.to(dtype), (node.given(0),))]
+                return [calculated(lambda x: x.to(dtype), (node.given(0),))]
             case "QuantizeLinear" | "DequantizeLinear":
                 return self._scaled(node, inputs, outputs)
             case quantized.INTEGERS:
                 return self._integers(node, inputs, outputs)
             case quantized.DYNAMIC:
                 eight = Integer(bits=8, scale="none", signed=False)
-                made = self._step(node, _dynamic, (0,), inputs, outputs)
+                made = self._step(node, dynamic, (0,), inputs, outputs)
                 made[0].format = eight
                 return made
         planned = plan(node)
         if not node.whole:
             return self._step(node, planned.function, planned.operands, inputs, outputs)
         tensors = [node.tensor(index) for index in planned.operands]
-        shapes = _several(planned.function(*(tensor.to("meta") for tensor in tensors)))
+        shapes = several(planned.function(*(tensor.to("meta") for tensor in tensors)))
         self._check_size(node, sum(shape.numel() for shape in shapes))
         parts = tuple(node.given(index) for index in planned.operands)
         made = [
-            Value(tensor, constant=True, made_of=(_part(planned.function, place), parts))
-            for place, tensor in enumerate(_several(planned.function(*tensors)))
+            Value(tensor, constant=True, made_of=(result_at(planned.function, place), parts))
+            for place, tensor in enumerate(several(planned.function(*tensors)))
         ]
         if node.kind in MOVES and parts and len(made) == 1:
             source = parts[0]
@@ -243,7 +233,7 @@ class OnnxGraph(nn.Module):
         if x.constant:
             if node.kind == "QuantizeLinear":
                 raise node.refuse("it quantizes a constant; store the integers themselves")
-            return [_dequantized(x, scale, zero, axis)]
+            return [dequantized(x, scale, zero, axis)]
         if node.kind == "DequantizeLinear":
             return self._step(node, lambda x: x, (0,), inputs, outputs, x.format)
         chosen = self._quantizer_format(node, zero_point)
@@ -294,7 +284,7 @@ class OnnxGraph(nn.Module):
         chosen: AnyFormat | None = None,
     ) -> list[Value]:
         """A module that executes the node, put at its place; and what it makes, as shapes without values."""
-        step = _Step(function, node.kind)
+        step = Step(function, node.kind)
         roles = ROLES.get(node.kind, ())
         for index in operands:
             value = node.inputs[index]
@@ -313,64 +303,8 @@ class OnnxGraph(nn.Module):
                 self._describe(f"{node.place}.input", max(formats, key=lambda f: f.bits))  # type: ignore[union-attr]
         if node.kind in MOVES and chosen is None and len(varying) == 1:
             chosen = node.inputs[varying[0]].format  # type: ignore[union-attr]
-        shapes = _several(function(*(node.tensor(index).detach().to("meta") for index in operands)))
+        shapes = several(function(*(node.tensor(index).detach().to("meta") for index in operands)))
         return [Value(tensor, constant=False, format=chosen) for tensor in shapes]
-
-    def _keep(self, step: "_Step", place: str, name: str, value: Value) -> Function:
-        """Keep in the step what a constant consists of, the first under `name`; and how the step gets its values."""
-        if value.made_of is None:
-            kept = self._store(step, place, name, value)
-            return lambda: getattr(step, kept)
-        left = [value]
-        while left:
-            part = left.pop()
-            if id(part) in self._calculated:
-                continue
-            if part.made_of is None:
-                self._store(step, place, name, part)
-            else:
-                left += reversed(part.made_of[1])
-            self._calculated[id(part)] = part
-        return lambda: self._again(value)
-
-    def _again(self, value: Value) -> Tensor:
-        """A constant that the graph calculates, once in each forward pass, where the tracer sees it."""
-        left = [value]
-        while left:
-            part = left[-1]
-            function, parts = part.made_of or (None, ())
-            missing = [one for one in parts if one.made_of is not None and id(one) not in self._found]
-            if missing:
-                left += missing
-                continue
-            left.pop()
-            if function is not None and id(part) not in self._found:
-                self._found[id(part)] = function(*(self._found.get(id(one), one.tensor) for one in parts))
-        return self._found[id(value)]
-
-    def _store(self, step: "_Step", place: str, name: str, value: Value) -> str:
-        number, kept = 2, name
-        while hasattr(step, kept):
-            kept, number = f"{name}_{number}", number + 1
-        tensor = value.tensor
-        if tensor.is_floating_point() and not name.startswith("running"):
-            if not isinstance(tensor, nn.Parameter):
-                value.tensor = nn.Parameter(tensor, requires_grad=False)
-            step.register_parameter(kept, value.tensor)  # type: ignore[arg-type]
-        else:
-            step.register_buffer(kept, tensor)
-        self._describe(f"{place}.{kept}", value.format)
-        if kept == "weight" and value.scale is not None and value.format is not None:
-            step.register_buffer("weight_scale", value.scale)
-            self.formats[f"{place}.weight_scale"] = {"kind": "float32"}
-            if value.zero_point is not None:
-                step.register_buffer("weight_zero_point", value.zero_point)
-                self._describe(f"{place}.weight_zero_point", Integer(bits=value.format.bits, scale="none"))
-        return kept
-
-    def _describe(self, name: str, number_format: AnyFormat | None) -> None:
-        if number_format is not None:
-            self.formats[name] = number_format.model_dump()
 
     def _put(self, place: str, step: nn.Module) -> None:
         parent: nn.Module = self
@@ -401,73 +335,3 @@ class OnnxGraph(nn.Module):
 
 
 _TAKEN = ("path", "formats", "steps", "quantizers", "source", "results", "input_size", "opset", "limit", "training")
-
-
-class _Step(nn.Module):
-    """One node: its function, and where each operand comes from (None: from another node)."""
-
-    def __init__(self, function: Any, kind: str) -> None:
-        super().__init__()
-        self.function, self.kind = function, kind
-        self.slots: list[Function | None] = []
-
-    def forward(self, *varying: Tensor) -> Any:
-        given = iter(varying)
-        return self.function(*(next(given) if get is None else get() for get in self.slots))
-
-
-def _dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """DynamicQuantizeLinear: what it makes integers of stays as it is; the scale and zero point are calculated."""
-    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
-    scale = (high - low) / 255
-    return x.view(x.shape), scale, torch.round(-low / scale)
-
-
-def _digest(matrix: Tensor) -> bytes:
-    shape = f"{tuple(matrix.shape)} ".encode()
-    return hashlib.blake2b(shape + matrix.contiguous().numpy().tobytes(), digest_size=16).digest()
-
-
-def _made(function: Function, parts: tuple[Value, ...]) -> Value:
-    """A constant that the graph calculates."""
-    return Value(function(*(part.tensor for part in parts)), constant=True, made_of=(function, parts))
-
-
-def _part(function: Function, place: int) -> Function:
-    """The same function, of whose results the one at `place` is wanted."""
-    return lambda *tensors: _several(function(*tensors))[place]
-
-
-def _cast_type(node: Node) -> torch.dtype:
-    import onnx
-
-    wanted = node.attributes.get("to", onnx.TensorProto.FLOAT)
-    if wanted not in onnx.TensorProto.DataType.values():
-        raise node.refuse(f"{wanted!r} is no type")
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-    return torch.float32 if wanted in floats else torch.bool if wanted == onnx.TensorProto.BOOL else torch.int64
-
-
-def _dequantized(x: Value, scale: Value, zero: Value | None, axis: int) -> Value:
-    """The numbers that stored integers stand for, with the format in which they are stored."""
-    integers, factor = x.tensor.float(), scale.tensor
-
-    def spread(tensor: Tensor) -> Tensor:
-        if tensor.numel() == 1:
-            return tensor.reshape(())
-        shape = [1] * integers.dim()
-        shape[axis % integers.dim()] = -1
-        return tensor.reshape(shape)
-
-    shifted = integers if zero is None else integers - spread(zero.tensor.float())
-    real = shifted * spread(factor)
-    if not isinstance(x.format, Integer):
-        # 32 bits, as biases are: as wide as a float. Their scales are products of others that are stored.
-        return Value(real, constant=True)
-    each = "channel" if factor.numel() > 1 else "tensor"
-    chosen = x.format.model_copy(update={"scale": each, "zero_point": zero is not None})
-    return Value(real, True, chosen, factor, None if zero is None else zero.tensor)
-
-
-def _several(made: Any) -> list[Tensor]:
-    return list(made) if isinstance(made, tuple | list) else [made]
