@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import netpress
+from netpress.errors import UserError
 from netpress.scoring.onnx import OnnxGraph
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -225,3 +226,31 @@ def test_an_open_size_is_assumed_and_said(name: str, tmp_path: Path) -> None:
     assert any("3x32x32: the file leaves its size open, and --input-size" in text for text in card.assumed)
     assert netpress.score(path, input_size=(3, 8, 4)).operations == 3 * 8 * 4 / 2
     assert netpress.score(path, track="imagenet").operations == 3 * 224 * 224 / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("net.pt", "a file of torch.save"),
+        ("net.PTH", "load it in Python into its module and give that to netpress.score"),
+        ("net.t7", "Lua Torch"),
+        ("net.tflite", "tf2onnx --tflite"),
+        ("net.h5", "tf2onnx --keras"),
+        ("net.pb", "tf2onnx --graphdef"),
+    ],
+)
+def test_files_of_other_tools_are_told_for_what_they_are(name: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\x08\x07")
+    for give in (netpress.load, lambda path: netpress.score(Path(path))):
+        with pytest.raises(UserError, match=message):
+            give(path)
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        netpress.load(path)
+
+
+def test_a_size_that_the_file_contradicts_is_refused(tmp_path: Path) -> None:
+    path = _save(tmp_path / "n.onnx", [_node("Relu", "x", "y")], {}, ("n", 3, "h", 8))
+    with pytest.raises(UserError, match=r"its input x is 3x\?x8, so it cannot take 3x8x9"):
+        netpress.score(path, input_size=(3, 8, 9))
