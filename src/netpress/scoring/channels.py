@@ -102,6 +102,8 @@ class Channels:
         if name in _VIEWS:  # whatever lies in one piece there
             return [self._numbers(varying[0]).reshape(made[0].shape)]
         known = {id(x): self._numbers(x) for x in varying}
+        if name == "cat" and all(id(x) in known and x.dim() == made[0].dim() for x in arguments[0]):
+            return [_joined([known[id(x)] for x in arguments[0]], made[0])]
 
         def numbers(x: Tensor) -> Tensor:
             if id(x) in known:
@@ -189,6 +191,18 @@ class Channels:
 
     def _share(self, x: Tensor, made: Tensor) -> None:
         self.numbers[id(made)] = self._numbers(x)
+
+
+def _joined(parts: list[Tensor], made: Tensor) -> Tensor:
+    """The parts beside one another, without filling memory where each only repeats: along a map's rows and columns."""
+    axis = next((k for k, size in enumerate(made.shape) if any(part.shape[k] != size for part in parts)), None)
+    if axis is None:
+        return torch.cat(parts)
+    short = parts
+    for k in range(made.dim()):
+        if k != axis and all(part.stride(k) == 0 for part in parts):
+            short = [part.narrow(k, 0, 1) for part in short]
+    return torch.cat(short, axis).expand(made.shape)
 
 
 def _is_copy(function: str) -> bool:
