@@ -160,7 +160,7 @@ def test_the_command_writes_compares_and_says(call: Any, tmp_path: Path) -> None
     found = json.loads(said)
     assert code == 0 and found["accuracy"] is None and found["error"] < 1e-4 and found["count"] == 64
     code, _, error = call(tmp_path / "net.netpress", "--out", out, "--data", tmp_path)
-    assert code == 2 and "name it with --dataset" in error
+    assert code == 2 and "has no train/ and test/" in error
     code, _, error = call(tmp_path / "net.netpress", "--out", out, "--tolerance", 0)
     assert code == 1 and "off on random images, above 0.00%; the first layer beyond 0 is stem" in error
 

@@ -75,12 +75,16 @@ DOINGS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 
 def _exported(net: nn.Module, size: tuple[int, ...], path: Path, folded: bool = True) -> Path:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net, (torch.randn(1, *size),), str(path), opset_version=17, dynamo=False, do_constant_folding=folded
-        )
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it speaks of what it cannot calculate
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = (torch.randn(1, *size),)
+            torch.onnx.export(net, image, str(path), opset_version=17, dynamo=False, do_constant_folding=folded)
+    finally:
+        logger.setLevel(level)
     return path
 
 
