@@ -291,7 +291,7 @@ def test_files_that_lie_are_refused(tmp_path: Path) -> None:
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
     model.graph.initializer[0].external_data.add(key="location", value="/etc/hostname")
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match="w lies in another file, which is not opened"):
+    with pytest.raises(UserError, match=r"w lies in '/etc/hostname', which is not opened"):
         scoring.score(tmp_path / "outside.onnx")
 
 

@@ -104,6 +104,8 @@ def reduction(function: str, window: float, outputs: float) -> Cost:
         return Cost(0, (window - 1) * outputs)
     if function == "average":
         return average(window, outputs)
+    if function == "product":
+        return Cost((window - 1) * outputs, 0)
     if function == "max":
         return maximum(window, outputs)
     if function == "length":  # squares, their sum, a root

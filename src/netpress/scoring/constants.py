@@ -156,7 +156,9 @@ def of_constants(operator: str, inputs: Sequence[Value], result: Tensor) -> Valu
         parts.update((part if isinstance(part, str) else id(part), part) for part in value.parts)
     # A part of what was calculated is all that need be stored of it.
     cut = len(inputs) == 1 and inputs[0].derived and result.numel() < inputs[0].tensor.numel()
-    if inputs and operator.rstrip("_") in KEEPS and not cut:
+    # What is calculated and then joined is stored as one: exporters do both beforehand.
+    joined = len(inputs) > 1 and all(isinstance(part, Made) and part.name is None for part in parts.values())
+    if inputs and operator.rstrip("_") in KEEPS and not cut and not joined:
         return Value(result, parts=tuple(parts.values()))
     origins = dict.fromkeys(name for value in inputs for name in value.origins)
     return Value(result, parts=(Made(result, tuple(origins)),))

@@ -79,8 +79,8 @@ ACTIVATIONS = {
 """Functions of one value, applied to each."""
 
 _COMPARISONS = """
-gt ge lt le eq ne maximum minimum where logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not
-isnan isfinite isinf
+gt ge lt le eq ne maximum minimum where logical_and logical_or logical_xor logical_not bitwise_and bitwise_or
+bitwise_xor bitwise_not isnan isfinite isinf
 """
 COMPARISONS = frozenset(_COMPARISONS.split())
 
@@ -344,6 +344,7 @@ READERS: dict[str, Reader] = {
     "adaptive_max_pool3d": _adaptive_pool("max", 3),
     "mean": _reduction("average"),
     "sum": _reduction("sum"),
+    "prod": _reduction("product"),
     "amax": _reduction("max"),
     "amin": _reduction("max"),
     "max": _reduction("max"),

@@ -7,7 +7,7 @@ Numbers are as wide as the file makes them: integer weights behind a DequantizeL
 convolutions and linear layers that come from a QuantizeLinear likewise, and scales are the floats that they are. What
 is calculated between products is calculated in floats, since a DequantizeLinear gives floats.
 
-A file is untrusted: nothing outside it is opened, and constants cannot become much larger than it is.
+A file is untrusted: nothing is opened but itself and data in its own folder, and what it calculates has bounds.
 """
 
 from dataclasses import replace
@@ -23,6 +23,7 @@ from netpress.scoring.settings import ScoreSettings
 
 CIFAR, IMAGENET = 32, 224
 """Pixels along a side of the images of the tracks."""
+LONGEST_MESSAGE = 390  # letters
 
 __all__ = ["OnnxGraph", "score_onnx"]
 
@@ -52,13 +53,18 @@ def score_onnx(
         graph, assumed = _read(path, input_size, IMAGENET if "imagenet" in (settings.track, dataset) else CIFAR)
         card = score_trace(graph.trace(), settings, graph.formats, accuracy=accuracy, dataset=dataset)
     except (UserError, Failure) as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise type(error)(f"{path}: {error}") from error
+        text = _one_line(str(error) if str(error).startswith(str(path)) else f"{path}: {error}")
+        raise (Failure if isinstance(error, Failure) else UserError)(text) from error
     except Exception as error:  # whatever a file that lies can lead to
         reason = " ".join(str(error).split())[:200]
         raise Failure(f"{path}: damaged, or not to be counted: {reason or type(error).__name__}") from error
     return replace(card, assumed=(*card.assumed, *assumed))
+
+
+def _one_line(text: str) -> str:
+    """A message without what names in a file may hold: line breaks and letters without end."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 160]} ... {text[-150:]}"
 
 
 def _read(path: Path, wanted: Shape | None, side: int) -> tuple[OnnxGraph, tuple[str, ...]]:

@@ -1,5 +1,7 @@
-"""What an ONNX file holds, read without trusting it: nothing outside it is opened."""
+"""What an ONNX file holds, read without trusting it: nothing but it and a file of data in its folder is opened."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,30 @@ from netpress.scoring.operations import Shape
 
 LARGEST_FILE = 2**31 - 1  # bytes: what protobuf itself can hold
 
+MOST_NODES = 50_000
+DEEPEST = 100  # functions within functions
+
 
 def load_model(path: Path) -> Any:
     try:
         import onnx
         from google.protobuf.message import DecodeError
-        from onnx import inliner
+        from onnx import checker, inliner
     except ImportError as error:
         raise UserError(f'reading ONNX needs the extra: pip install "netpress[onnx]" ({error})') from None
     require_file(path, limit=LARGEST_FILE)
     try:
         model = onnx.load_model(str(path), format="protobuf", load_external_data=False)
         if model.functions:
+            if _size(model) > MOST_NODES:
+                raise UserError(f"{path}: with its functions it has more than {MOST_NODES:,} nodes, too many to count")
             model = inliner.inline_local_functions(model)
-    except (DecodeError, ValueError, RuntimeError) as error:
+    except (DecodeError, ValueError, RuntimeError, checker.ValidationError) as error:
         raise Failure(f"{path}: not an ONNX file, or a damaged one ({error})") from error
+    if not all(isinstance(name, str) for name in _names(model.graph)):
+        raise Failure(f"{path}: not an ONNX file, or a damaged one (a name is no text)")
+    if len(model.graph.node) > MOST_NODES:
+        raise UserError(f"{path}: it has {len(model.graph.node):,} nodes; at most {MOST_NODES:,} are counted")
     if not model.graph.node:
         raise Failure(f"{path}: not an ONNX file, or an empty one")
     if model.graph.sparse_initializer:
@@ -33,16 +44,87 @@ def load_model(path: Path) -> Any:
     return model
 
 
+def _size(model: Any) -> int:
+    """How many nodes a model has once its functions stand in their callers. One that calls itself is refused later."""
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(nodes: Any, depth: int) -> int:
+        total = 0
+        for node in nodes:
+            called = (node.domain, node.op_type)
+            if called in bodies and called not in sizes and depth < DEEPEST:
+                sizes[called] = 1
+                sizes[called] = size(bodies[called], depth + 1)
+            total += sizes.get(called, 1) if depth < DEEPEST else MOST_NODES
+        return total
+
+    return size(model.graph.node, 0)
+
+
+def _names(graph: Any) -> Iterator[Any]:
+    """All names in a graph. Where bytes are no text, protobuf gives the bytes."""
+    for entry in (*graph.input, *graph.output, *graph.initializer):
+        yield entry.name
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (entry.name for entry in node.attribute)
+    for entry in (pair for tensor in graph.initializer for pair in tensor.external_data):
+        yield from (entry.key, entry.value)
+
+
 def read_array(path: Path, proto: Any) -> np.ndarray[Any, Any]:
-    """The values of a tensor that lies in the file itself."""
+    """The values of a tensor, from the file itself or from a file of data beside it."""
     from onnx import TensorProto, numpy_helper
 
     if proto.data_location == TensorProto.EXTERNAL:
-        raise UserError(f"{path}: {proto.name} lies in another file, which is not opened; save it with the data inside")
+        proto = _with_data(path, proto)
     try:
         return numpy_helper.to_array(proto)
     except (ValueError, TypeError, KeyError) as error:
         raise Failure(f"{path}: damaged: the values of {proto.name or 'a constant'} do not fill its shape") from error
+
+
+def _with_data(path: Path, proto: Any) -> Any:
+    """The tensor with its values inside. They may lie in a file of the same folder, as torch.onnx writes it.
+
+    Anything else that a file could name (another folder, a link, a device) is not opened.
+    """
+    from onnx import TensorProto
+
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    location = entries.get("location", "")
+    beside = path.parent / location if location and Path(location).name == location else None
+    if beside is None or beside.is_symlink() or (beside.exists() and not beside.is_file()):
+        raise UserError(
+            f"{path}: {proto.name} lies in {location[:80]!r}, which is not opened; "
+            "only a file of data in the same folder is"
+        )
+    if not beside.exists():
+        raise UserError(
+            f"{path}: {proto.name} lies in {location[:80]}, which is not there; put it into the same folder"
+        )
+    digits = [entries.get(key, "0") for key in ("offset", "length")]
+    if not all(text.isdecimal() and len(text) < 16 for text in digits):
+        raise Failure(f"{path}: damaged: where in {location[:80]} the values of {proto.name} lie is no number")
+    offset, length = (int(text) for text in digits)
+    size = beside.stat().st_size
+    length = length or size - offset
+    if offset + length > size or length < 0:
+        raise Failure(f"{path}: {location[:80]} is cut off: the values of {proto.name} lie beyond its end")
+    with beside.open("rb") as file:
+        file.seek(offset)
+        values = file.read(length)
+    whole = TensorProto()
+    whole.CopyFrom(proto)
+    whole.ClearField("external_data")
+    whole.data_location = TensorProto.DEFAULT
+    whole.raw_data = values
+    return whole
+
+
+LARGEST = 1 << 32
+"""Values that anything in a network may have; a file can claim any size."""
 
 
 class OpenSize(UserError):
@@ -72,6 +154,10 @@ def input_size_of(path: Path, entry: Any, wanted: Shape | None) -> Shape:
             tuple(sizes[1:]),
         )
     if wanted is None:
+        if math.prod(sizes[1:]) > LARGEST >> 4:
+            raise UserError(
+                f"{path}: its input {entry.name} has {math.prod(sizes[1:]):,} values, more than are counted"
+            )
         return tuple(sizes[1:])
     if len(wanted) != len(sizes) - 1 or any(
         size and size != length for size, length in zip(sizes[1:], wanted, strict=True)

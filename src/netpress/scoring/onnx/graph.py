@@ -1,6 +1,5 @@
 """An ONNX graph as a torch module that executes the same operations."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 
 from netpress.errors import Failure, UserError
 from netpress.numerics.formats import AnyFormat, Float16, Integer
-from netpress.scoring.onnx import quantized
-from netpress.scoring.onnx.file import input_size_of, load_model, read_array
+from netpress.scoring.onnx import fresh, quantized
+from netpress.scoring.onnx.file import LARGEST, input_size_of, load_model, read_array
 from netpress.scoring.onnx.moves import MOVES
 from netpress.scoring.onnx.nodes import Node, Value, same
 from netpress.scoring.onnx.operators import plan
+from netpress.scoring.onnx.places import Places
 from netpress.scoring.onnx.quantized import rewrite
 from netpress.scoring.onnx.stored import (
     Constants,
@@ -24,6 +24,7 @@ from netpress.scoring.onnx.stored import (
     cast_type,
     dequantized,
     dynamic,
+    once,
     result_at,
     several,
     unturned,
@@ -32,7 +33,7 @@ from netpress.scoring.operations import Shape, Trace
 from netpress.scoring.tracing import trace
 
 GROWTH = 16  # constants may have so many elements for each byte of the file
-SMALL = 1 << 16  # elements that a constant may have in any file
+SMALL = 1 << 22  # elements that a constant may have in any file
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 MICROSOFT = ("QuantizeLinear", "DequantizeLinear")  # what is read of their domain: the standard's, with more types
 WIDTHS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int16": 16, "uint16": 16, "int2": 2, "uint2": 2}
@@ -54,6 +55,9 @@ class OnnxGraph(Constants):
         self.steps: list[tuple[str, list[str], list[str]]] = []
         self.quantizers: set[str] = set()
         self._values: dict[str, Value] = {}
+        self._unread: dict[str, str] = {}
+        self._reduced: dict[int, tuple[Value, Value]] = {}
+        self._numbers: dict[tuple[int, ...], tuple[Value, Value, Value | None, Value]] = {}
         self._read(input_size)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -64,6 +68,10 @@ class OnnxGraph(Constants):
             several = made if isinstance(made, tuple | list) else (made,)
             found.update((name, tensor) for name, tensor in zip(outputs, several, strict=False) if name)
         return [found[name] for name in self.results if name in found]
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value of the graph does not depend on the image."""
+        return self._values[name].constant if name in self._values else True
 
     def trace(self) -> Trace:
         """Its operations. Quantizers carry the scales and zero points that they store."""
@@ -101,6 +109,8 @@ class OnnxGraph(Constants):
         turned: dict[bytes, Value] = {}
         for initializer in graph.initializer:
             self._values[initializer.name] = unturned(self._constant(initializer), turned)
+        there = sum(value.tensor.numel() for value in self._values.values())
+        self.limit = max(self.limit, 2 * there)  # the data may lie beside the file
         inputs = [entry for entry in graph.input if entry.name not in self._values]
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs) or "none"
@@ -111,7 +121,7 @@ class OnnxGraph(Constants):
         self._values[self.source] = Value(torch.empty(1, *self.input_size, device="meta"), constant=False)
         if inputs[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16:
             self.formats["*"] = {"kind": "float16"}
-        self._places: set[str] = set()
+        self._places = Places(_TAKEN)
         for index, proto in enumerate(graph.node):
             for simple in rewrite(proto):
                 self._read_node(simple, index)
@@ -143,12 +153,16 @@ class OnnxGraph(Constants):
 
         inputs: list[Value | None] = []
         for name in proto.input:
+            if name in self._unread:
+                raise UserError(f"{self.path}: {proto.op_type} uses {name}, {self._unread[name]}")
             if name and name not in self._values:
                 raise Failure(f"{self.path}: damaged: {proto.op_type} uses {name}, which no node before it makes")
             inputs.append(self._values[name] if name else None)
         attributes = {}
         for entry in proto.attribute:
-            value = onnx.helper.get_attribute_value(entry)
+            value = onnx.helper.get_attribute_value(entry) if entry.type else None
+            if value is None:
+                raise Failure(f"{self.path}: damaged: {entry.name} of {proto.op_type} has no value")
             attributes[entry.name] = value.decode() if isinstance(value, bytes) else value
         place = self._place(proto, index)
         node = Node(place, proto.op_type, attributes, inputs, self.opset, len(proto.output))
@@ -162,6 +176,8 @@ class OnnxGraph(Constants):
             reason = str(error).strip().split("\n")[0][:200]
             raise UserError(f"{self.path}: {place} ({proto.op_type}): it cannot be calculated: {reason}") from error
         self._values.update((name, value) for name, value in zip(proto.output, made, strict=False) if name)
+        further = proto.output[len(made) :]
+        self._unread.update((name, f"a further result of {place}, which is not read") for name in further)
 
     def _made(self, node: Node, inputs: list[str], outputs: list[str]) -> list[Value]:
         """What a node makes: constants at once, or a step that will."""
@@ -171,11 +187,14 @@ class OnnxGraph(Constants):
             case "Shape":
                 shape = list(node.tensor().shape)[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
                 return [Value(torch.tensor(shape, dtype=torch.int64), constant=True)]
-            case "ConstantOfShape":
-                shape, fill = node.numbers(0), node.attributes.get("value")
-                self._check_size(node, int(np.prod(shape, dtype=np.float64)))
+            case "Size":
+                return [Value(torch.tensor(node.tensor().numel(), dtype=torch.int64), constant=True)]
+            case kind if kind in fresh.KINDS:
+                fill = node.attributes.get("value")
                 number = 0.0 if fill is None else read_array(self.path, fill).reshape(-1)[0].item()
-                return [calculated(lambda: torch.full(shape, number), ())]
+                count, maker = fresh.fresh(node, number)
+                self._check_size(node, count)
+                return [calculated(maker, ())]
             case "Cast" | "CastLike":
                 dtype = cast_type(node)
                 if not node.whole:
@@ -233,7 +252,10 @@ class OnnxGraph(Constants):
         if x.constant:
             if node.kind == "QuantizeLinear":
                 raise node.refuse("it quantizes a constant; store the integers themselves")
-            return [dequantized(x, scale, zero, axis)]
+            key = (id(x), id(scale), id(zero), axis)  # what several nodes make of the same is stored once
+            if key not in self._numbers:
+                self._numbers[key] = (x, scale, zero, dequantized(x, scale, zero, axis))
+            return [self._numbers[key][-1]]
         if node.kind == "DequantizeLinear":
             return self._step(node, lambda x: x, (0,), inputs, outputs, x.format)
         chosen = self._quantizer_format(node, zero_point)
@@ -293,6 +315,7 @@ class OnnxGraph(Constants):
                 step.slots.append(None)
                 continue
             name = roles[index] if index < len(roles) and roles[index] else f"operand{index}"
+            value = value if roles else self._without_copies(value)
             step.slots.append(self._keep(step, node.place, name, value))
         self._put(node.place, step)
         varying = [index for index in operands if not node.inputs[index].constant]  # type: ignore[union-attr]
@@ -304,7 +327,14 @@ class OnnxGraph(Constants):
         if node.kind in MOVES and chosen is None and len(varying) == 1:
             chosen = node.inputs[varying[0]].format  # type: ignore[union-attr]
         shapes = several(function(*(node.tensor(index).detach().to("meta") for index in operands)))
+        if sum(shape.numel() for shape in shapes) > LARGEST:
+            raise node.refuse(f"it makes {list(shapes[0].shape)}; at most {LARGEST:,} values are counted")
         return [Value(tensor, constant=False, format=chosen) for tensor in shapes]
+
+    def _without_copies(self, value: Value) -> Value:
+        if id(value) not in self._reduced:
+            self._reduced[id(value)] = (value, once(value))
+        return self._reduced[id(value)][1]
 
     def _put(self, place: str, step: nn.Module) -> None:
         parent: nn.Module = self
@@ -321,17 +351,7 @@ class OnnxGraph(Constants):
         known = self._values.get(weight)
         named = known is not None and known.constant and weight.endswith(".weight")
         text = weight.removesuffix(".weight") if named else proto.name or f"{proto.op_type}_{index}"
-        parts = [re.sub(r"[^\w-]", "_", part) for part in re.split(r"[./:]+", text) if part]
-        place = ".".join(f"{part}_" if hasattr(nn.Module, part) or part in _TAKEN else part for part in parts)
-        unique, number = place or f"node_{index}", 2
-        # No place may lie within another: a step has no steps below it.
-        while unique in self._places or any(
-            taken.startswith(unique + ".") or unique.startswith(taken + ".") for taken in self._places
-        ):
-            unique = f"{place.replace('.', '_')}_{number}"
-            number += 1
-        self._places.add(unique)
-        return unique
+        return self._places.take(text)
 
 
 _TAKEN = ("path", "formats", "steps", "quantizers", "source", "results", "input_size", "opset", "limit", "training")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from netpress.scoring.onnx.functions import FUNCTIONS, after, product
 from netpress.scoring.onnx.moves import MOVERS
 from netpress.scoring.onnx.nodes import Function, Node, Plan, Reader, all_operands, same, unary
 from netpress.scoring.onnx.recurrent import recurrent
@@ -106,6 +107,10 @@ def _batch_norm(node: Node) -> Plan:
 
 def _instance_norm(node: Node) -> Plan:
     epsilon = node.attributes.get("epsilon", 1e-5)
+    w, b = node.given(1), node.given(2)
+    if w.constant and b.constant and bool((w.tensor == 1).all()) and not bool(b.tensor.any()):
+        # So torch.onnx writes a group norm, with its factors after it.
+        return Plan(lambda x: functional.group_norm(x, x.shape[1], None, None, epsilon), (0,))
     return Plan(lambda x, w, b: functional.group_norm(x, x.shape[1], w, b, epsilon), (0, 1, 2))
 
 
@@ -276,12 +281,6 @@ def _reduce(function: Function) -> Reader:
     return read
 
 
-def _product(x: Tensor, dim: Sequence[int], keepdim: bool) -> Tensor:
-    for axis in sorted(dim, reverse=True):
-        x = x.prod(axis, keepdim=keepdim)
-    return x
-
-
 def _resize(node: Node) -> Plan:
     x, how = node.tensor(), node.attributes.get("mode", "nearest")
     sizes = node.numbers(3) if node.kind == "Resize" else None
@@ -293,16 +292,6 @@ def _resize(node: Node) -> Plan:
     return Plan(lambda x: functional.interpolate(x, size=sizes[2:], mode=mode), (0,))
 
 
-def _range(node: Node) -> Plan:
-    if not node.whole:
-        raise node.refuse("its length depends on the image")
-    length = (node.tensor(1).item() - node.tensor(0).item()) / (node.tensor(2).item() or math.nan)
-    if not length < SMALL:
-        raise node.refuse(f"{length:,.0f} numbers are too many")
-    start, end, step = (node.tensor(index).item() for index in range(3))
-    return Plan(lambda *_: torch.arange(start, end, step), (0, 1, 2))
-
-
 def _arg_max(node: Node) -> Plan:
     axis, keep = node.attributes.get("axis", 0), bool(node.attributes.get("keepdims", 1))
     function = torch.argmax if node.kind == "ArgMax" else torch.argmin
@@ -311,6 +300,7 @@ def _arg_max(node: Node) -> Plan:
 
 OPERATORS: dict[str, Reader] = {
     **MOVERS,
+    **FUNCTIONS,
     "Conv": _convolution,
     "ConvTranspose": _convolution,
     "Gemm": _gemm,
@@ -323,7 +313,6 @@ OPERATORS: dict[str, Reader] = {
     "Sigmoid": unary(torch.sigmoid),
     "HardSwish": unary(functional.hardswish),
     "HardSigmoid": _hard_sigmoid,
-    "Swish": unary(functional.silu),
     "Tanh": unary(torch.tanh),
     "Elu": _elu,
     "Selu": _selu,
@@ -380,12 +369,15 @@ OPERATORS: dict[str, Reader] = {
     "ReduceMax": _reduce(torch.amax),
     "ReduceMin": _reduce(torch.amin),
     "ReduceL2": _reduce(torch.linalg.vector_norm),
-    "ReduceProd": _reduce(_product),
+    "ReduceProd": _reduce(product),
+    "ReduceL1": _reduce(after(torch.abs, torch.sum)),
+    "ReduceSumSquare": _reduce(after(torch.square, torch.sum)),
+    "ReduceLogSum": _reduce(after(same, torch.sum, torch.log)),
+    "ReduceLogSumExp": _reduce(after(torch.exp, torch.sum, torch.log)),
     "LSTM": recurrent,
     "GRU": recurrent,
     "RNN": recurrent,
     "Where": lambda node: Plan(torch.where, (0, 1, 2)),
-    "Range": _range,
     "Greater": elementwise(lambda x, y: x > y),
     "GreaterOrEqual": elementwise(lambda x, y: x >= y),
     "Less": elementwise(lambda x, y: x < y),

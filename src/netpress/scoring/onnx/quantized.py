@@ -38,8 +38,9 @@ def _product(kind: str, axis: int, bias: int | None, result: tuple[int, int]) ->
     """x, its scale and zero point, w likewise; the integers' bias is on the scale of their products."""
 
     def write(proto: Any) -> list[Any]:
+        turned = any(entry.name == "transB" and entry.i for entry in proto.attribute)
         left, x = _number(proto, (0, 1, 2), "x")
-        right, w = _number(proto, (3, 4, 5), "w", axis=axis)
+        right, w = _number(proto, (3, 4, 5), "w", axis=0 if turned else axis)
         nodes, operands = [left, right], [x, w]
         if bias is not None and any(_given(proto, bias)):
             scale, added = f"{proto.output[0]}/bias_scale", f"{proto.output[0]}/bias"
@@ -123,7 +124,7 @@ def _dynamic_product(proto: Any) -> list[Any]:
 _WRITERS: dict[str, Rewriter] = {
     "QLinearConv": _product("Conv", 0, 8, (6, 7)),
     "QLinearMatMul": _product("MatMul", -1, None, (6, 7)),
-    "QGemm": _product("Gemm", 0, 6, (7, 8)),
+    "QGemm": _product("Gemm", -1, 6, (7, 8)),
     "QLinearAdd": _two("Add"),
     "QLinearMul": _two("Mul"),
     "QLinearConcat": _joined,

@@ -90,6 +90,23 @@ class Constants(nn.Module):
             self.formats[name] = number_format.model_dump()
 
 
+def once(value: Value) -> Value:
+    """A constant without what it only repeats along an axis: exporters write out what a module expands.
+
+    One number over and over is left as it is: it may be a parameter that nothing has trained.
+    """
+    tensor = value.tensor
+    if value.made_of is not None or tensor.dim() < 2 or tensor.numel() < 2:
+        return value
+    for axis, size in enumerate(tensor.shape):
+        if size > 1 and torch.equal(tensor.narrow(axis, 0, size - 1), tensor.narrow(axis, 1, size - 1)):
+            tensor = tensor.narrow(axis, 0, 1)
+    if tensor.numel() in (1, value.tensor.numel()):
+        return value
+    shape = value.tensor.shape
+    return calculated(lambda x: x.expand(shape), (replace(value, tensor=tensor.clone()),))
+
+
 def unturned(value: Value, turned: dict[bytes, Value]) -> Value:
     """A matrix; or if it is another one turned, as exporters write it that calculate while exporting, that one."""
     matrix = value.tensor
