@@ -52,7 +52,12 @@ def test_disagreements_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not a JSON file"), ("[]", "no list `cases`"), ('{"cases": [{}]}', "not of the form"), (None, "no such file")],
+    [
+        ("{", "not a JSON file"),
+        ("[]", "no list `cases`"),
+        ('{"cases": [{}]}', "not of the form"),
+        (None, "no such file"),
+    ],
 )
 def test_a_file_that_is_none(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "vectors.json"
