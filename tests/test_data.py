@@ -1,7 +1,10 @@
 """Data sets: what is read, how it is divided, and what is said of wrong ones."""
 
+import hashlib
 import os
 import pickle
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 
 from netpress.console import Console
 from netpress.data import Dataset, DataSettings, load_dataset, normalize, shuffled_batches
+from netpress.data.cifar import RELEASES
 from netpress.data.dataset import channel_statistics
 from netpress.data.digits import enlarge
 from netpress.data.images import draw_stratified
@@ -246,6 +250,24 @@ def test_absent_cifar_without_network(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Failure, match=r"cifar-100-python\.tar\.gz: download failed .*no network"):
         load(tmp_path, dataset="cifar100")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_fetched_by_hand_is_unpacked_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "made/cifar-100-python/notes"
+    inside.parent.mkdir(parents=True)
+    inside.write_text("unpacked", encoding="utf-8")
+    archive = tmp_path / "data/cifar-100-python.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(inside.parent, "cifar-100-python")
+    bytes_ = archive.read_bytes()
+    release = replace(RELEASES["cifar100"], sha256=hashlib.sha256(bytes_).hexdigest())
+    monkeypatch.setitem(RELEASES, "cifar100", release)
+    monkeypatch.setattr("urllib.request.urlopen", None)
+    with pytest.raises(Failure):  # nothing but a note is in it
+        load(archive.parent, dataset="cifar100")
+    assert (archive.parent / "cifar-100-python/notes").read_text(encoding="utf-8") == "unpacked"
+    assert archive.read_bytes() == bytes_
 
 
 def write_images(folder: Path, *paths: str) -> None:

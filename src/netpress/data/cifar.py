@@ -15,7 +15,7 @@ from netpress.console import Console
 from netpress.data.images import Images, Source
 from netpress.data.pickles import read_arrays
 from netpress.errors import Failure
-from netpress.files import download, unpack_tar
+from netpress.files import download, sha256_of, unpack_tar
 
 SIDE = 32  # pixels
 
@@ -106,7 +106,12 @@ def _find(release: Release, folder: Path) -> Path | None:
 
 
 def _fetch(release: Release, folder: Path, console: Console) -> Path:
-    archive = folder / f".{Path(release.url).name}"  # hidden: a file that somebody fetched by hand stays
+    own = folder / Path(release.url).name  # fetched by hand: used as it is, and left there
+    if own.is_file() and sha256_of(own) == release.sha256:
+        console.say(f"{release.name}: unpacking {own}")
+        unpack_tar(own, folder)
+        return folder / release.folder
+    archive = folder / f".{own.name}"
     console.say(f"{release.name} is not in {folder}: downloading {release.url}")
     with console.progress(f"download {release.name} (MB)", release.megabytes) as bar:
         download(release.url, archive, release.sha256, lambda done, _: bar.update(done // 1_000_000))
