@@ -23,8 +23,8 @@ from torch import Tensor
 
 from netpress.data.operations import CUTOUT_COLOUR
 from netpress.data.policies import Policy, PolicySet, find_policies
-from netpress.devices import available_cores
 from netpress.native.policies import available
+from netpress.process.devices import available_cores
 
 
 def run_with_pillow(image: Image.Image, name: str, value: float, centre: Sequence[float] = (0.5, 0.5)) -> Image.Image:

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from netpress.devices import available_cores
 from netpress.network import create
+from netpress.process.devices import available_cores
 from netpress.scoring import score
 
 NETWORKS = {

@@ -34,13 +34,14 @@ from torch.nn import functional as F
 
 from netpress.console import Console
 from netpress.data import DataSettings, Images, augment, load_dataset, mix, normalize, shuffled_batches
-from netpress.devices import available_cores, choose_device, generator_for
-from netpress.memory import keep_freed_memory
-from netpress.models.selection import select
+from netpress.evaluation import evaluate
 from netpress.native.library import SWITCH, available
 from netpress.network import Network, create
+from netpress.network.selection import select
+from netpress.process.devices import available_cores, choose_device, generator_for
+from netpress.process.memory import keep_freed_memory
 from netpress.settings import parse
-from netpress.training import TrainSettings, evaluate
+from netpress.training import TrainSettings
 from netpress.training.losses import cross_entropy
 from netpress.training.state import lay_out
 from netpress.training.step import StepRandomness, TrainingStep

@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from netpress.data import DataSettings
 from netpress.models.registry import families
-from netpress.recipe import stages
+from netpress.recipe.schema import stages
 from netpress.scoring import ScoreSettings
 from netpress.settings import Settings
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from netpress.waiting import wait_briefly
+from netpress.process.waiting import wait_briefly
 
 wait_briefly()  # before torch is imported: with two threads on busy cores, tests took minutes in place of seconds
 

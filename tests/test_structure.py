@@ -8,67 +8,57 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "netpress"
 
-# A room imports only from rooms above it (CONTRIBUTING.md).
-ROOMS = [
-    "errors",
-    "memory",
-    "waiting",
-    "interruption",
-    "native",
-    "settings",
-    "files",
-    "overrides",
-    "folders",
-    "devices",
-    "console",
-    "numerics",
-    "data",
-    "models",
-    "description",
-    "network",
-    "network_data",
-    "stage",
-    "training",
-    "compression",
-    "scoring",
-    "export",
-    "report",
-    "search",
-    "recipe",
-    "environment",
-    "planning",
-    "pipeline",
-    "sweep",
-    "single",
-    "api",
-    "cli",
-    "__main__",
+DRAWING = (SOURCE.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("```rooms\n")[2]
+# A room imports only from rooms of earlier lines, and from its own line.
+FLOORS = [
+    [word.rstrip("/") for word in line[:32].split("  ")[0].split()] for line in DRAWING.partition("```")[0].splitlines()
 ]
+FLOOR = {room: place for place, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = {".".join(("netpress", *path.relative_to(SOURCE).with_suffix("").parts)): path for path in FILES}
+MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
+FACES = {"netpress", "netpress.__main__"}  # of the whole package
+LOOSE = 8  # modules at the top, the package's face and __main__ among them
 
 
-def imported_rooms(path: Path) -> set[str]:
+def imports_of(path: Path) -> set[str]:
+    """The modules of this package that a file names in an import, wherever the import stands."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("netpress.")}
-    return found
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys() - {"netpress"}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+IMPORTS = {name: imports_of(path) - {name} for name, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_flow_one_way(path):
-    room = room_of(path)
-    if room == "__init__":
-        return
-    allowed = set(ROOMS[: ROOMS.index(room) + 1])
-    assert imported_rooms(path) <= allowed
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_the_drawing_has_every_room():
+    rooms = {room_of(name) for name in MODULES if name not in FACES and not name.startswith("netpress.recipes")}
+    assert rooms == FLOOR.keys()
+    assert len([path for path in FILES if path.parent == SOURCE]) <= LOOSE
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - FACES))
+def test_imports_flow_one_way(name):
+    above = {other for other in IMPORTS[name] if FLOOR[room_of(other)] > FLOOR[room_of(name)]}
+    assert not above, f"{name} imports from rooms below its own: {', '.join(sorted(above))}"
+
+
+def test_no_files_import_each_other():
+    """Not in a circle either, nor inside a function. A package's face only hands on what its files define."""
+    faces = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    left = {name: imports - faces for name, imports in IMPORTS.items() if name not in faces}
+    while free := {name for name, imports in left.items() if not imports & left.keys()}:
+        left = {name: imports for name, imports in left.items() if name not in free}
+    assert not left, f"these import each other, or stand on some that do: {', '.join(sorted(left))}"
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))

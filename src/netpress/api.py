@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from netpress.console import Console
-from netpress.devices import choose_device
+from netpress.evaluation import Evaluation, evaluate_exactly
+from netpress.evaluation import evaluate as evaluate_images
 from netpress.network import Network, resolve, save
-from netpress.network_data import load_data
-from netpress.overrides import read_data_changes
-from netpress.pipeline import RunResult, run_recipe
-from netpress.recipe import Recipe, check_recipe, read_recipe
+from netpress.network.data import load_data
+from netpress.process.devices import choose_device
+from netpress.recipe.overrides import read_data_changes
+from netpress.recipe.schema import Recipe, check_recipe, read_recipe
+from netpress.runs.pipeline import RunResult, run_recipe
 from netpress.scoring import score
-from netpress.training import Evaluation, evaluate_exactly
-from netpress.training import evaluate as evaluate_images
 
 __all__ = ["evaluate", "load", "run", "save", "score"]
 

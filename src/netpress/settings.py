@@ -1,7 +1,7 @@
 """Frozen, typed, strict settings, and errors that name every wrong key at once.
 
 Every part of netpress declares its settings beside its code as a subclass of
-`Settings`; `netpress.recipe` joins them. Values come from TOML or from the command
+`Settings`; `netpress.recipe.schema` joins them. Values come from TOML or from the command
 line, so they are validated in pydantic's JSON mode: strict (no "3" for 3, no 1 for
 true), with lists accepted where a tuple is declared.
 """

@@ -10,9 +10,9 @@ import typer
 from netpress.cli import exporting, listing, measuring, running, scoring, sensitivity, shipping
 from netpress.console import PatientStream
 from netpress.errors import NetpressError, readable
-from netpress.interruption import Interrupted, listening
-from netpress.memory import keep_freed_memory
-from netpress.waiting import wait_briefly
+from netpress.process.interruption import Interrupted, listening
+from netpress.process.memory import keep_freed_memory
+from netpress.process.waiting import wait_briefly
 
 app = typer.Typer(
     name="netpress",

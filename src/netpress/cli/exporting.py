@@ -54,7 +54,7 @@ def export_as_onnx(
     """
     from netpress import api
     from netpress.export.onnx import check_onnx, export_onnx, stored_bytes
-    from netpress.overrides import read_data_changes
+    from netpress.recipe.overrides import read_data_changes
 
     loaded = api.load(network, allow_import=allow_import)
     if not check and (data is not None or dataset is not None):
@@ -78,7 +78,7 @@ def _images(
 ) -> "Images | None":
     """The test images; None where no data is at hand."""
     from netpress.console import Console
-    from netpress.network_data import dataset_of, load_data
+    from netpress.network.data import dataset_of, load_data
 
     if data is None and dataset is None and "dataset" not in changes and dataset_of(network) != "digits":
         return None

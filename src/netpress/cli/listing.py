@@ -28,7 +28,7 @@ def list_choices(
 
 
 def _recipes() -> list[dict[str, Any]]:
-    from netpress.recipe import shipped
+    from netpress.recipe.schema import shipped
 
     return [{"recipe": name, "what it does": description} for name, description in shipped().items()]
 
@@ -57,7 +57,7 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _stages() -> list[dict[str, Any]]:
-    from netpress.recipe import stages
+    from netpress.recipe.schema import stages
 
     return [{"stage": kind, "what it does": stage.description} for kind, stage in stages().items()]
 

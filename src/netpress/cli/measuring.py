@@ -20,7 +20,7 @@ from netpress.cli.options import (
 from netpress.errors import visible
 
 if TYPE_CHECKING:
-    from netpress.training import Evaluation, ExactEvaluation
+    from netpress.evaluation import Evaluation, ExactEvaluation
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -49,8 +49,8 @@ def evaluate(
     """
     from netpress import api
     from netpress.console import Console
-    from netpress.devices import set_threads
-    from netpress.training import ExactEvaluation
+    from netpress.evaluation import ExactEvaluation
+    from netpress.process.devices import set_threads
 
     if threads is not None:
         set_threads(threads)

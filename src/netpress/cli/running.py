@@ -47,14 +47,14 @@ def run(
     A recipe with a [sweep] table is several runs, and ends in one table of them.
     """
     from netpress.console import Console
-    from netpress.pipeline import run_recipe
-    from netpress.recipe import read_recipe
+    from netpress.recipe.schema import read_recipe
+    from netpress.runs.pipeline import run_recipe
 
     asked = (recipe, overrides or [], seed, epochs_scale)
     resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
     if resolved.sweep is not None:
-        from netpress.sweep import read_sweep, run_sweep
+        from netpress.runs.sweep import read_sweep, run_sweep
 
         swept = run_sweep(
             read_sweep(*asked),
@@ -97,13 +97,13 @@ def plan(
     allow_import: AllowImport = False,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
-    from netpress.planning import plan_recipe
-    from netpress.recipe import read_recipe
+    from netpress.recipe.schema import read_recipe
+    from netpress.runs.planning import plan_recipe
 
     asked = (recipe, overrides or [], None, epochs_scale)
     resolved = read_recipe(*asked)
     if resolved.sweep is not None:
-        from netpress.sweep import plan_sweep, read_sweep
+        from netpress.runs.sweep import plan_sweep, read_sweep
 
         _print_sweep(plan_sweep(read_sweep(*asked), data, allow_import), as_json)
         return
@@ -155,8 +155,8 @@ def apply(
     Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
     """
     from netpress.console import Console
-    from netpress.devices import set_threads
-    from netpress.single import apply_stage
+    from netpress.process.devices import set_threads
+    from netpress.runs.single import apply_stage
 
     if threads is not None:
         set_threads(threads)
@@ -179,7 +179,7 @@ def apply(
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
     """Write a run's report.html again, or a sweep's tables."""
     if (folder / "sweep.csv").exists():
-        from netpress.sweep import report_sweep
+        from netpress.runs.sweep import report_sweep
 
         print(report_sweep(folder))
         return
@@ -193,7 +193,7 @@ def new(
     like: Annotated[str, typer.Option(metavar="RECIPE", help="The shipped recipe to begin from.")] = "digits",
 ) -> None:
     """Write NAME.toml, a commented recipe to edit."""
-    from netpress.recipe import draft_recipe
+    from netpress.recipe.schema import draft_recipe
 
     path = draft_recipe(name, like)
     print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress run {path}`")

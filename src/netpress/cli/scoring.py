@@ -48,7 +48,7 @@ def score(
 ) -> None:
     """Count a network's parameters and operations by a convention; several networks are compared."""
     from netpress.network import resolve
-    from netpress.overrides import parse_value
+    from netpress.recipe.overrides import parse_value
     from netpress.scoring import choose_settings
     from netpress.scoring import score as count
 

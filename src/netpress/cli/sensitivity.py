@@ -50,9 +50,9 @@ def sensitivity(
     from netpress.compression.quantization import QuantizeSettings
     from netpress.compression.quantization.sensitivity import measure_sensitivity
     from netpress.console import Console
-    from netpress.devices import choose_device
-    from netpress.network_data import load_data
-    from netpress.overrides import apply_override, data_changes
+    from netpress.network.data import load_data
+    from netpress.process.devices import choose_device
+    from netpress.recipe.overrides import apply_override, data_changes
     from netpress.settings import parse
     from netpress.stage import Context
 

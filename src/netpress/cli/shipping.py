@@ -23,7 +23,7 @@ def import_released(
     """Turn weights that one of the 2019 teams released into a network file."""
     if source != "kaist":
         raise UserError(f"import {source}: there is kaist")
-    from netpress.export.kaist import import_kaist
+    from netpress.imports.kaist import import_kaist
     from netpress.network import check_out, save
 
     check_out(out)

@@ -1,6 +1,6 @@
 """The `fold` stage: fold batch norms into the convolutions before them.
 
-The structural work is `netpress.models.folding`; here the result is checked against the network
+The structural work is `netpress.network.edits.folding`; here the result is checked against the network
 that it came from, and the edit is recorded, so that the network rebuilds folded.
 """
 
@@ -8,11 +8,11 @@ from typing import Literal
 
 import torch
 
-from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
-from netpress.models.edits import apply_edits
-from netpress.models.folding import Pair, find_foldable_norms, fold_norms, folding_edit
 from netpress.network import Network, copy
+from netpress.network.edits import apply_edits
+from netpress.network.edits.folding import Pair, find_foldable_norms, fold_norms, folding_edit
+from netpress.process.devices import generator_for
 from netpress.settings import Positive, Settings
 from netpress.stage import Context, Outlook, PlanRow, register_stage
 

@@ -12,10 +12,10 @@ from netpress.compression.magnitude import Scope, TooFew, count_removed
 from netpress.compression.masks import densities, select_weights, total_density
 from netpress.compression.pruning import prune_once
 from netpress.errors import UserError
+from netpress.evaluation import evaluate
 from netpress.network import Network
 from netpress.settings import Fraction, Settings, between
 from netpress.stage import Context, PlanRow, register_stage
-from netpress.training import evaluate
 
 
 class PruneToGateSettings(Settings):

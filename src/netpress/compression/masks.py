@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from netpress.errors import Failure
-from netpress.models.selection import select
 from netpress.network import Network
+from netpress.network.selection import select
 from netpress.training.masking import MaskHolder
 
 ALL = "all"
@@ -36,7 +36,7 @@ class Density:
 def select_weights(
     network: Network, layers: str | Sequence[str] = ALL, path: str = "layers"
 ) -> dict[str, nn.Parameter]:
-    """The weight tensors that `layers` means (see `netpress.models.selection`), by parameter name, in order.
+    """The weight tensors that `layers` means (see `netpress.network.selection`), by parameter name, in order.
 
     "all" is every parameter of more than one dimension, whatever its layer calls it; a kind or a
     pattern takes the layers' own `weight`. Raises UserError where something matches nothing.

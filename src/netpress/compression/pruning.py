@@ -21,14 +21,15 @@ from netpress.compression.magnitude import Choice, Scope, choose_masks, count_le
 from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.console import Console
-from netpress.devices import generator_for, seed_for
 from netpress.errors import UserError
-from netpress.models.edits import apply_edits
+from netpress.evaluation import evaluate
 from netpress.models.registry import family_named
 from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
+from netpress.network.edits import apply_edits
+from netpress.process.devices import generator_for, seed_for
 from netpress.settings import Count, Fraction, Settings, at_most, parse
 from netpress.stage import Context, Outlook, PlanRow, register_stage
-from netpress.training import TrainSettings, evaluate, load_teachers, run_training
+from netpress.training import TrainSettings, load_teachers, run_training
 from netpress.training.settings import MOST_ROUNDS
 from netpress.training.train import check as check_train
 

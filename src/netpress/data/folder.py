@@ -11,8 +11,8 @@ from netpress.console import Console
 from netpress.data.images import Images, Source
 from netpress.data.layout import File, labels_of, list_folder
 from netpress.data.pixels import AT_ONCE, Budget, PixelRules, Unreadable, read_image, strangers_files
-from netpress.devices import available_cores
 from netpress.errors import Failure
+from netpress.process.devices import available_cores
 
 _SHOWN = 5  # images named in a message before it says how many more
 

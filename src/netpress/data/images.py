@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from netpress.devices import generator_for
+from netpress.process.devices import generator_for
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ from torch import Tensor, nn
 
 from netpress import __version__
 from netpress.data import Images, normalize
-from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
+from netpress.evaluation import best_class, predict
 from netpress.files import atomic_path
-from netpress.models.edits import replace_module
-from netpress.models.selection import layers_with_weights
 from netpress.network import Network, save
+from netpress.network.edits import replace_module
+from netpress.network.selection import layers_with_weights
 from netpress.numerics.formats import Fixed, Integer, integer_range
 from netpress.numerics.layers import QuantizedLayer, quantized_layers
-from netpress.training import best_class, predict
+from netpress.process.devices import generator_for
 
 OPSET = 20
 OUTER = "images", "logits"

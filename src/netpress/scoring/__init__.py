@@ -1,4 +1,4 @@
-"""Tracing a network into operations, and what each counting convention charges for them."""
+"""What each counting convention charges for the operations of a network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +10,13 @@ from torch.utils._pytree import tree_leaves
 from netpress.errors import UserError
 from netpress.scoring.card import Counted, Row, Rule, ScoreCard
 from netpress.scoring.conventions import CONVENTIONS, conventions
-from netpress.scoring.foreign import check_module
-from netpress.scoring.operations import Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
-from netpress.scoring.tracing import trace
 from netpress.scoring.tracks import TRACKS, Track, choose_track
 from netpress.scoring.verify import Verification, verify
 from netpress.settings import parse
+from netpress.tracing.foreign import check_module
+from netpress.tracing.operations import Operation, Stored, Trace
+from netpress.tracing.trace import trace
 
 __all__ = [
     "CONVENTIONS",

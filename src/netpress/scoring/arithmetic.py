@@ -7,7 +7,7 @@ counter"), the rules' text, and where both are silent a verified entry of 2019.
 
 from typing import NamedTuple
 
-from netpress.scoring.kinds import FUNCTIONS
+from netpress.tracing.kinds import FUNCTIONS
 
 
 class Cost(NamedTuple):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from netpress.errors import UserError
-from netpress.scoring.operations import Operation, Shape
 from netpress.scoring.tracks import Track
+from netpress.tracing.operations import Operation, Shape
 
 Per = Literal["layer", "kind", "block"]
 

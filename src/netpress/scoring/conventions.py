@@ -6,8 +6,8 @@ from typing import Any
 
 from netpress.scoring import imt, kaist, official, uci, wave
 from netpress.scoring.card import Counted
-from netpress.scoring.operations import Trace
 from netpress.scoring.settings import ScoreSettings
+from netpress.tracing.operations import Trace
 
 
 @dataclass(frozen=True)

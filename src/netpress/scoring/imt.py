@@ -12,8 +12,8 @@ import numpy as np
 
 from netpress.scoring.arithmetic import Cost
 from netpress.scoring.card import Counted, Rule, Tally
-from netpress.scoring.operations import Operation, Trace
 from netpress.scoring.settings import ScoreSettings
+from netpress.tracing.operations import Operation, Trace
 
 DESCRIPTION = "IMT's course counter: half a value a parameter, groups ignored, activations and pools unseen"
 SOURCE = "IMT's profile.py"

@@ -11,8 +11,8 @@ import numpy as np
 
 from netpress.scoring.arithmetic import ACTIVATIONS, Cost
 from netpress.scoring.card import Counted, Row, Rule, Tally
-from netpress.scoring.operations import Operation, Trace
 from netpress.scoring.settings import ScoreSettings
+from netpress.tracing.operations import Operation, Trace
 
 DESCRIPTION = "KAIST's revised notebook: 16-bit values and multiplications, a mask for every tensor, no operators"
 SOURCE = "KAIST's revised notebook"

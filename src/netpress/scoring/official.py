@@ -17,9 +17,9 @@ from netpress.scoring import arithmetic
 from netpress.scoring.arithmetic import ACTIVATIONS, Cost
 from netpress.scoring.card import Counted, Row, Tally
 from netpress.scoring.official_rules import rules
-from netpress.scoring.operations import Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
 from netpress.scoring.widths import Widths
+from netpress.tracing.operations import Operation, Stored, Trace
 
 DESCRIPTION = "the challenge's own rules: real non-zeros, a mask, real widths, everything executed is counted"
 CLAMP_OPERATIONS = 3  # scale, round, clamp

@@ -9,8 +9,8 @@ from typing import Any
 
 from netpress.scoring.arithmetic import Cost
 from netpress.scoring.card import Counted, Row, Rule, Tally
-from netpress.scoring.operations import Operation, Trace
 from netpress.scoring.settings import ScoreSettings
+from netpress.tracing.operations import Operation, Trace
 
 DESCRIPTION = "UCI's torchscope: a multiplication and a value as half or one, norms never folded, no sparsity"
 SOURCE = "UCI's count.py"

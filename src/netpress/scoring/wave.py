@@ -9,8 +9,8 @@ from typing import Any
 
 from netpress.scoring.arithmetic import Cost
 from netpress.scoring.card import Counted, Rule, Tally
-from netpress.scoring.operations import Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
+from netpress.tracing.operations import Operation, Stored, Trace
 
 DESCRIPTION = (
     "Wave Computing's counter: 9-bit values and a mask over all, 12-bit multiplications, no residual additions"

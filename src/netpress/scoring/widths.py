@@ -23,8 +23,8 @@ from netpress.numerics.formats import (
     scale_format,
     zero_point_format,
 )
-from netpress.scoring.operations import INPUT, Operation, Stored, Trace
 from netpress.scoring.settings import ScoreSettings
+from netpress.tracing.operations import INPUT, Operation, Stored, Trace
 
 ALL_OTHERS = "*"
 """Name under which a network's formats state the format of every computed value that has none of its own."""

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from netpress.console import Progress
 from netpress.data import shuffled_batches
-from netpress.devices import generator_for
 from netpress.errors import Failure, UserError
-from netpress.interruption import Request, deferred
-from netpress.memory import keep_freed_memory
+from netpress.evaluation.accuracy import Evaluation, evaluate_module
 from netpress.network import Network
+from netpress.process.devices import generator_for
+from netpress.process.interruption import Request, deferred
+from netpress.process.memory import keep_freed_memory
 from netpress.stage import Context
-from netpress.training.evaluation import Evaluation, evaluate_module
 from netpress.training.losses import AdaptiveLabelSmoothing, classifier_weight
 from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import rate_at

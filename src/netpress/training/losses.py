@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from netpress.data import Mixed
 from netpress.errors import UserError
+from netpress.evaluation.ranking import best_class
 from netpress.settings import Count, Fraction, Positive, Settings, Share
-from netpress.training.ranking import best_class
 
 
 class CrossEntropy(Settings):

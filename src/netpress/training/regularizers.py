@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from netpress.models.selection import select
+from netpress.network.selection import select
 from netpress.settings import Count, NonNegative, Settings, at_most
 
 

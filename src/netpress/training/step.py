@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from netpress.data import Images, Mixed, augment, mix, normalize
-from netpress.devices import generator_for, seed_for
 from netpress.network import Network
+from netpress.process.devices import generator_for, seed_for
 from netpress.training.averaging import WeightAverage
 from netpress.training.losses import (
     AdaptiveLabelSmoothing,

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from netpress.errors import NetpressError, UserError
 from netpress.files import is_folder
-from netpress.models.folding import fold_norms
 from netpress.network import SUFFIX, InputSpec, Network, describe, resolve
-from netpress.network_data import class_places, is_unnamed
+from netpress.network.data import class_places, is_unnamed
+from netpress.network.edits.folding import fold_norms
 
 
 class MeanTeacher(nn.Module):

@@ -18,9 +18,9 @@ from netpress.compression.quantization.sensitivity import (
 from netpress.compression.quantization.settings import FormatRule, QuantizeSettings
 from netpress.compression.quantization.stage import quantize_once
 from netpress.errors import UserError
+from netpress.evaluation import evaluate
 from netpress.network import Network
 from netpress.stage import Context
-from netpress.training import evaluate
 
 Move = tuple[str, int]
 """A layer and the width that it is given."""

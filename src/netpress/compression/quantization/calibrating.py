@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from netpress.data import Images, normalize
-from netpress.devices import generator_for
 from netpress.errors import Failure
 from netpress.numerics.calibration import AnyCalibration, Observer, calibrate_tensor
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
 from netpress.numerics.layers import LayerFormats, QuantizedLayer
+from netpress.process.devices import generator_for
 
 BATCH = 128
 

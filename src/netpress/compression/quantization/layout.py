@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
 from netpress.errors import UserError
-from netpress.models.selection import kinds_of, layers_with_weights, select
 from netpress.network import Network
+from netpress.network.selection import kinds_of, layers_with_weights, select
 from netpress.numerics.formats import AnyFormat, Binary, Float16, Ternary, parse_format
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLinear, check_formats, quantized_layers
 from netpress.settings import Settings

@@ -10,15 +10,15 @@ from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.compression.quantization.stage import quantize_once
 from netpress.console import Console
 from netpress.data import Images
-from netpress.devices import generator_for
 from netpress.errors import UserError
-from netpress.models.edits import replace_module
-from netpress.models.folding import find_foldable_norms
+from netpress.evaluation import evaluate
 from netpress.network import Network, copy
+from netpress.network.edits import replace_module
+from netpress.network.edits.folding import find_foldable_norms
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.layers import quantized_layers
+from netpress.process.devices import generator_for
 from netpress.stage import Context
-from netpress.training import evaluate
 
 WIDTHS = (8, 6, 4)
 

@@ -15,17 +15,18 @@ from netpress.compression.quantization.calibrating import calibrate_weights, cor
 from netpress.compression.quantization.layout import choose_formats, describe, record_formats, trim_masks
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images, normalize
-from netpress.devices import generator_for
 from netpress.errors import UserError
-from netpress.models.folding import find_foldable_norms, merge_statistics
-from netpress.models.quantizing import put_quantizers
+from netpress.evaluation import evaluate
 from netpress.network import Network, copy
+from netpress.network.edits.folding import find_foldable_norms, merge_statistics
+from netpress.network.edits.quantizing import put_quantizers
 from netpress.numerics.accumulators import operand_bits
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.integer import check_claims, layer_sums
 from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
+from netpress.process.devices import generator_for
 from netpress.stage import Context, Outlook, PlanRow, register_stage
-from netpress.training import MeanTeacher, evaluate, load_teachers, run_training
+from netpress.training import MeanTeacher, load_teachers, run_training
 from netpress.training.train import check_within as check_training
 
 CORRECTED = 512  # images that correct biases, all in one batch

@@ -1,0 +1,88 @@
+"""How good a quantized network is with sums that are really integers, and whether its simulation says the same."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from netpress.data import Images
+from netpress.errors import UserError
+from netpress.evaluation.accuracy import Evaluation, check_answers, predict
+from netpress.evaluation.ranking import best_class, rank_classes
+from netpress.network import Network, check_finite
+from netpress.numerics.integer import LayerSums, exact_execution
+from netpress.numerics.layers import quantized_layers
+
+
+@dataclass(frozen=True)
+class ExactEvaluation(Evaluation):
+    """An evaluation by the integer executor, beside the ordinary one on the same images."""
+
+    simulated_accuracy: float
+    """Share of images that the ordinary evaluation, which holds the integers in floats, gets right."""
+    equal_answers: float
+    """Share of images for which both give the same class."""
+    largest_difference: float
+    """Largest difference of a logit between both, as a share of the largest logit."""
+    sums: Mapping[str, LayerSums]
+    """The accumulators of every integer layer, by its name."""
+    float_layers: tuple[str, ...]
+    """Quantized layers whose weights or inputs are floats: they compute as always."""
+
+    def as_json(self) -> dict[str, Any]:
+        """A dict of plain values; `layers` has a row for each integer layer."""
+        figures = {key: value for key, value in asdict(self).items() if key not in ("sums", "count")}
+        figures["images"] = self.count
+        figures["layers"] = [
+            {
+                "name": record.name,
+                "largest_sum": record.largest,
+                "bits_met": record.met_width,
+                "bits_needed": record.needed_width,
+                "bits_claimed": record.claimed_width,
+            }
+            for record in self.sums.values()
+        ]
+        return figures
+
+
+def evaluate_exactly(
+    network: Network, images: Images, batch_size: int | None = None, device: torch.device | str | None = None
+) -> ExactEvaluation:
+    """Run the images through the integer executor and, to compare, through the network's ordinary evaluation.
+
+    `device` moves the network there first. Raises UserError for a network without integer layers, Failure for
+    weights or answers that are not numbers.
+    """
+    check_finite(network)
+    module = network.module
+    if device is not None:
+        module.to(device)
+    floats = tuple(name for name, layer in quantized_layers(module).items() if not layer.formats.integer)
+    with exact_execution(module) as sums:
+        if not sums:
+            raise UserError("no layer of this network computes with integers; `netpress apply quantize` makes such")
+        exact = predict(network, images, batch_size)  # [images, classes]
+    simulated = predict(network, images, batch_size)
+    answers, others = rank_classes(exact, 5), best_class(simulated)
+    labels = images.labels.cpu()
+    hits = answers == labels[:, None]  # [images, 5]
+    measured = ExactEvaluation(
+        accuracy=_share(hits[:, 0]),
+        top5=_share(hits.any(1)) if exact.shape[1] > 5 else None,
+        loss=float(F.cross_entropy(exact.double(), labels)),
+        count=len(labels),
+        simulated_accuracy=_share(others == labels),
+        equal_answers=_share(answers[:, 0] == others),
+        largest_difference=float((exact - simulated).abs().max() / simulated.abs().max().clamp(min=1e-30)),
+        sums=dict(sums),
+        float_layers=floats,
+    )
+    check_answers(measured)
+    return measured
+
+
+def _share(hits: torch.Tensor) -> float:
+    return float(hits.double().mean())

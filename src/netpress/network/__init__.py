@@ -1,0 +1,39 @@
+"""A network is data: an architecture, tensors, masks and number formats, in one `.netpress` file."""
+
+from netpress.network.network import (
+    SUFFIX,
+    Architecture,
+    InputSpec,
+    Network,
+    build,
+    check_finite,
+    check_out,
+    copy,
+    create,
+    describe,
+    find_file,
+    inspect_file,
+    load,
+    own_class,
+    resolve,
+    save,
+)
+
+__all__ = [
+    "SUFFIX",
+    "Architecture",
+    "InputSpec",
+    "Network",
+    "build",
+    "check_finite",
+    "check_out",
+    "copy",
+    "create",
+    "describe",
+    "find_file",
+    "inspect_file",
+    "load",
+    "own_class",
+    "resolve",
+    "save",
+]

@@ -1,0 +1,1 @@
+"""Recipes run: folders, stages in order, plans, sweeps."""

@@ -1,6 +1,0 @@
-"""Sweeps: several runs from one recipe, and one table of what they came to."""
-
-from netpress.sweep.members import Member, SweepMembers, read_sweep
-from netpress.sweep.running import SweepResult, plan_sweep, report_sweep, run_sweep
-
-__all__ = ["Member", "SweepMembers", "SweepResult", "plan_sweep", "read_sweep", "report_sweep", "run_sweep"]

@@ -1,0 +1,1 @@
+"""ONNX files, read into modules that the tracer reads."""

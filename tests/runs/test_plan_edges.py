@@ -1,0 +1,237 @@
+"""Whatever stands in a recipe ends in a plan or in one message a fault, soon and in little memory.
+
+The settings are walked from their own classes, so that a new one is tried by itself; each takes values that have
+broken something somewhere. Then the shipped recipes are mutated at random, with their own values.
+"""
+
+import copy
+import datetime
+import functools
+import json
+import math
+import random
+import resource
+import signal
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netpress.data import DataSettings
+from netpress.errors import NetpressError
+from netpress.files import dump_toml
+from netpress.models.registry import families
+from netpress.network import create, save
+from netpress.recipe.overrides import set_value
+from netpress.recipe.schema import Sweep, check_recipe, load_values, read_recipe, shipped
+from netpress.runs import planning
+from netpress.runs.planning import plan_recipe
+from netpress.runs.sweep import plan_sweep, read_sweep
+from netpress.scoring import ScoreSettings
+from netpress.settings import Settings, SettingsError
+from netpress.stage import stages
+
+SECONDS = 20  # for one plan
+MEMORY = 2 << 20  # KiB, for all of this
+DEEP: Any = functools.reduce(lambda inner, _: [inner], range(3000), 0)
+EDGES: list[Any] = [
+    *(0, -1, 1, 2**62, 2**64, 10**5000, -(10**400)),
+    *(0.0, 1.0, -0.5, 1e308, -1e308, 5e-324, math.nan, math.inf),
+    *("", "a" * 300, "/dev/zero", "/proc/self/mem", "\0", "../..", "é" * 99, "*", "[x]"),
+    *([], [[]], {}, [{}], {"kind": "train"}, [0] * 5000, DEEP, True, datetime.date(2019, 12, 1)),
+]
+SEED = 9
+TRIES = 900
+MUTANTS = 1000
+BASE: dict[str, Any] = {
+    "name": "edge",
+    "data": {"dataset": "digits"},
+    "model": {"family": "c_efficientnet", "preset": "tiny"},
+    "stages": [{"kind": "train"}],
+}
+REQUIRED = {"prune": {"amount": 0.5}, "prune_to_gate": {"gate": 0.5}}
+
+
+@contextmanager
+def limited(what: object) -> Iterator[None]:
+    """The block must end within SECONDS."""
+
+    def ring(*_: Any) -> None:
+        raise AssertionError(f"{what}: not done after {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def quick_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of equal settings are traced once: what is tried here are recipes."""
+    known: dict[str, Any] = {}
+    real = planning.trace_network
+
+    def trace(network: Any) -> Any:
+        key = json.dumps(vars(network.architecture), sort_keys=True)
+        if key not in known:
+            known[key] = real(network)
+        return known[key]
+
+    monkeypatch.setattr(planning, "trace_network", trace)
+
+
+def ends_well(what: object, attempt: Any) -> bool:
+    """Whether it gave a plan; else it must have given messages that do not repeat themselves, and nothing else."""
+    with limited(what):
+        try:
+            attempt()
+        except NetpressError as error:
+            problems = error.problems if isinstance(error, SettingsError) else [str(error)]
+            assert all(problems)
+            assert len(set(problems)) == len(problems), problems
+            return False
+        except Exception as error:
+            raise AssertionError(f"{what!r:.300}: {type(error).__name__}: {error!s:.300}") from error
+    return True
+
+
+def settings_in(annotation: Any) -> Iterator[type[Settings]]:
+    """The settings classes that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from settings_in(argument)
+
+
+def places(kind: type[Settings], values: dict[str, Any], path: str, depth: int = 0) -> Iterator[tuple[dict, str]]:
+    """(recipe, path) of every setting of `kind`, whose table is at `path` of the recipe `values`."""
+    for name, field in kind.model_fields.items():
+        yield values, f"{path}.{name}"
+        for nested in settings_in(field.annotation) if depth < 2 else ():
+            inside = copy.deepcopy(values)
+            fixed = nested.model_fields.get("kind")
+            table = {"kind": fixed.default} if fixed is not None else {}
+            many = typing.get_origin(field.annotation) is tuple
+            set_value(inside, f"{path}.{name}".split("."), [table] if many else table, "test")
+            yield from places(nested, inside, f"{path}.{name}.0" if many else f"{path}.{name}", depth + 1)
+
+
+def every_setting() -> list[tuple[dict[str, Any], str]]:
+    found = [(BASE, key) for key in (*BASE, "description", "seed", "score", "sweep", "extends", "stages.0", "new")]
+    found += places(DataSettings, BASE | {"data": {}}, "data")
+    found += places(ScoreSettings, BASE | {"score": {}}, "score")
+    found += places(Sweep, BASE | {"sweep": {"seeds": [1]}}, "sweep")
+    for name, stage in stages().items():
+        values = BASE | {"stages": [{"kind": name, **REQUIRED.get(name, {})}]}
+        found += places(stage.settings, values, "stages.0")
+    for name, family in families().items():
+        found += places(family.settings, BASE | {"model": {"family": name}}, "model")
+    found += [(BASE, "model.preset"), (BASE, "model.network"), (BASE, "model.family")]
+    return found
+
+
+def test_edge_values_of_every_setting(quick_traces: None) -> None:
+    settings = every_setting()
+    assert len(settings) > 250
+    assert {"model.expansion", "stages.0.train.average.decay", "stages.0.calibration.percent", "data.image_size"} <= {
+        path for _, path in settings
+    }
+    rng = random.Random(SEED)
+    edges: list[Any] = []
+    planned = 0
+    for number in range(TRIES):
+        values, path = settings[number % len(settings)]
+        edges = edges or rng.sample(EDGES, len(EDGES))
+        value = edges.pop()
+
+        def attempt(values: dict = values, path: str = path, value: Any = value) -> None:
+            changed = copy.deepcopy(values)
+            set_value(changed, path.split("."), value, "test")
+            recipe = check_recipe(changed)
+            if recipe.sweep is None:
+                plan_recipe(recipe)
+
+        planned += ends_well(
+            (path, type(value).__name__, next(place for place, edge in enumerate(EDGES) if edge is value)), attempt
+        )
+    assert planned > 20  # some edges are fine
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY
+
+
+def tables_and_lists(value: Any) -> list[Any]:
+    if not isinstance(value, dict | list):
+        return []
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return [value, *(found for entry in inner for found in tables_and_lists(entry))]
+
+
+def mutate(values: dict[str, Any], pool: list[tuple[Any, Any]], rng: random.Random) -> None:
+    """One random change of structure, in place; `pool` has keys and values of all recipes."""
+    target = rng.choice([found for found in tables_and_lists(values) if found])
+    key = rng.choice(list(target) if isinstance(target, dict) else range(len(target)))
+    old = target[key]
+    other_key, other = rng.choice(pool)
+    same = [value for name, value in pool if name == key]
+    match rng.choice([0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 8]):
+        case 0:
+            del target[key]
+        case 1:
+            target[key] = copy.deepcopy(other)
+        case 2:
+            target[key] = [old]
+        case 3:
+            target[key] = {"kind": old}
+        case 4 if isinstance(target, dict) and isinstance(other_key, str):
+            target[other_key] = copy.deepcopy(other)
+        case 5 if isinstance(old, int | float) and not isinstance(old, bool):
+            target[key] = old * rng.choice([-1, 0, 2, 1000, 10**6, 10**12])
+        case 6 if isinstance(target, list):
+            target.insert(0, copy.deepcopy(old))
+        case 8 if same:
+            target[key] = copy.deepcopy(rng.choice(same))
+        case _:
+            target[key] = rng.choice([edge for edge in EDGES if edge is not DEEP])
+
+
+def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("v1_pr_60", "v2_pr_30", "v2_pr_15"):
+        save(create("c_efficientnet", {"widths": "tiny", "width_factor": 0.5}), f"{name}.netpress")
+    recipes = {name: load_values(name)[0] for name in shipped()}
+    for values in recipes.values():
+        for path in values.get("sweep", {}).get("grid", {}):  # two of seven values are as good for this
+            values["sweep"]["grid"][path] = values["sweep"]["grid"][path][:2]
+        if values["model"].get("preset") in ("v1", "v2"):
+            values["model"] |= {"preset": "tiny", "released": False, "width_factor": 0.5}
+    pool = [
+        item for table in tables_and_lists(list(recipes.values())) if isinstance(table, dict) for item in table.items()
+    ]
+    rng = random.Random(SEED)
+    planned = 0
+    for number in range(MUTANTS):
+        values = copy.deepcopy(recipes[rng.choice(["digits", *recipes])])
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            mutate(values, pool, rng)
+        path = tmp_path / "mutant.toml"
+
+        def attempt(values: dict = values, path: Path = path) -> None:
+            try:
+                path.write_text(dump_toml(values), encoding="utf-8")
+            except (TypeError, ValueError, RecursionError):  # no TOML, but from Python it could come
+                plan_recipe(check_recipe(values))
+                return
+            recipe = read_recipe(str(path))
+            if recipe.sweep is not None:
+                plan_sweep(read_sweep(str(path)))
+            else:
+                plan_recipe(recipe)
+
+        planned += ends_well(f"mutant {number}", attempt)
+    assert planned > MUTANTS / 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY
