@@ -32,12 +32,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from netpress.console import Console
 from netpress.data import DataSettings, Images, augment, load_dataset, mix, normalize, shuffled_batches
 from netpress.evaluation import evaluate
 from netpress.native.library import SWITCH, available
 from netpress.network import Network, create
 from netpress.network.selection import select
+from netpress.process.console import Console
 from netpress.process.devices import available_cores, choose_device, generator_for
 from netpress.process.memory import keep_freed_memory
 from netpress.settings import parse

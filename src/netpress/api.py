@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from netpress.console import Console
 from netpress.evaluation import Evaluation, evaluate_exactly
 from netpress.evaluation import evaluate as evaluate_images
 from netpress.network import Network, resolve, save
 from netpress.network.data import load_data
+from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.recipe.overrides import read_data_changes
 from netpress.recipe.schema import Recipe, check_recipe, read_recipe

@@ -18,12 +18,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from netpress.console import Console
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
 from netpress.network import Network
 from netpress.numerics.layers import quantized_layers
+from netpress.process.console import Console
 from netpress.settings import Settings
 
 STATE = "state.safetensors"

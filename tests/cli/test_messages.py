@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from netpress.console import Console
 from netpress.errors import LINE, LINES, QUOTED, Failure, UserError, quote, readable, visible
+from netpress.process.console import Console
 from netpress.settings import Count, Fraction, Settings, SettingsError, parse
 
 Call = Callable[..., tuple[int, str, str]]

@@ -8,10 +8,10 @@ from torch import nn
 
 from netpress.compression import FoldSettings, densities, fold, prune_once
 from netpress.compression.folding import plan
-from netpress.console import Console
 from netpress.errors import Failure, UserError
 from netpress.network import Network, create, load, save
 from netpress.network.edits.folding import find_foldable_norms
+from netpress.process.console import Console
 from netpress.stage import Context
 
 

@@ -15,10 +15,10 @@ from netpress.compression import (
     select_weights,
     total_density,
 )
-from netpress.console import Console
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.network import Network, copy, create, load, save
+from netpress.process.console import Console
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import TrainSettings, run_training

@@ -11,11 +11,11 @@ from netpress.compression import PruneSettings, PruneToGateSettings, densities, 
 from netpress.compression import gate as gate_module
 from netpress.compression import pruning as pruning_module
 from netpress.compression.pruning import plan, prune_once
-from netpress.console import Console
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.models.registry import parse_model
 from netpress.network import Network, copy, create, load
+from netpress.process.console import Console
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 

@@ -15,7 +15,6 @@ from netpress.compression.quantization import (
     plan,
     quantize,
 )
-from netpress.console import Console
 from netpress.data import AugmentSettings, Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict
@@ -26,6 +25,7 @@ from netpress.numerics.formats import Binary, Fixed, Float16, Integer, Ternary, 
 from netpress.numerics.integer import exact_execution
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, quantized_layers
 from netpress.numerics.packing import encode_tensor, part_bits
+from netpress.process.console import Console
 from netpress.process.devices import generator_for
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context

@@ -12,12 +12,12 @@ from netpress.cli import main
 from netpress.compression.quantization import QuantizeSettings, plan, quantize, quantize_once
 from netpress.compression.quantization.automatic import order_moves
 from netpress.compression.quantization.sensitivity import Sensitivity, folded, measure_sensitivity, with_width
-from netpress.console import Console
 from netpress.data import DataSettings, load_dataset
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, create, load, save
 from netpress.numerics.layers import quantized_layers
+from netpress.process.console import Console
 from netpress.scoring import score
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context

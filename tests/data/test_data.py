@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from netpress.console import Console
 from netpress.data import Dataset, DataSettings, load_dataset, normalize, shuffled_batches
 from netpress.data.cifar import RELEASES
 from netpress.data.dataset import channel_statistics
 from netpress.data.digits import enlarge
 from netpress.data.images import draw_stratified
 from netpress.errors import Failure, UserError
+from netpress.process.console import Console
 from netpress.settings import SettingsError, parse
 
 QUIET = Console(quiet=True)

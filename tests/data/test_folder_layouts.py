@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from netpress.console import Console
 from netpress.data import Dataset, DataSettings, load_dataset, survey_dataset
 from netpress.data.images import draw_stratified
 from netpress.errors import UserError
+from netpress.process.console import Console
 from netpress.recipe.schema import check_recipe
 from netpress.runs.planning import plan_recipe
 
@@ -196,7 +196,7 @@ def test_plan_of_published_data_knows_its_counts():
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from netpress.console import Console
+from netpress.process.console import Console
 from netpress.data import DataSettings, load_dataset
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 asked = DataSettings(dataset="folder", image_size=512, test_fraction=0.25)

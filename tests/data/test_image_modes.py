@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageMode
 
-from netpress.console import Console
 from netpress.data import DataSettings, load_dataset
 from netpress.data.pixels import Budget, PixelRules, Unreadable, read_image, strangers_files, to_rgb
 from netpress.errors import Failure
+from netpress.process.console import Console
 
 SIDE = 8
 RANDOM = np.random.default_rng(3)

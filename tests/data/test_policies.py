@@ -18,7 +18,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.policies import measure_policies, run_with_pillow
-from netpress.console import Console
 from netpress.data import AugmentSettings, DataSettings, augment, load_dataset
 from netpress.data.operations import OPERATIONS, StepTable, _arrange, run_steps
 from netpress.data.pickles import read_arrays
@@ -35,6 +34,7 @@ from netpress.data.policies import (
 )
 from netpress.errors import UserError
 from netpress.native.policies import available
+from netpress.process.console import Console
 from netpress.settings import SettingsError, parse
 
 CPU = torch.device("cpu")

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from netpress import api
 from netpress.compression.quantization import QuantizeSettings, quantize
-from netpress.console import Console
 from netpress.data import Dataset, DataSettings, Images, load_dataset
 from netpress.evaluation import ExactEvaluation, evaluate_exactly, predict
 from netpress.network import Architecture, InputSpec, Network, create, load, save
 from netpress.network.edits.quantizing import put_quantizers, quantizing_edit
 from netpress.numerics.integer import exact_execution
 from netpress.numerics.layers import LayerFormats, quantized_layers
+from netpress.process.console import Console
 from netpress.settings import parse
 from netpress.stage import Context
 

@@ -11,13 +11,13 @@ import torch
 
 from netpress.cli import main
 from netpress.compression.quantization import QuantizeSettings, quantize
-from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict
 from netpress.export.onnx import check_onnx, export_onnx, first_divergence
 from netpress.network import Network, create, save
 from netpress.numerics.layers import quantized_layers
+from netpress.process.console import Console
 from netpress.settings import parse
 from netpress.stage import Context
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from netpress import api
-from netpress.console import Console
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import create, load, save
 from netpress.network.data import class_places, load_data, matched
+from netpress.process.console import Console
 from netpress.recipe.schema import check_recipe
 from netpress.runs.planning import plan_recipe
 from netpress.training import load_teachers

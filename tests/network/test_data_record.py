@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from netpress import api
-from netpress.console import Console
 from netpress.data import DataRecord, DataSettings, load_dataset
 from netpress.errors import UserError
 from netpress.network import create, describe, load, save
 from netpress.network.data import load_data, load_run_data
+from netpress.process.console import Console
 from netpress.runs.single import apply_stage
 from netpress.settings import parse
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from netpress.compression import prune_once
 from netpress.compression.quantization import QuantizeSettings, quantize
-from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.errors import NetpressError
 from netpress.evaluation import predict
 from netpress.network import Network, create, inspect_file, load, save
 from netpress.network.description import KEY, checksum
 from netpress.network.edits.folding import merge_statistics
+from netpress.process.console import Console
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from netpress.console import Console
 from netpress.data import DataSettings, load_dataset
 from netpress.evaluation import evaluate, predict
 from netpress.network import inspect_file, load
 from netpress.numerics.integer import exact_execution
+from netpress.process.console import Console
 from netpress.scoring import score
 
 NETWORKS = Path(__file__).parents[2] / "networks"

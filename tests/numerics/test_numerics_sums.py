@@ -11,7 +11,6 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from netpress.compression.quantization import QuantizeSettings, quantize
-from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.evaluation import evaluate_exactly
 from netpress.network import Architecture, InputSpec, Network
@@ -20,6 +19,7 @@ from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.integer import exact_execution
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from netpress.numerics.sums import convolution_sums, floats_sum_exactly, linear_sums
+from netpress.process.console import Console
 from netpress.settings import parse
 from netpress.stage import Context
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from netpress import files
-from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.errors import Failure
 from netpress.network import Network, create, load, save
+from netpress.process.console import Console
 from netpress.runs import pipeline
 from netpress.runs.pipeline import run_stage
 from netpress.settings import parse

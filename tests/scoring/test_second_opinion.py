@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from netpress.compression.quantization import QuantizeSettings, quantize
-from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.network import Network, create
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
 from netpress.numerics.layers import quantized_layers
 from netpress.numerics.rounding import dequantize
 from netpress.numerics.rounding import quantize as round_to_integers
+from netpress.process.console import Console
 from netpress.scoring import trace_network
 from netpress.settings import parse
 from netpress.stage import Context

@@ -11,12 +11,12 @@ from torch import nn
 
 from netpress import scoring
 from netpress.compression.quantization import QuantizeSettings, quantize
-from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.network import Network, create
 from netpress.network.edits.folding import fold_norms
 from netpress.numerics.layers import quantized_layers
+from netpress.process.console import Console
 from netpress.scoring.onnx import OnnxGraph
 from netpress.settings import parse
 from netpress.stage import Context

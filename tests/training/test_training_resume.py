@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netpress.console import Console
 from netpress.data import Dataset, Images
 from netpress.network import Architecture, InputSpec, Network
+from netpress.process.console import Console
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import TrainSettings, loop, run_training

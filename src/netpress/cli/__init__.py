@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from netpress.cli import exporting, listing, measuring, running, scoring, sensitivity, shipping
-from netpress.console import PatientStream
 from netpress.errors import NetpressError, readable
+from netpress.process.console import PatientStream
 from netpress.process.interruption import Interrupted, listening
 from netpress.process.memory import keep_freed_memory
 from netpress.process.waiting import wait_briefly

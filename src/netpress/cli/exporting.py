@@ -77,8 +77,8 @@ def _images(
     network: "Network", data: Path | None, dataset: str | None, changes: dict[str, Any], quiet: bool
 ) -> "Images | None":
     """The test images; None where no data is at hand."""
-    from netpress.console import Console
     from netpress.network.data import dataset_of, load_data
+    from netpress.process.console import Console
 
     if data is None and dataset is None and "dataset" not in changes and dataset_of(network) != "digits":
         return None

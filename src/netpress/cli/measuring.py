@@ -48,8 +48,8 @@ def evaluate(
     Classes are matched by name.
     """
     from netpress import api
-    from netpress.console import Console
     from netpress.evaluation import ExactEvaluation
+    from netpress.process.console import Console
     from netpress.process.devices import set_threads
 
     if threads is not None:

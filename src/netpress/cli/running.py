@@ -46,7 +46,7 @@ def run(
 
     A recipe with a [sweep] table is several runs, and ends in one table of them.
     """
-    from netpress.console import Console
+    from netpress.process.console import Console
     from netpress.recipe.schema import read_recipe
     from netpress.runs.pipeline import run_recipe
 
@@ -154,7 +154,7 @@ def apply(
 
     Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
     """
-    from netpress.console import Console
+    from netpress.process.console import Console
     from netpress.process.devices import set_threads
     from netpress.runs.single import apply_stage
 

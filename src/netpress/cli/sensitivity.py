@@ -49,8 +49,8 @@ def sensitivity(
     from netpress import api
     from netpress.compression.quantization import QuantizeSettings
     from netpress.compression.quantization.sensitivity import measure_sensitivity
-    from netpress.console import Console
     from netpress.network.data import load_data
+    from netpress.process.console import Console
     from netpress.process.devices import choose_device
     from netpress.recipe.overrides import apply_override, data_changes
     from netpress.settings import parse

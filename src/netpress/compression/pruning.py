@@ -20,12 +20,12 @@ from pydantic import AfterValidator, model_validator
 from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
 from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
-from netpress.console import Console
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.models.registry import family_named
 from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
 from netpress.network.edits import apply_edits
+from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import Count, Fraction, Settings, at_most, parse
 from netpress.stage import Context, Outlook, PlanRow, register_stage

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from netpress.console import Console
 from netpress.data.images import Images, Source
 from netpress.data.pickles import read_arrays
 from netpress.errors import Failure
 from netpress.files import download, sha256_of, unpack_tar
+from netpress.process.console import Console
 
 SIDE = 32  # pixels
 

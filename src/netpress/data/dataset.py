@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from netpress.console import Console
 from netpress.data.cifar import RELEASES, SIDE, read_cifar
 from netpress.data.digits import read_digits
 from netpress.data.folder import read_files
@@ -18,6 +17,7 @@ from netpress.data.pixels import PixelRules
 from netpress.data.record import DataRecord
 from netpress.data.settings import DEFAULT_SIZE, DataSettings
 from netpress.errors import UserError
+from netpress.process.console import Console
 
 _BLOCK = 2**21  # values summed at a time
 SMALLEST = 4  # pixels: what a survey reads the digits at

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netpress.console import Console
 from netpress.data.images import Images, Source
 from netpress.data.layout import File, labels_of, list_folder
 from netpress.data.pixels import AT_ONCE, Budget, PixelRules, Unreadable, read_image, strangers_files
 from netpress.errors import Failure
+from netpress.process.console import Console
 from netpress.process.devices import available_cores
 
 _SHOWN = 5  # images named in a message before it says how many more

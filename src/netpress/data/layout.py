@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from netpress.console import Console
 from netpress.data.images import draw_stratified
 from netpress.errors import Failure, UserError
+from netpress.process.console import Console
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _PARTS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}

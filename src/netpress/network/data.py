@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from netpress.console import Console
 from netpress.data import DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
 from netpress.errors import UserError
 from netpress.network import Network
+from netpress.process.console import Console
 from netpress.settings import parse
 
 ASK = "data.split_seed"

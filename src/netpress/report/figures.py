@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from netpress.console import describe_seconds
+from netpress.process.console import describe_seconds
 from netpress.report.facts import number
 
 NOTHING = "\N{EN DASH}"

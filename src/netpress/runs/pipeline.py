@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from netpress.compression.pruning import LAST
-from netpress.console import Console
 from netpress.data import Dataset
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.files import atomic_write, dump_toml, read_object, read_text
 from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
 from netpress.network.data import adopt, load_run_data
+from netpress.process.console import Console
 from netpress.process.devices import choose_device, seed_for
 from netpress.process.folders import held, is_empty, remove_written
 from netpress.recipe.schema import Recipe, understand_model

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from netpress.console import Console
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object
 from netpress.network import Network, check_out, copy, own_class, resolve
 from netpress.network.data import adopt, dataset_of, load_data
+from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.process.folders import held, is_empty, remove_written
 from netpress.recipe.overrides import apply_override, data_changes

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from netpress.console import Progress
 from netpress.data import shuffled_batches
 from netpress.errors import Failure, UserError
 from netpress.evaluation.accuracy import Evaluation, evaluate_module
 from netpress.network import Network
+from netpress.process.console import Progress
 from netpress.process.devices import generator_for
 from netpress.process.interruption import Request, deferred
 from netpress.process.memory import keep_freed_memory

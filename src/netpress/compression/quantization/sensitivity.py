@@ -8,7 +8,6 @@ import torch
 from netpress.compression.folding import FoldSettings, fold
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.compression.quantization.stage import quantize_once
-from netpress.console import Console
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
@@ -17,6 +16,7 @@ from netpress.network.edits import replace_module
 from netpress.network.edits.folding import find_foldable_norms
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.layers import quantized_layers
+from netpress.process.console import Console
 from netpress.process.devices import generator_for
 from netpress.stage import Context
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netpress.console import Console
 from netpress.data import Dataset
 from netpress.errors import Failure, NetpressError, UserError
 from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object, read_text
 from netpress.network import load
 from netpress.network.data import load_run_data
+from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.process.folders import held, is_empty, remove_written
 from netpress.recipe.schema import understand_model

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from netpress.console import Console, describe_figures, describe_seconds
 from netpress.errors import Failure
+from netpress.process.console import Console, describe_figures, describe_seconds
 
 
 class Clock:
@@ -119,6 +119,6 @@ def test_figures() -> None:
 
 
 def test_importing_the_console_imports_neither_torch_nor_rich() -> None:
-    code = "import sys, netpress.console; print(sorted({'torch', 'rich'} & set(sys.modules)))"
+    code = "import sys, netpress.process.console; print(sorted({'torch', 'rich'} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert printed.stdout == "[]\n"
