@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 from netpress.data import DataSettings
-from netpress.models.registry import families
+from netpress.models.registry import FAMILIES
 from netpress.recipe.schema import stages
 from netpress.scoring import ScoreSettings
 from netpress.settings import Settings
@@ -41,7 +41,7 @@ def render() -> str:
 
 def _sections() -> Iterator[tuple[str, type[Settings]]]:
     yield "[data]", DataSettings
-    yield from ((f"[model] family = {name!r}", family.settings) for name, family in families().items())
+    yield from ((f"[model] family = {name!r}", family.settings) for name, family in FAMILIES.all().items())
     yield from ((f"[[stages]] kind = {kind!r}", stage.settings) for kind, stage in stages().items())
     yield "[score]", ScoreSettings
 

@@ -7,7 +7,7 @@ import pytest
 
 from netpress.errors import NetpressError, UserError
 from netpress.models.bounds import MOST_VALUES, TooLarge, bounded_building
-from netpress.models.registry import families, parse_model
+from netpress.models.registry import FAMILIES, parse_model
 from netpress.network import create
 from netpress.recipe.schema import check_recipe
 from netpress.runs.planning import plan_recipe
@@ -77,7 +77,7 @@ def test_what_is_named_on_the_command_line_is_bounded_too():
             parse_model(text).build()
 
 
-@pytest.mark.parametrize("name", [name for name in families() if name != "import"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES.all() if name != "import"])
 def test_shapes_say_what_weights_do(name):
     smallest = {"c_efficientnet": {"widths": "tiny"}, "densenet": {"growth": 4}, "pyramidnet": {"depth": 11}}
     settings = smallest.get(name, {})

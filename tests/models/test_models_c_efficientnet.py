@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from netpress.models.c_efficientnet import Block
+from netpress.models.inverted_residual import InvertedResidual
 from netpress.models.registry import parse_model
 from netpress.network.selection import select
 
@@ -77,7 +77,7 @@ def test_parameters_by_expansion_agree_with_the_published_rows(expansion: float,
 
 def test_the_papers_table_has_one_block_more_and_other_widths() -> None:
     def outputs(text: str) -> list[int]:
-        return [b.project.conv.out_channels for b in build_shapes(text).modules() if isinstance(b, Block)]
+        return [b.project.conv.out_channels for b in build_shapes(text).modules() if isinstance(b, InvertedResidual)]
 
     assert outputs("c_efficientnet:v1") == [16] * 2 + [32] * 2 + [48] * 3 + [72] * 5 + [80] + [88] * 2 + [106]
     paper = outputs("c_efficientnet:paper")
@@ -86,7 +86,7 @@ def test_the_papers_table_has_one_block_more_and_other_widths() -> None:
 
 def test_downsampling_by_the_figure() -> None:
     module = build_shapes("c_efficientnet:v1,downsample=shortcut")
-    reducing = [b for b in module.modules() if isinstance(b, Block) and b.depthwise.conv.stride == (2, 2)]
+    reducing = [b for b in module.modules() if isinstance(b, InvertedResidual) and b.depthwise.conv.stride == (2, 2)]
     assert len(reducing) == 3
     for block in reducing:
         assert block.depthwise.conv.kernel_size == (2, 2)
@@ -103,7 +103,7 @@ def test_a_gate_is_dead_only_as_released() -> None:
         module = parse_model(text).build().eval()
         before = module(images)
         for block in module.modules():
-            if isinstance(block, Block) and block.depthwise.conv.stride == (2, 2):
+            if isinstance(block, InvertedResidual) and block.depthwise.conv.stride == (2, 2):
                 assert block.squeeze_excite is not None
                 nn.init.constant_(block.squeeze_excite.expand.bias, -2.0)
         assert torch.equal(before, module(images)) is dead

@@ -10,11 +10,9 @@ from torch import nn
 
 from netpress.errors import UserError
 from netpress.models.registry import (
+    FAMILIES,
     build_model,
     choose_model,
-    families,
-    family_named,
-    family_names,
     parse_model,
 )
 
@@ -31,21 +29,23 @@ class TwoHeads(nn.Module):
 
 
 def test_names_need_no_torch() -> None:
-    code = "import sys; from netpress.models import registry; registry.family_names(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from netpress.models import registry; registry.FAMILIES.names(); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_every_family_is_found_by_its_name() -> None:
-    found = families()
-    assert list(found) == family_names()
+    found = FAMILIES.all()
+    assert list(found) == FAMILIES.names()
     for name, family in found.items():
         assert family.name == name
         assert family.description
 
 
-@pytest.mark.parametrize("name", [name for name in family_names() if name != "import"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES.names() if name != "import"])
 def test_every_preset_is_valid_and_builds(name: str) -> None:
-    family = family_named(name)
+    family = FAMILIES[name]
     for preset in family.presets:
         choice = choose_model(name, [preset])
         with torch.device("meta"):

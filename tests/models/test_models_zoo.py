@@ -9,8 +9,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from netpress.errors import UserError
-from netpress.models.blocks import CosineLinear, DropConnect, round_channels
-from netpress.models.efficientnet import same_conv_norm
+from netpress.models.blocks import ConvNorm, CosineLinear, DropConnect, round_channels, same_padding
 from netpress.models.pyramidnet import ShakeDrop
 from netpress.models.registry import parse_model
 
@@ -118,7 +117,7 @@ def test_channels_are_rounded_up_where_a_tenth_would_be_lost() -> None:
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 8), (3, 2, 8), (5, 2, 8), (3, 2, 7), (5, 2, 9)])
 def test_same_padding_puts_the_odd_one_right_and_below(kernel: int, stride: int, size: int) -> None:
     """Brute force: output i looks at inputs from i*stride - before on, where before is half of what is needed."""
-    block = same_conv_norm(1, 1, kernel, stride, size)
+    block = ConvNorm(1, 1, kernel, stride=stride, padding=same_padding(size, kernel, stride))
     convolution = nn.Sequential(*[m for m in block if isinstance(m, nn.ZeroPad2d | nn.Conv2d)])
     image = torch.rand(size, size, generator=torch.Generator().manual_seed(0))
     weight = torch.rand(kernel, kernel, generator=torch.Generator().manual_seed(1))

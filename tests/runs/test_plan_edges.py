@@ -23,7 +23,7 @@ import pytest
 from netpress.data import DataSettings
 from netpress.errors import NetpressError
 from netpress.files import dump_toml
-from netpress.models.registry import families
+from netpress.models.registry import FAMILIES
 from netpress.network import create, save
 from netpress.recipe.overrides import set_value
 from netpress.recipe.schema import Sweep, check_recipe, load_values, read_recipe, shipped
@@ -130,7 +130,7 @@ def every_setting() -> list[tuple[dict[str, Any], str]]:
     for name, stage in stages().items():
         values = BASE | {"stages": [{"kind": name, **REQUIRED.get(name, {})}]}
         found += places(stage.settings, values, "stages.0")
-    for name, family in families().items():
+    for name, family in FAMILIES.all().items():
         found += places(family.settings, BASE | {"model": {"family": name}}, "model")
     found += [(BASE, "model.preset"), (BASE, "model.network"), (BASE, "model.family")]
     return found

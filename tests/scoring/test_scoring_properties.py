@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from netpress.models.registry import families, parse_model
+from netpress.models.registry import FAMILIES, parse_model
 from netpress.scoring import count_multiply_adds, score
 from netpress.tracing import Operation, trace
 
@@ -139,7 +139,7 @@ def test_pools(channels: int, kernel: int, stride: int, side: int, largest: bool
 
 
 def all_presets() -> list[str]:
-    return [f"{name}:{preset}" for name, family in families().items() for preset in family.presets]
+    return [f"{name}:{preset}" for name, family in FAMILIES.all().items() for preset in family.presets]
 
 
 @pytest.mark.parametrize("name", all_presets())

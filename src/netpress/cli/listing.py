@@ -36,11 +36,11 @@ def _recipes() -> list[dict[str, Any]]:
 def _models() -> list[dict[str, Any]]:
     import torch
 
-    from netpress.models.registry import choose_model, families
+    from netpress.models.registry import FAMILIES, choose_model
     from netpress.scoring import count_multiply_adds
 
     rows: list[dict[str, Any]] = []
-    for name, family in families().items():
+    for name, family in FAMILIES.all().items():
         for preset in family.presets or [""]:  # a user's own module can only be counted once it is named
             row: dict[str, Any] = {"model": f"{name}:{preset}" if preset else f"{name}:target=PACKAGE.MODULE:CLASS"}
             parameters = multiply_adds = None

@@ -22,7 +22,7 @@ from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
-from netpress.models.registry import family_named
+from netpress.models.registry import FAMILIES
 from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
 from netpress.network.edits import apply_edits
 from netpress.process.console import Console
@@ -261,7 +261,7 @@ def _reinitialized(network: Network, current: Round, context: Context) -> Networ
     fresh = create(architecture.family, architecture.settings, seed=seed)
     if architecture.edits:
         # Edits make new tensors: the family's rule sets those too.
-        family = family_named(architecture.family)
+        family = FAMILIES[architecture.family]
         apply_edits(fresh.module, architecture.edits)
         parsed = parse(family.settings, architecture.settings, "model")
         family.initialize(fresh.module, parsed, generator_for(seed, "edited"))

@@ -16,7 +16,8 @@ from torch.nn import functional
 class ConvNorm(nn.Sequential):
     """Convolution, batch norm and, if given, an activation: children `conv`, `norm`, `activation`.
 
-    `padding` defaults to what keeps the resolution of an odd kernel at stride 1.
+    `padding` is one number for all four sides, or (before, after): left and above, right and below. Where these two
+    differ, a child `pad` stands first. By default it keeps the resolution of an odd kernel at stride 1.
     """
 
     conv: nn.Conv2d
@@ -29,17 +30,20 @@ class ConvNorm(nn.Sequential):
         kernel: int = 1,
         *,
         stride: int = 1,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
         groups: int = 1,
         bias: bool = False,
         momentum: float = 0.1,
         activation: nn.Module | None = None,
     ) -> None:
         padding = kernel // 2 if padding is None else padding
-        children: dict[str, nn.Module] = {
-            "conv": nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias),
-            "norm": nn.BatchNorm2d(outputs, momentum=momentum),
-        }
+        before, after = (padding, padding) if isinstance(padding, int) else padding
+        children: dict[str, nn.Module] = {}
+        if before != after:
+            children["pad"] = nn.ZeroPad2d((before, after, before, after))
+        inside = before if before == after else 0
+        children["conv"] = nn.Conv2d(inputs, outputs, kernel, stride, inside, groups=groups, bias=bias)
+        children["norm"] = nn.BatchNorm2d(outputs, momentum=momentum)
         if activation is not None:
             children["activation"] = activation
         super().__init__(OrderedDict(children))
@@ -62,12 +66,6 @@ class SqueezeExcite(nn.Sequential):
             )
         )
 
-    def excite(self, pooled: Tensor) -> Tensor:
-        """The gate from means that are known already, [batch, channels, 1, 1]."""
-        for layer in list(self)[1:]:
-            pooled = layer(pooled)
-        return pooled
-
 
 class DropConnect(nn.Module):
     """In training, drop the whole branch of an image with probability `rate` and scale the others up to keep the mean.
@@ -83,8 +81,11 @@ class DropConnect(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        kept = functional.dropout(torch.ones_like(x[:, :1, :1, :1]), self.rate)  # [batch, 1, 1, 1], 0 or 1/(1-rate)
-        return x * kept
+        return x * self.draw(x)
+
+    def draw(self, x: Tensor) -> Tensor:
+        """What each image of x [batch, ...] is multiplied with in training, 0 or 1 / (1 - rate): [batch, 1, 1, 1]."""
+        return functional.dropout(torch.ones_like(x[:, :1, :1, :1]), self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
@@ -110,12 +111,33 @@ class Normalize(nn.Module):
         return functional.normalize(x, dim=1)
 
 
-def initialize_he_out(module: nn.Module, generator: torch.Generator, linear_std: float | None = None) -> None:
+def head(
+    channels: int,
+    classes: int,
+    *,
+    norm: bool = False,
+    dropout: float | None = None,
+    classifier: nn.Module | None = None,
+) -> dict[str, nn.Module]:
+    """The last children of a network, by name: [batch, channels, height, width] -> [batch, classes].
+
+    A norm and a ReLU where the blocks end without, the mean over all pixels, dropout where a rate is given, and a
+    linear layer or another `classifier` of [batch, channels].
+    """
+    children: dict[str, nn.Module] = {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()} if norm else {}
+    children |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    if dropout is not None:
+        children["dropout"] = nn.Dropout(dropout)
+    children["classifier"] = nn.Linear(channels, classes) if classifier is None else classifier
+    return children
+
+
+def initialize(module: nn.Module, generator: torch.Generator, classifier_std: float | None = None) -> None:
     """Set every parameter and statistic as MobileNet code does, in place.
 
     Convolutions N(0, sqrt(2 / (k*k*c_out))) with bias 0 (also depthwise ones, whose n is then k*k*C and
-    not the k*k of their fan), norms 1 and 0, linear layers N(0, `linear_std`) with bias 0, or, without
-    `linear_std`, uniform in +-1/sqrt(features). Directions of a cosine head are random and of length 1.
+    not the k*k of their fan), norms 1 and 0, linear layers N(0, `classifier_std`) with bias 0, or, without
+    `classifier_std`, uniform in +-1/sqrt(features). Directions of a cosine head are random and of length 1.
     One stream for all layers, in their order: a network with another layer is another network from there on.
     """
     for layer in module.modules():
@@ -128,22 +150,14 @@ def initialize_he_out(module: nn.Module, generator: torch.Generator, linear_std:
             with torch.no_grad():
                 layer.weight.div_(layer.weight.norm(dim=1, keepdim=True))
         elif isinstance(layer, nn.Linear):
-            if linear_std is not None:
-                nn.init.normal_(layer.weight, 0.0, linear_std, generator=generator)
+            if classifier_std is not None:
+                nn.init.normal_(layer.weight, 0.0, classifier_std, generator=generator)
             else:
                 bound = 1.0 / math.sqrt(layer.in_features)
                 nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             zero_bias(layer)
         elif isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
-
-
-def initialize_as_published(module: nn.Module, settings: object, generator: torch.Generator) -> None:
-    """Set the first weights in place: convolutions N(0, sqrt(2 / (k*k*c_out))), the classifier uniform.
-
-    For families whose weights do not depend on their `settings`.
-    """
-    initialize_he_out(module, generator)
 
 
 def zero_bias(layer: nn.Conv2d | nn.Linear) -> None:
@@ -156,3 +170,13 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     """`channels` rounded to a multiple of `divisor`, one more if that loses over a tenth (MobileNetV2's rule)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "same" padding of an image `size` pixels wide or high: (before, after).
+
+    It pads by what the last window needs, and the odd pixel goes after the image: at stride 2 on an even size a
+    kernel of 3 gets none before and one after.
+    """
+    needed = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return needed // 2, needed - needed // 2

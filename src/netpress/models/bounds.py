@@ -13,7 +13,6 @@ from torch.nn.modules.module import (
 )
 
 from netpress.errors import UserError
-from netpress.models.registry import Family, ModelSettings
 
 MOST_PARTS = 10_000
 """Modules and parameters of a network: the largest published ones here have 2,000. Planning looks at each."""
@@ -83,14 +82,3 @@ def check_answers(module: nn.Module, size: tuple[int, int, int], classes: int) -
         raise UserError(
             f"{kind}: its forward gives {given} for two {images}; {classes} classes need [2, {classes}] of floats"
         )
-
-
-def build_shapes(family: Family, settings: ModelSettings) -> nn.Module:
-    """The module of a built-in family with shapes only (on the meta device). Raises TooLarge, naming the family."""
-    try:
-        with bounded_building(), torch.device("meta"):
-            return family.build(settings)
-    except TooLarge as error:
-        raise TooLarge(f"model {family.name}: {error}") from None
-    except (RuntimeError, OverflowError, TypeError) as error:  # a size beyond 64 bits
-        raise TooLarge(f"model {family.name}: its settings ask for tensors beyond all bounds ({error})") from None

@@ -12,16 +12,16 @@ Otherwise the gate is used in every block, as the paper's text and figure say.
 """
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import nn
 
-from netpress.models.blocks import ConvNorm, SqueezeExcite, initialize_he_out, zero_bias
-from netpress.models.fused import widen
-from netpress.models.inverted import Branch, invert
+from netpress.models.blocks import ConvNorm, head, initialize, zero_bias
+from netpress.models.inverted_residual import InvertedResidual
 from netpress.models.registry import Factor, ModelSettings, register_family
 from netpress.settings import Fraction, OpenFraction, Share
 
@@ -97,63 +97,41 @@ class CEfficientNetSettings(ModelSettings):
         return self
 
 
-class Block(nn.Module):
-    """Expand 1x1, depthwise, project 1x1, gate, add: [batch, inputs, h, w] -> [batch, outputs, h/stride, w/stride]."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, settings: CEfficientNetSettings) -> None:
-        super().__init__()
-        inside = max(1, int(settings.expansion * inputs))
-        squeezed = max(1, int(settings.squeeze_ratio * outputs))
-        momentum = settings.norm_momentum
-        even_kernel = stride == 2 and settings.downsample == "shortcut"
-        kernel, padding = (2, 0) if even_kernel else (3, 1)
-        self.expand = ConvNorm(inputs, inside, momentum=momentum, activation=nn.Hardswish())
-        self.depthwise = ConvNorm(
-            inside,
-            inside,
-            kernel,
-            stride=stride,
-            padding=padding,
-            groups=inside,
-            momentum=momentum,
-            activation=nn.Hardswish(),
-        )
-        self.project = ConvNorm(inside, outputs, momentum=momentum)
-        self.squeeze_excite: SqueezeExcite | None = None
-        if settings.squeeze_ratio and (stride == 1 or settings.downsample_gate):
-            self.squeeze_excite = SqueezeExcite(outputs, squeezed, nn.Hardswish())
-        self.applies_gate = stride == 1 or not settings.released
-        self.shortcut: nn.Module | None = None
-        if stride == 1 and inputs == outputs:
-            self.shortcut = nn.Identity()
-        elif stride == 1 or even_kernel:
-            self.shortcut = ConvNorm(inputs, outputs, stride=stride, momentum=momentum)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.squeeze_excite if self.applies_gate else None
-        branch = Branch(self.expand, self.depthwise, self.project, gate, self.shortcut)
-        if branch.is_fusable(x):
-            return invert(branch, x)
-        y = self.project(self.depthwise(widen(self.expand, x)))
-        if self.squeeze_excite is not None:
-            gate = self.squeeze_excite(y)  # [batch, outputs, 1, 1]
-            if self.applies_gate:
-                y = y * gate
-        return y if self.shortcut is None else y + self.shortcut(x)
+def _block(inputs: int, outputs: int, stride: int, settings: CEfficientNetSettings) -> InvertedResidual:
+    """A block as the code has it, or, with downsample = "shortcut", as the figure draws it at stride 2."""
+    even_kernel = stride == 2 and settings.downsample == "shortcut"
+    shortcut: nn.Module | None = None
+    if stride == 1 and inputs == outputs:
+        shortcut = nn.Identity()
+    elif stride == 1 or even_kernel:
+        shortcut = ConvNorm(inputs, outputs, stride=stride, momentum=settings.norm_momentum)
+    gated = settings.squeeze_ratio and (stride == 1 or settings.downsample_gate)
+    return InvertedResidual(
+        inputs,
+        max(1, int(settings.expansion * inputs)),
+        outputs,
+        activation=nn.Hardswish,
+        kernel=2 if even_kernel else 3,
+        stride=stride,
+        padding=0 if even_kernel else 1,
+        squeezed=max(1, int(settings.squeeze_ratio * outputs)) if gated else 0,
+        gated="nothing" if settings.released and stride == 2 else "output",
+        momentum=settings.norm_momentum,
+        shortcut=shortcut,
+    )
 
 
-class CEfficientNet(nn.Module):
+class CEfficientNet(nn.Sequential):
     """[batch, channels, height, width] -> logits [batch, classes]."""
 
     def __init__(self, settings: CEfficientNetSettings) -> None:
-        super().__init__()
         table = WIDTHS[settings.widths]
 
         def scale(width: int) -> int:
             return max(1, round(width * settings.width_factor))
 
         channels = scale(table.stem)
-        self.stem = ConvNorm(
+        stem = ConvNorm(
             settings.channels,
             channels,
             3,
@@ -167,22 +145,15 @@ class CEfficientNet(nn.Module):
             repeats = down + math.ceil((stage.blocks - down) * settings.depth_factor)
             for index in range(repeats):
                 outputs = scale(stage.width)
-                blocks.append(Block(channels, outputs, stage.stride if index == 0 else 1, settings))
+                blocks.append(_block(channels, outputs, stage.stride if index == 0 else 1, settings))
                 channels = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.dropout = nn.Dropout(settings.dropout)
-        self.classifier = nn.Linear(channels, settings.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.flatten(self.pool(self.blocks(self.stem(x))))  # [batch, features]
-        return self.classifier(self.dropout(features))
+        last = head(channels, settings.classes, dropout=settings.dropout)
+        super().__init__(OrderedDict(stem=stem, blocks=nn.Sequential(*blocks), **last))
 
 
-def initialize(module: nn.Module, settings: CEfficientNetSettings, generator: torch.Generator) -> None:
+def initialize_as_told(module: nn.Module, settings: CEfficientNetSettings, generator: torch.Generator) -> None:
     """Set the first weights in place, as `settings.init` says."""
-    initialize_he_out(module, generator, linear_std=0.01)
+    initialize(module, generator, classifier_std=0.01)
     if settings.init == "orthogonal":
         initialize_orthogonal(module, generator)
     elif settings.init == "trained_scale":
@@ -214,7 +185,8 @@ def initialize_trained_scale(module: nn.Module, generator: torch.Generator) -> N
     Their own routine, by an error, never ran.) All other layers keep their initialization.
     """
     for block in module.modules():
-        if isinstance(block, Block):
+        if isinstance(block, InvertedResidual):
+            assert block.expand is not None
             expand, depthwise, project = block.expand.conv, block.depthwise.conv, block.project.conv
             nn.init.normal_(expand.weight, 0.0, 0.65 / math.sqrt(expand.in_channels), generator=generator)
             nn.init.normal_(depthwise.weight, 0.0, 9.37 * math.sqrt(2 / depthwise.in_channels), generator=generator)
@@ -230,4 +202,4 @@ PRESETS = {
     "tiny": {"widths": "tiny", "expansion": 3.0, "dropout": 0.1, "norm_momentum": 0.1},
 }
 
-register_family("c_efficientnet", CEfficientNetSettings, CEfficientNet, initialize, PRESETS)
+register_family("c_efficientnet", CEfficientNetSettings, CEfficientNet, PRESETS, initialize_as_told)

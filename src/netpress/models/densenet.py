@@ -7,6 +7,7 @@ IMT scales four blocks by growth rate (cifar 12, small 9, tiny 6, nano 4); Dense
 which won the CIFAR-100 track, has three blocks of 16.
 """
 
+from collections import OrderedDict
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import BeforeValidator, model_validator
 from torch import Tensor, nn
 
 from netpress.errors import UserError
-from netpress.models.blocks import initialize_as_published
+from netpress.models.blocks import head
 from netpress.models.registry import Classes, Factor, ModelSettings, register_family
 from netpress.settings import Count
 
@@ -98,13 +99,12 @@ class Transition(nn.Module):
         return self.pool(self.conv(self.relu(self.norm(x))))
 
 
-class DenseNet(nn.Module):
+class DenseNet(nn.Sequential):
     """[batch, channels, height, width] -> logits [batch, classes]."""
 
     def __init__(self, settings: DenseNetSettings) -> None:
-        super().__init__()
         channels = 2 * settings.growth
-        self.stem = _convolution(settings.channels, channels, 3, "stem", settings)
+        stem = _convolution(settings.channels, channels, 3, "stem", settings)
         parts: list[nn.Module] = []
         for index, count in enumerate(settings.blocks):
             if index:
@@ -114,16 +114,8 @@ class DenseNet(nn.Module):
             for _ in range(count):
                 parts.append(Bottleneck(channels, settings))
                 channels += settings.growth
-        self.blocks = nn.Sequential(*parts)
-        self.norm = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(channels, settings.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.norm(self.blocks(self.stem(x))))
-        return self.classifier(self.flatten(self.pool(x)))
+        last = head(channels, settings.classes, norm=True)
+        super().__init__(OrderedDict(stem=stem, blocks=nn.Sequential(*parts), **last))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -134,4 +126,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bc-100-12": {"growth": 12, "blocks": [16, 16, 16], "classes": 100},
 }
 
-register_family("densenet", DenseNetSettings, DenseNet, initialize_as_published, PRESETS)
+register_family("densenet", DenseNetSettings, DenseNet, PRESETS)

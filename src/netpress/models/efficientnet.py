@@ -8,21 +8,14 @@ of length 1, compared with one learned direction a class.
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import AfterValidator
-from torch import Tensor, nn
+from torch import nn
 
-from netpress.models.blocks import (
-    ConvNorm,
-    CosineLinear,
-    DropConnect,
-    Normalize,
-    SqueezeExcite,
-    initialize_he_out,
-    round_channels,
-)
+from netpress.models.blocks import ConvNorm, CosineLinear, Normalize, head, round_channels, same_padding
+from netpress.models.inverted_residual import InvertedResidual
 from netpress.models.registry import Factor, ModelSettings, register_family
 from netpress.settings import Count, Share
 
@@ -71,92 +64,54 @@ class EfficientNetSettings(ModelSettings):
     """Whether the projections have a bias although a norm follows (UCI's have, the published network's have not)."""
 
 
-class Block(nn.Module):
-    """[batch, inputs, h, w] -> [batch, outputs, h/stride, w/stride]: expand, depthwise, gate, project, add."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        expansion: int,
-        kernel: int,
-        stride: int,
-        size: int,
-        drop_connect: float,
-        settings: EfficientNetSettings,
-    ) -> None:
-        super().__init__()
-        inside = inputs * expansion
-        self.expand = ConvNorm(inputs, inside, momentum=MOMENTUM, activation=nn.SiLU()) if expansion > 1 else None
-        self.depthwise = same_conv_norm(inside, inside, kernel, stride, size, groups=inside)
-        self.squeeze_excite = SqueezeExcite(inside, max(1, inputs // 4), nn.SiLU())
-        self.project = ConvNorm(inside, outputs, bias=settings.project_bias, momentum=MOMENTUM)
-        self.residual = stride == 1 and inputs == outputs
-        self.drop_connect = DropConnect(drop_connect) if self.residual and drop_connect else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else self.expand(x)
-        y = self.depthwise(y)
-        y = self.project(y * self.squeeze_excite(y))
-        if not self.residual:
-            return y
-        if self.drop_connect is not None:
-            y = self.drop_connect(y)
-        return y + x
+def _same_conv_norm(inputs: int, outputs: int, kernel: int, stride: int, size: int) -> ConvNorm:
+    """Convolution, norm and swish, padded as TensorFlow pads an input of `size` x `size`."""
+    padding = same_padding(size, kernel, stride)
+    return ConvNorm(inputs, outputs, kernel, stride=stride, padding=padding, momentum=MOMENTUM, activation=nn.SiLU())
 
 
-def same_conv_norm(inputs: int, outputs: int, kernel: int, stride: int, size: int, groups: int = 1) -> nn.Sequential:
-    """Convolution, norm and swish with TensorFlow's "same" padding for an input of `size` x `size`.
+def _blocks(channels: int, size: int, settings: EfficientNetSettings) -> Iterator[InvertedResidual]:
+    """All blocks, for images of `size` x `size` with `channels` channels."""
+    repeats = [math.ceil(settings.depth * blocks) for _, _, blocks, _ in STAGES]
+    made = 0
+    for (expansion, width, _, kernel), first_stride, count in zip(STAGES, settings.strides, repeats, strict=True):
+        outputs = round_channels(width * settings.width)
+        for index in range(count):
+            stride = first_stride if index == 0 else 1
+            growth = made / sum(repeats) if settings.drop_connect_growth == "linear" else 1.0
+            residual = stride == 1 and channels == outputs
+            yield InvertedResidual(
+                channels,
+                channels * expansion,
+                outputs,
+                activation=nn.SiLU,
+                widens=expansion > 1,
+                kernel=kernel,
+                stride=stride,
+                padding=same_padding(size, kernel, stride),
+                squeezed=max(1, channels // 4),
+                gated="inside",
+                project_bias=settings.project_bias,
+                momentum=MOMENTUM,
+                shortcut=nn.Identity() if residual else None,
+                drop_connect=settings.drop_connect * growth if residual else 0.0,
+            )
+            made += 1
+            channels, size = outputs, math.ceil(size / stride)
 
-    TensorFlow pads by what the last window needs, and the odd one goes right and below: at stride 2 on an
-    even size that is one less at the left. A padding that is equal on both sides is left to the convolution.
-    """
-    needed = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-    before, after = needed // 2, needed - needed // 2
-    block = ConvNorm(
-        inputs,
-        outputs,
-        kernel,
-        stride=stride,
-        padding=before if before == after else 0,
-        groups=groups,
-        momentum=MOMENTUM,
-        activation=nn.SiLU(),
-    )
-    if before != after:
-        padding: dict[str, nn.Module] = {"pad": nn.ZeroPad2d((before, after, before, after))}
-        return nn.Sequential(OrderedDict(padding | dict(block.named_children())))
-    return block
 
-
-class EfficientNet(nn.Module):
+class EfficientNet(nn.Sequential):
     """[batch, channels, height, width] -> [batch, classes]: logits, or cosines in [-1, 1]."""
 
     def __init__(self, settings: EfficientNetSettings) -> None:
-        super().__init__()
-        channels = round_channels(WIDTH_OF_STEM * settings.width)
-        size = settings.image_size
-        self.stem = same_conv_norm(settings.channels, channels, 3, settings.stem_stride, size)
-        size = math.ceil(size / settings.stem_stride)
-        repeats = [math.ceil(settings.depth * blocks) for _, _, blocks, _ in STAGES]
-        rows: list[nn.Module] = []
-        for (expansion, width, _, kernel), stride, count in zip(STAGES, settings.strides, repeats, strict=True):
-            outputs = round_channels(width * settings.width)
-            for index in range(count):
-                growth = len(rows) / sum(repeats) if settings.drop_connect_growth == "linear" else 1.0
-                step = stride if index == 0 else 1
-                drop = settings.drop_connect * growth
-                rows.append(Block(channels, outputs, expansion, kernel, step, size, drop, settings))
-                channels, size = outputs, math.ceil(size / step)
-        self.blocks = nn.Sequential(*rows)
+        channels, size = round_channels(WIDTH_OF_STEM * settings.width), settings.image_size
+        stem = _same_conv_norm(settings.channels, channels, 3, settings.stem_stride, size)
+        blocks = list(_blocks(channels, math.ceil(size / settings.stem_stride), settings))
         features = round_channels(WIDTH_OF_HEAD * settings.width)
-        self.head = ConvNorm(channels, features, momentum=MOMENTUM, activation=nn.SiLU())
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.classifier = _classifier(features, settings)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.flatten(self.pool(self.head(self.blocks(self.stem(x))))))
+        outputs = blocks[-1].project.conv.out_channels
+        widest = ConvNorm(outputs, features, momentum=MOMENTUM, activation=nn.SiLU())
+        last = head(features, settings.classes, classifier=_classifier(features, settings))
+        super().__init__(OrderedDict(stem=stem, blocks=nn.Sequential(*blocks), head=widest, **last))
 
 
 def _classifier(features: int, settings: EfficientNetSettings) -> nn.Sequential:
@@ -170,11 +125,6 @@ def _classifier(features: int, settings: EfficientNetSettings) -> nn.Sequential:
             cosine=CosineLinear(settings.cosine_features, settings.classes),
         )
     )
-
-
-def initialize(module: nn.Module, settings: EfficientNetSettings, generator: torch.Generator) -> None:
-    """Set the first weights in place, as the team's code does."""
-    initialize_he_out(module, generator)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -193,4 +143,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-register_family("efficientnet", EfficientNetSettings, EfficientNet, initialize, PRESETS)
+register_family("efficientnet", EfficientNetSettings, EfficientNet, PRESETS)

@@ -23,7 +23,7 @@ from torch import nn
 
 from netpress.errors import UserError, quote
 from netpress.models.lazy import check_initialized
-from netpress.models.registry import ModelSettings, register_family
+from netpress.models.registry import IMPORTED, ModelSettings, register_family
 
 
 class ImportedSettings(ModelSettings):
@@ -118,8 +118,8 @@ def _find(module_name: str) -> ModuleSpec | None:
     return spec
 
 
-def initialize(module: nn.Module, settings: ImportedSettings, generator: torch.Generator) -> None:
+def keep_weights(module: nn.Module, settings: ImportedSettings, generator: torch.Generator) -> None:
     """Leave the weights as the class's own constructor made them."""
 
 
-register_family("import", ImportedSettings, build, initialize)
+register_family(IMPORTED, ImportedSettings, build, initialize=keep_weights)

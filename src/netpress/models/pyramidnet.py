@@ -6,6 +6,7 @@ the same amount at every block, and shortcuts are padded with zero channels. Yam
 """
 
 import math
+from collections import OrderedDict
 from typing import Self
 
 import torch
@@ -13,7 +14,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from netpress.models.blocks import initialize_as_published
+from netpress.models.blocks import head
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Count, NonNegative, Share
 
@@ -97,32 +98,23 @@ class Bottleneck(nn.Module):
         return self.shakedrop(y) + shortcut
 
 
-class PyramidNet(nn.Module):
+class PyramidNet(nn.Sequential):
     """[batch, channels, height, width] -> logits [batch, classes]."""
 
     def __init__(self, settings: PyramidNetSettings) -> None:
-        super().__init__()
         per_stage = (settings.depth - 2) // (STAGES * CONVOLUTIONS)
         total = STAGES * per_stage
         channels = 16
-        self.stem = nn.Conv2d(settings.channels, channels, 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(channels)
+        stem = nn.Conv2d(settings.channels, channels, 3, padding=1, bias=False)
+        stem_norm = nn.BatchNorm2d(channels)
         blocks: list[nn.Module] = []
         for index in range(total):
             inside = math.floor(16 + settings.alpha * (index + 1) / total + 0.5)
             stride = 2 if index and index % per_stage == 0 else 1
             blocks.append(Bottleneck(channels, inside, stride, settings.shakedrop * (index + 1) / total))
             channels = inside * EXPANSION
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(channels, settings.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.norm(self.blocks(self.stem_norm(self.stem(x)))))
-        return self.classifier(self.flatten(self.pool(x)))
+        last = head(channels, settings.classes, norm=True)
+        super().__init__(OrderedDict(stem=stem, stem_norm=stem_norm, blocks=nn.Sequential(*blocks), **last))
 
 
 PRESETS = {
@@ -130,4 +122,4 @@ PRESETS = {
     "110": {"depth": 110, "alpha": 84.0},
 }
 
-register_family("pyramidnet", PyramidNetSettings, PyramidNet, initialize_as_published, PRESETS)
+register_family("pyramidnet", PyramidNetSettings, PyramidNet, PRESETS)

@@ -9,14 +9,13 @@ Importing this file imports no torch; a family is imported when it is first aske
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from netpress.errors import UserError
 from netpress.files import parse_toml_value
+from netpress.registry import Registry, suggest
 from netpress.settings import Count, Positive, Settings, at_most, parse
 
 if TYPE_CHECKING:
@@ -42,16 +41,36 @@ class ModelSettings(Settings):
 class Family:
     """One kind of network: its settings, its published settings by name, and how to build it.
 
-    `build` makes the module, also under `torch.device("meta")`; `initialize` sets every
+    `make` gives the module for settings, also under `torch.device("meta")`; `initialize` sets every
     parameter from the given generator; `presets` maps a bare word to the settings it stands for.
     """
 
     name: str
     settings: type[ModelSettings]
-    build: Callable[[Any], nn.Module]
+    make: Callable[[Any], nn.Module]
     initialize: Callable[[nn.Module, Any, torch.Generator], None]
     presets: Mapping[str, Mapping[str, Any]]
     description: str
+
+    def build(self, settings: ModelSettings) -> nn.Module:
+        """The module, with whatever weights its layers' constructors draw."""
+        from netpress.numerics.strided import keep_in_bounds  # which imports torch
+
+        return keep_in_bounds(self.make(settings))
+
+    def build_shapes(self, settings: ModelSettings) -> nn.Module:
+        """The module of a built-in family with shapes only (on the meta device). Raises TooLarge, naming the family."""
+        import torch
+
+        from netpress.models.bounds import TooLarge, bounded_building
+
+        try:
+            with bounded_building(), torch.device("meta"):
+                return self.build(settings)
+        except TooLarge as error:
+            raise TooLarge(f"model {self.name}: {error}") from None
+        except (RuntimeError, OverflowError, TypeError) as error:  # a size beyond 64 bits
+            raise TooLarge(f"model {self.name}: its settings ask for tensors beyond all bounds ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -68,57 +87,39 @@ class ModelChoice:
 
 IMPORTED = "import"
 """The family of users' own modules, whose constructors may compute with values: never built on the meta device."""
-_BUILT_IN = {
-    "c_efficientnet": "netpress.models.c_efficientnet",
-    "densenet": "netpress.models.densenet",
-    "efficientnet": "netpress.models.efficientnet",
-    IMPORTED: "netpress.models.imported",
-    "pyramidnet": "netpress.models.pyramidnet",
-    "resnet": "netpress.models.resnet",
-    "wide_resnet": "netpress.models.wide_resnet",
-}
-_FAMILIES: dict[str, Family] = {}
+FAMILIES = Registry[Family](
+    "model",
+    {
+        "c_efficientnet": "netpress.models.c_efficientnet",
+        "densenet": "netpress.models.densenet",
+        "efficientnet": "netpress.models.efficientnet",
+        IMPORTED: "netpress.models.imported",
+        "pyramidnet": "netpress.models.pyramidnet",
+        "resnet": "netpress.models.resnet",
+        "wide_resnet": "netpress.models.wide_resnet",
+    },
+)
 
 
 def register_family(
     name: str,
     settings: type[ModelSettings],
-    build: Callable[[Any], nn.Module],
-    initialize: Callable[[nn.Module, Any, torch.Generator], None],
+    make: Callable[[Any], nn.Module],
     presets: Mapping[str, Mapping[str, Any]] | None = None,
-    description: str = "",
+    initialize: Callable[[nn.Module, Any, torch.Generator], None] | None = None,
 ) -> Family:
-    """Make a family known by `name`. Its description defaults to the first line of the settings' docstring."""
-    if name in _FAMILIES:
-        raise ValueError(f"the model family {name} is registered twice")
+    """Make a family known by `name`. The first line of its settings' docstring describes it.
 
-    def build_in_bounds(chosen: Any) -> nn.Module:
-        from netpress.numerics.strided import keep_in_bounds  # which imports torch
-
-        return keep_in_bounds(build(chosen))
-
-    first_line = (description or settings.__doc__ or "").strip().split("\n")[0]
-    _FAMILIES[name] = Family(name, settings, build_in_bounds, initialize, dict(presets or {}), first_line)
-    return _FAMILIES[name]
+    Without `initialize`, first weights are drawn as `netpress.models.blocks.initialize` does.
+    """
+    description = (settings.__doc__ or "").strip().split("\n")[0]
+    return FAMILIES.add(name, Family(name, settings, make, initialize or _initialize, dict(presets or {}), description))
 
 
-def family_names() -> list[str]:
-    """The names of all families, sorted, without importing them."""
-    return sorted(_BUILT_IN.keys() | _FAMILIES.keys())
+def _initialize(module: nn.Module, settings: ModelSettings, generator: torch.Generator) -> None:
+    from netpress.models.blocks import initialize  # which imports torch
 
-
-def family_named(name: str) -> Family:
-    """The family called `name`. Raises UserError, listing the names, if there is none."""
-    if name not in _FAMILIES and name in _BUILT_IN:
-        importlib.import_module(_BUILT_IN[name])
-    if name not in _FAMILIES:
-        raise UserError(f"{name}: no such model; {_suggest(name, family_names())}")
-    return _FAMILIES[name]
-
-
-def families() -> dict[str, Family]:
-    """All families by name."""
-    return {name: family_named(name) for name in family_names()}
+    initialize(module, generator)
 
 
 def choose_model(
@@ -129,7 +130,7 @@ def choose_model(
     `path` is put before the keys that error messages name. Raises UserError for an unknown
     family or preset, SettingsError with every wrong setting at once.
     """
-    family = family_named(name)
+    family = FAMILIES[name]
     merged: dict[str, Any] = {}
     for preset in presets:
         merged |= _preset(family, preset)
@@ -139,7 +140,7 @@ def choose_model(
 def parse_model(text: str) -> ModelChoice:
     """The model that `NAME[:SETTINGS]` names (see the head of this file). Raises UserError."""
     name, _, rest = text.partition(":")
-    family = family_named(name.strip())
+    family = FAMILIES[name.strip()]
     values: dict[str, Any] = {}
     for item in _split(rest):
         key, equals, value = item.partition("=")
@@ -158,14 +159,12 @@ def build_model(name: str, settings: Mapping[str, Any], generator: torch.Generat
     """
     import torch
 
-    from netpress.models.bounds import build_shapes
-
-    family = family_named(name)
+    family = FAMILIES[name]
     parsed = parse(family.settings, settings, "model")
     if torch.get_default_device().type == "meta":
         return family.build(parsed)
     if name != IMPORTED:
-        build_shapes(family, parsed)
+        family.build_shapes(parsed)
     generator = generator or torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         # Constructors of torch's own modules know no other generator than the global one.
@@ -182,14 +181,9 @@ def _preset(family: Family, name: str) -> Mapping[str, Any]:
         raise UserError(f"{family.name}: it has no presets, so {name!r} means nothing; write key=value")
     keys = ", ".join(family.settings.model_fields)
     raise UserError(
-        f"{family.name}: {name!r} is not a preset; {_suggest(name, list(family.presets))}, "
+        f"{family.name}: {name!r} is not a preset; {suggest(name, list(family.presets))}, "
         f"or key=value with one of {keys}"
     )
-
-
-def _suggest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return (f"did you mean {close[0]}? " if close else "") + f"choose one of {', '.join(names)}"
 
 
 def _split(text: str) -> list[str]:

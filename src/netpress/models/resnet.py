@@ -3,12 +3,13 @@
 He et al. (arXiv 1512.03385), with the stem that small images need: 3x3, stride 1, no pooling.
 """
 
+from collections import OrderedDict
 from typing import Self
 
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from netpress.models.blocks import ConvNorm, initialize_as_published
+from netpress.models.blocks import ConvNorm, head
 from netpress.models.registry import Classes, ModelSettings, register_family
 from netpress.settings import Count
 
@@ -47,28 +48,22 @@ class Block(nn.Module):
         return self.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(nn.Sequential):
     """[batch, channels, height, width] -> logits [batch, classes]."""
 
     def __init__(self, settings: ResNetSettings) -> None:
-        super().__init__()
         channels = settings.width
-        self.stem = ConvNorm(settings.channels, channels, 3, activation=nn.ReLU())
+        stem = ConvNorm(settings.channels, channels, 3, activation=nn.ReLU())
         blocks: list[nn.Module] = []
         for stage, count in enumerate(settings.blocks):
             outputs = settings.width * 2**stage
             for index in range(count):
                 blocks.append(Block(channels, outputs, 2 if stage and index == 0 else 1))
                 channels = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(channels, settings.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.flatten(self.pool(self.blocks(self.stem(x)))))
+        last = head(channels, settings.classes)
+        super().__init__(OrderedDict(stem=stem, blocks=nn.Sequential(*blocks), **last))
 
 
 PRESETS = {"18": {"blocks": [2, 2, 2, 2]}}
 
-register_family("resnet", ResNetSettings, ResNet, initialize_as_published, PRESETS)
+register_family("resnet", ResNetSettings, ResNet, PRESETS)

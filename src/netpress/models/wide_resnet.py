@@ -3,12 +3,13 @@
 Zagoruyko and Komodakis (arXiv 1605.07146): pre-activation blocks of two 3x3 convolutions.
 """
 
+from collections import OrderedDict
 from typing import Self
 
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from netpress.models.blocks import initialize_as_published
+from netpress.models.blocks import head
 from netpress.models.registry import ModelSettings, register_family
 from netpress.settings import Count, Share
 
@@ -53,13 +54,12 @@ class Block(nn.Module):
         return y + (x if self.shortcut is None else self.shortcut(active))
 
 
-class WideResNet(nn.Module):
+class WideResNet(nn.Sequential):
     """[batch, channels, height, width] -> logits [batch, classes]."""
 
     def __init__(self, settings: WideResNetSettings) -> None:
-        super().__init__()
         channels = 16
-        self.stem = nn.Conv2d(settings.channels, channels, 3, padding=1, bias=False)
+        stem = nn.Conv2d(settings.channels, channels, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
         for stage in range(3):
             outputs = 16 * settings.width * 2**stage
@@ -67,18 +67,10 @@ class WideResNet(nn.Module):
                 stride = 2 if stage and index == 0 else 1
                 blocks.append(Block(channels, outputs, stride, settings.dropout))
                 channels = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(channels, settings.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.norm(self.blocks(self.stem(x))))
-        return self.classifier(self.flatten(self.pool(x)))
+        last = head(channels, settings.classes, norm=True)
+        super().__init__(OrderedDict(stem=stem, blocks=nn.Sequential(*blocks), **last))
 
 
 PRESETS = {"28-10": {"depth": 28, "width": 10}, "40-2": {"depth": 40, "width": 2}}
 
-register_family("wide_resnet", WideResNetSettings, WideResNet, initialize_as_published, PRESETS)
+register_family("wide_resnet", WideResNetSettings, WideResNet, PRESETS)

@@ -18,7 +18,7 @@ from torch import Tensor
 from netpress.data import DataRecord
 from netpress.errors import Failure, UserError, quote
 from netpress.files import require_file
-from netpress.models.registry import ModelSettings, family_named, family_names
+from netpress.models.registry import FAMILIES, ModelSettings
 from netpress.numerics.formats import NumberFormat
 from netpress.settings import Fraction, Natural, Settings, between, parse
 
@@ -43,8 +43,8 @@ class DescribedArchitecture(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.family not in family_names():
-            raise ValueError(f"{self.family}: no such family of models; there are {', '.join(family_names())}")
+        if self.family not in FAMILIES.names():
+            raise ValueError(f"{self.family}: no such family of models; there are {', '.join(FAMILIES.names())}")
         return self
 
 
@@ -126,7 +126,7 @@ class Description(Settings):
 
     def model_settings(self) -> ModelSettings:
         """The settings of the architecture. Raises SettingsError, also where they disagree with input and classes."""
-        family = family_named(self.architecture.family)
+        family = FAMILIES[self.architecture.family]
         settings = parse(family.settings, self.architecture.settings, "architecture.settings")
         said = {
             "classes": (settings.classes, len(self.classes)),

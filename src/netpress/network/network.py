@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from netpress.data import DataRecord
 from netpress.errors import Failure, UserError, quote, shorten
 from netpress.files import atomic_write, is_there, refuse_other_tools
-from netpress.models.bounds import TooLarge, bounded_building, build_shapes
-from netpress.models.registry import IMPORTED, family_named, parse_model
+from netpress.models.bounds import TooLarge, bounded_building
+from netpress.models.registry import FAMILIES, IMPORTED, parse_model
 from netpress.network.description import KEY, VERSION, Description, check_description, checksum, read_file
 from netpress.network.edits import apply_edits
 from netpress.network.tensors import decode_state, encode_state, inspect_state
@@ -108,17 +108,17 @@ def create(
     With `shapes`, a built-in family's has shapes only. Raises SettingsError for settings that are not the family's,
     UserError for a network that would be too large and for names of classes that are not as many as the settings say.
     """
-    entry = family_named(family)
+    entry = FAMILIES[family]
     parsed = parse(entry.settings, settings, "model")
     if family == IMPORTED or not shapes:
         if family != IMPORTED:
-            build_shapes(entry, parsed)  # what is too large is found out before it is allocated
+            entry.build_shapes(parsed)  # what is too large is found out before it is allocated
         with torch.random.fork_rng(devices=[]), bounded_building():
             torch.manual_seed(seed_for(seed, "build"))  # modules' own constructors draw from the global generator
             module = entry.build(parsed)
         entry.initialize(module, parsed, generator_for(seed, "initialize"))
     else:
-        module = build_shapes(entry, parsed)
+        module = entry.build_shapes(parsed)
     channels = parsed.channels
     spec = InputSpec(
         channels, parsed.image_size, parsed.image_size, mean or (0.5,) * channels, std or (0.25,) * channels
@@ -284,7 +284,7 @@ def _rebuild(description: Description, values: dict[str, Any], stored: int) -> N
 
 def build(architecture: Architecture) -> nn.Module:
     """The module of an architecture, edits replayed, without weights (on the meta device where it can be)."""
-    entry = family_named(architecture.family)
+    entry = FAMILIES[architecture.family]
     settings = parse(entry.settings, architecture.settings, "model")
     device = "cpu" if architecture.family == "import" else "meta"  # others' constructors may compute with values
     with torch.device(device):

@@ -30,7 +30,7 @@ from pydantic import Field, StringConstraints, create_model, model_validator
 from netpress.data import DataSettings
 from netpress.errors import UserError
 from netpress.files import atomic_write, is_folder, is_there, parse_toml, read_file
-from netpress.models.registry import choose_model, families, family_named
+from netpress.models.registry import FAMILIES, choose_model
 from netpress.recipe.overrides import apply_override
 from netpress.scoring import ScoreSettings
 from netpress.settings import Natural, Positive, Settings, SettingsError, find_unreadable, parse
@@ -172,7 +172,7 @@ def understand_model(table: dict[str, Any]) -> ModelTable:
         problems = error.problems if isinstance(error, SettingsError) else [f"model: {error}"]
         problems[0] += _explain_family(name, presets, table)
         raise SettingsError(problems) from None
-    known = family_named(name).presets
+    known = FAMILIES[name].presets
     settings: dict[str, Any] = {}
     for preset in presets:
         settings |= known[preset]
@@ -182,7 +182,7 @@ def understand_model(table: dict[str, Any]) -> ModelTable:
 
 def _explain_family(name: str, presets: Sequence[str], settings: dict[str, Any]) -> str:
     """What to do where a model's presets and settings are those of another family; nothing where they are not."""
-    known = families()
+    known = FAMILIES.all()
     if name not in known:
         return ""
     strange = [preset for preset in presets if preset not in known[name].presets]

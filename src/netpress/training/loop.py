@@ -17,6 +17,7 @@ from netpress.process.devices import generator_for
 from netpress.process.interruption import Request, deferred
 from netpress.process.memory import keep_freed_memory
 from netpress.stage import Context
+from netpress.training.accelerated import accelerate
 from netpress.training.losses import AdaptiveLabelSmoothing, classifier_weight
 from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import rate_at
@@ -56,7 +57,7 @@ def run_training(
         keep_freed_memory()
     training = _Training(network, settings, context, teacher)
     devices = [context.device] if context.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), accelerate(network.module):
         try:
             return training.run()
         finally:

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netpress.models import fused
 from netpress.models.blocks import ConvNorm
 from netpress.models.c_efficientnet import CEfficientNet, CEfficientNetSettings
+from netpress.training.accelerated import accelerate, widening
 
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "WORTHWHILE_BYTES", 0)
+    monkeypatch.setattr(widening, "WORTHWHILE_BYTES", 0)
 
 
 def _link(inputs: int = 6, outputs: int = 10, activation: nn.Module | None = None) -> ConvNorm:
@@ -23,6 +23,11 @@ def _link(inputs: int = 6, outputs: int = 10, activation: nn.Module | None = Non
     nn.init.normal_(link.norm.weight, 1.0, 0.5)
     nn.init.normal_(link.norm.bias)
     return link.to(memory_format=torch.channels_last).train()
+
+
+def _widen(link: ConvNorm, x: Tensor) -> Tensor:
+    with accelerate(link):
+        return link(x)
 
 
 def _images(seed: int, *shape: int) -> Tensor:
@@ -41,7 +46,7 @@ def _run(link: ConvNorm, x: Tensor, run: Callable[[ConvNorm, Tensor], Tensor]) -
 def test_equals_the_modules(shape: tuple[int, ...]) -> None:
     link, x = _link(), 3 + _images(1, *shape)  # far from zero, where sums of squares lose most
     exact = _run(copy.deepcopy(link).double(), x.double(), lambda link, x: link(x))
-    found = _run(link, x, fused.widen)
+    found = _run(link, x, _widen)
     assert len(found) == len(exact) == 8  # result, gradients for x and three parameters, three statistics
     for one, other in zip(found, exact, strict=True):
         scale = float(other.abs().max()) or 1.0
@@ -52,7 +57,7 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     x = _images(1, 4, 6, 5, 5)
 
     def is_fused(link: ConvNorm, x: Tensor = x) -> bool:
-        return "_Widening" in str(fused.widen(link, x).grad_fn)
+        return "_Widening" in str(_widen(link, x).grad_fn)
 
     hooked, norm_hooked = _link(), _link()
     hooked.register_forward_hook(lambda *_: None)
@@ -65,10 +70,10 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_fused(norm_hooked)
     assert not is_fused(_link().double(), x.double())
     with torch.no_grad():
-        assert fused.widen(_link(), x).grad_fn is None
+        assert _widen(_link(), x).grad_fn is None
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_fused(_link())
-    monkeypatch.setattr(fused, "WORTHWHILE_BYTES", 4 * 10 * 25 * 4)
+    monkeypatch.setattr(widening, "WORTHWHILE_BYTES", 4 * 10 * 25 * 4)
     assert is_fused(_link())
     assert not is_fused(_link(), x[:3])
 
@@ -76,7 +81,7 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_frozen_weights_and_inputs_without_gradient() -> None:
     link, x = _link(), _images(1, 4, 6, 5, 5)
     link.conv.weight.requires_grad_(False)
-    y = fused.widen(link, x)
+    y = _widen(link, x)
     y.sum().backward()
     assert link.conv.weight.grad is None and x.grad is None
     assert link.norm.bias.grad is not None
@@ -84,11 +89,12 @@ def test_frozen_weights_and_inputs_without_gradient() -> None:
 
 def test_a_network_trains_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def weights_after_a_step(threshold: int) -> list[Tensor]:
-        monkeypatch.setattr(fused, "WORTHWHILE_BYTES", threshold)
+        monkeypatch.setattr(widening, "WORTHWHILE_BYTES", threshold)
         torch.manual_seed(0)
         network = CEfficientNet(CEfficientNetSettings(widths="tiny", classes=10, dropout=0.0)).train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        network(_images(2, 16, 3, 32, 32)).logsumexp(1).sum().backward()
+        with accelerate(network):
+            network(_images(2, 16, 3, 32, 32)).logsumexp(1).sum().backward()
         optimizer.step()
         return [tensor.detach() for tensor in network.state_dict().values()]
 

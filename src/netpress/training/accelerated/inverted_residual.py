@@ -2,110 +2,105 @@
 
 With compiled kernels (netpress.native) the values inside a block, several times wider than what goes in and out, pass
 through memory once, between the depthwise convolution and its norm. Norms become a factor and an offset for each
-channel: the first from the moments of the narrow input (netpress.models.fused), the others from sums
-taken while values are made. The gate's input follows from such sums too, so that gating is another factor.
+channel: the first from the moments of the narrow input, the others from sums taken while values are made. The gate's
+input follows from such sums too, so that gating is another factor.
 The results are those of the modules up to rounding, and running statistics move as theirs do.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from netpress.models.blocks import ConvNorm, SqueezeExcite
-from netpress.models.fused import FoldedNorm, as_images, as_rows, has_hooks, is_norm, is_plain, is_widening, remember
-from netpress.native.blocks import LARGEST_KERNEL, InvertedResidual, pad, padded
+from netpress.models.blocks import SqueezeExcite
+from netpress.models.inverted_residual import InvertedResidual
+from netpress.native import blocks
+from netpress.native.blocks import LARGEST_KERNEL, pad, padded
 from netpress.native.library import available
+from netpress.training.accelerated.conditions import has_hooks, is_link, is_plain, is_pointwise
+from netpress.training.accelerated.norms import FoldedNorm, SummedNorm
+from netpress.training.accelerated.plain import Swapped
+from netpress.training.accelerated.rows import as_images, as_rows, rows_of
+from netpress.training.accelerated.widening import is_widening
 
 
-@dataclass(frozen=True)
-class Branch:
-    """The layers of an inverted residual between its input and its sum, and what is added there.
+class AcceleratedInvertedResidual(Swapped, InvertedResidual):
+    """An inverted residual whose modules run as one, where `is_fusable` says that they can."""
 
-    gate: multiplies the narrowed values, from their own means. shortcut: a module for the input, or None for no sum.
+    plain = InvertedResidual
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_fusable(self, x):
+            return super().forward(x)
+        kept = isinstance(self.shortcut, nn.Identity)
+        added = None if kept or self.shortcut is None else self.shortcut(x)
+        return _Inverted.apply(x, added, self, kept, *_parameters(self))
+
+
+def is_fusable(block: InvertedResidual, x: Tensor) -> bool:
+    """Whether the kernels know everything that block(x) does, for x [batch, inputs, height, width].
+
+    They know torch's own modules as C-EfficientNet has them, without hooks, in training on a CPU in float32.
     """
-
-    expand: ConvNorm
-    depthwise: ConvNorm
-    project: ConvNorm
-    gate: SqueezeExcite | None
-    shortcut: nn.Module | None
-
-    def is_fusable(self, x: Tensor) -> bool:
-        """Whether `invert` takes it for x [batch, channels, height, width]: torch's own modules as C-EfficientNet has
-        them, without hooks, in training on a CPU in float32, where there are kernels."""
-        return is_plain(x) and available() and self._fits(x) and not any(map(has_hooks, self._called()))
-
-    def _fits(self, x: Tensor) -> bool:
-        conv, last = self.depthwise.conv, self.project.conv
-        kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
-        return (
-            is_widening(self.expand)
-            and is_widening(self.depthwise, pointwise=False)
-            and conv.groups == conv.in_channels == conv.out_channels == self.expand.conv.out_channels
-            and kernel[0] == kernel[1] <= LARGEST_KERNEL
-            and stride[0] == stride[1]
-            and padding in [(side, side) for side in range(kernel[0])]
-            and min(x.shape[2:]) + 2 * int(padding[0]) >= kernel[0]
-            and type(last) is nn.Conv2d
-            and (last.kernel_size, last.stride, last.padding, last.groups) == ((1, 1), (1, 1), (0, 0), 1)
-            and last.bias is None
-            and len(self.project) == 2
-            and is_norm(self.project.norm)
-            and _count(_shape_of(self, x)) > 1  # torch's norms refuse a single value
-        )
-
-    def _called(self) -> list[nn.Module]:
-        """Modules whose hooks would not run."""
-        links = [self.project, *self.project]
-        if self.gate is not None:
-            links += [self.gate, self.gate[0]]
-        return [*links, self.shortcut] if isinstance(self.shortcut, nn.Identity) else links
-
-    def parameters(self) -> list[Tensor]:
-        links = (self.expand, self.depthwise, self.project)
-        layers = [p for link in links for p in (link.conv.weight, link.norm.weight, link.norm.bias)]
-        return layers if self.gate is None else [*layers, *self.gate.parameters()]
+    return (
+        is_plain(x)
+        and available()
+        and _fits(block, x)
+        and _gate_fits(block.squeeze_excite)
+        and not any(map(has_hooks, _called(block)))
+    )
 
 
-def invert(branch: Branch, x: Tensor) -> Tensor:
-    """project(depthwise(expand(x))), gated, and the shortcut added; for a branch that `is_fusable`."""
-    kept = isinstance(branch.shortcut, nn.Identity)
-    added = None if kept or branch.shortcut is None else branch.shortcut(x)
-    return _Inverted.apply(x, added, branch, kept, *branch.parameters())
+def _fits(block: InvertedResidual, x: Tensor) -> bool:
+    expand, depthwise, project = block.expand, block.depthwise, block.project
+    if (
+        expand is None
+        or not is_widening(expand, nn.Hardswish)
+        or not is_link(depthwise, nn.Hardswish)
+        or not is_link(project, None)
+    ):
+        return False
+    conv, last = depthwise.conv, project.conv
+    kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
+    return (
+        conv.groups == conv.in_channels == conv.out_channels == expand.conv.out_channels
+        and conv.bias is None
+        and kernel[0] == kernel[1] <= LARGEST_KERNEL
+        and stride[0] == stride[1]
+        and padding in [(side, side) for side in range(kernel[0])]
+        and min(x.shape[2:]) + 2 * int(padding[0]) >= kernel[0]
+        and is_pointwise(last)
+        and last.bias is None
+        and block.drop_connect is None
+        and block.gated != "inside"
+        and _count(_shape_of(block, x)) > 1  # torch's norms refuse a single value
+    )
 
 
-@dataclass(frozen=True)
-class _Norm:
-    """A norm over values that a pass made, all [channels] and padded; `count` values a channel."""
+def _gate_fits(gate: nn.Module | None) -> bool:
+    """Whether a gate is computed from means alone. What its other layers are does not matter: they are called."""
+    return gate is None or (
+        type(gate) is SqueezeExcite and type(gate[0]) is nn.AdaptiveAvgPool2d and gate[0].output_size == 1
+    )
 
-    factor: Tensor
-    offset: Tensor
-    shift: Tensor
-    mean: Tensor
-    inverse: Tensor
-    count: int
 
-    @classmethod
-    def of(cls, norm: nn.BatchNorm2d, sums: Tensor, count: int) -> "_Norm":
-        """From the sums of the values and of their squares, float64 [2, channels]; running statistics move."""
-        exact, squares = sums / count
-        mean = exact.float()
-        variance = (squares - exact * exact).clamp_(min=0).float()  # biased
-        channels = norm.num_features
-        remember(norm, mean[:channels], variance[:channels], count)
-        inverse = (variance + norm.eps).rsqrt()
-        factor, shift = pad(norm.weight) * inverse, pad(norm.bias)
-        return cls(factor, torch.addcmul(shift, mean, factor, value=-1), shift, mean, inverse, count)
+def _called(block: InvertedResidual) -> list[nn.Module]:
+    """Modules whose hooks would not run, beside those of links."""
+    gate, shortcut = block.squeeze_excite, block.shortcut
+    gates = [] if gate is None else [*gate.modules()] if block.gated == "nothing" else [gate, gate[0]]
+    return [*gates, shortcut] if isinstance(shortcut, nn.Identity) else gates
 
-    def backward(self, for_shift: Tensor, against: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From the sums of the gradient and of gradient * (value - mean): the gradient for the norm's weight, and what
-        the value and 1 are multiplied with, beside gradient * factor, to give the gradient for the value."""
-        for_scale = against * self.inverse
-        by_value = self.factor * self.inverse * for_scale / -self.count
-        return for_scale, by_value, self.factor * for_shift / -self.count - by_value * self.mean
+
+def _gate_of(block: InvertedResidual) -> SqueezeExcite | None:
+    return None if block.gated == "nothing" else block.squeeze_excite
+
+
+def _parameters(block: InvertedResidual) -> list[Tensor]:
+    links = [link for link in (block.expand, block.depthwise, block.project) if link is not None]
+    layers = [p for link in links for p in (link.conv.weight, link.norm.weight, link.norm.bias)]
+    gate = _gate_of(block)
+    return layers if gate is None else [*layers, *gate.parameters()]
 
 
 class _Gate:
@@ -115,7 +110,9 @@ class _Gate:
         """pooled: [images, channels]"""
         with torch.enable_grad():
             self.pooled = pooled[:, :, None, None].requires_grad_()
-            self.values = gate.excite(self.pooled)
+            self.values = self.pooled
+            for layer in list(gate)[1:]:
+                self.values = layer(self.values)
         self.factors = self.values.detach().flatten(1)  # [images, channels]
         self.parameters = list(gate.parameters())
 
@@ -131,11 +128,14 @@ class _Gate:
 
 class _Inverted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, added: Tensor | None, branch: Branch, kept: bool, *_parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, added: Tensor | None, block: InvertedResidual, kept: bool, *_parameters: Tensor
+    ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         rows = as_rows(x)
-        shape = _shape_of(branch, x)
-        expand, depthwise, project = branch.expand, branch.depthwise, branch.project
+        shape = _shape_of(block, x)
+        expand, depthwise, project = block.expand, block.depthwise, block.project
+        assert expand is not None
         sums = shape.moments(rows)[:, : shape.inputs]
         matrix = expand.conv.weight.detach().flatten(1)
         first = FoldedNorm.over(sums[0], sums[1:], len(rows), matrix, expand.norm, centred=True)
@@ -148,21 +148,21 @@ class _Inverted(torch.autograd.Function):
 
         middle, sums = shape.widen(rows, *matrices)
         count = _count(shape)
-        second = _Norm.of(depthwise.norm, sums, count)
+        second = SummedNorm.of(depthwise.norm, sums, count)
 
         turned = pad(project.conv.weight.detach().flatten(1))  # [outputs, inside]
         narrowed, totals, sums = shape.narrow(middle, second.factor, second.offset, pad(turned.t()))
-        third = _Norm.of(project.norm, sums, count)
+        third = SummedNorm.of(project.norm, sums, count)
 
         # How far each image's mean is from that of all, [images, outputs padded].
         away = totals.mul_(shape.images / count).sub_(sums[0] / count).float()
         gate: _Gate | None = None
         factor, offset = third.factor.expand_as(away), third.offset.expand_as(away)
-        if branch.gate is not None:
-            gate = _Gate(branch.gate, torch.addcmul(third.shift, away, third.factor)[:, : shape.outputs])
+        if (gating := _gate_of(block)) is not None:
+            gate = _Gate(gating, torch.addcmul(third.shift, away, third.factor)[:, : shape.outputs])
             factors = pad(gate.factors)
             factor, offset = factors * factor, factors * offset
-        through = rows if kept else None if added is None else _rows_of(added)
+        through = rows if kept else None if added is None else rows_of(added)
         y = shape.finish(narrowed, factor.contiguous(), offset.contiguous(), through)
 
         ctx.save_for_backward(x, middle, narrowed, turned, away, *matrices)
@@ -173,10 +173,10 @@ class _Inverted(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, middle, narrowed, turned, away, *matrices = ctx.saved_tensors
-        shape: InvertedResidual = ctx.shape
+        shape: blocks.InvertedResidual = ctx.shape
         first, second, third = ctx.norms
         wide, outputs, pixels = len(first.matrix), shape.outputs, shape.out_height * shape.out_width
-        rows, given = as_rows(x), _rows_of(gradient)
+        rows, given = as_rows(x), rows_of(gradient)
 
         totals, against = shape.finish_backward(given, narrowed, third.mean).float()  # [images, outputs padded] each
         parts = third.factor.expand_as(away), torch.zeros_like(away)
@@ -227,27 +227,23 @@ class _Inverted(torch.autograd.Function):
         )
 
 
-def _shape_of(branch: Branch, x: Tensor) -> InvertedResidual:
-    conv = branch.depthwise.conv
+def _shape_of(block: InvertedResidual, x: Tensor) -> blocks.InvertedResidual:
+    conv = block.depthwise.conv
     images, inputs, height, width = x.shape
     inside = padded(conv.out_channels)
-    return InvertedResidual(
+    return blocks.InvertedResidual(
         images=images,
         height=height,
         width=width,
         inputs=inputs,
         inside=inside,
-        outputs=branch.project.conv.out_channels,
+        outputs=block.project.conv.out_channels,
         kernel=conv.kernel_size[0],
         stride=conv.stride[0],
         padding=int(conv.padding[0]),
     )
 
 
-def _count(shape: InvertedResidual) -> int:
+def _count(shape: blocks.InvertedResidual) -> int:
     """Values of each channel inside, after the depthwise convolution."""
     return shape.images * shape.out_height * shape.out_width
-
-
-def _rows_of(images: Tensor) -> Tensor:
-    return as_rows(images.contiguous(memory_format=torch.channels_last))

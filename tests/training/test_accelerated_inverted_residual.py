@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netpress.models import inverted
-from netpress.models.blocks import ConvNorm, SqueezeExcite
+from netpress.models.blocks import ConvNorm
 from netpress.models.c_efficientnet import CEfficientNet, CEfficientNetSettings
-from netpress.models.inverted import Branch, invert
+from netpress.models.inverted_residual import InvertedResidual
 from netpress.native import blocks
 from netpress.native.library import SWITCH, available, library
+from netpress.training.accelerated import accelerate, inverted_residual
+from netpress.training.accelerated.inverted_residual import is_fusable
 
 pytestmark = pytest.mark.skipif(not available(), reason="netpress was installed without a compiler")
 
@@ -50,44 +51,42 @@ CASES = {
 }
 
 
-class Block(nn.Module):
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.expand = ConvNorm(case.inputs, case.inside, momentum=0.3, activation=nn.Hardswish())
-        self.depthwise = ConvNorm(
-            case.inside,
-            case.inside,
-            case.kernel,
-            stride=case.stride,
-            padding=case.padding,
-            groups=case.inside,
-            momentum=0.2,
-            activation=nn.Hardswish(),
-        )
-        self.project = ConvNorm(case.inside, case.outputs, momentum=0.1)
-        self.gate = SqueezeExcite(case.outputs, max(1, case.outputs // 4), nn.Hardswish()) if case.gated else None
-        shortcuts = {"none": None, "identity": nn.Identity()}
-        self.shortcut = shortcuts.get(case.shortcut) or (
-            ConvNorm(case.inputs, case.outputs, stride=case.stride) if case.shortcut == "conv" else None
-        )
-        for link in (self.expand, self.depthwise, self.project):
-            nn.init.normal_(link.norm.weight, 1.0, 0.5)
-            nn.init.normal_(link.norm.bias)
-            nn.init.normal_(link.norm.running_mean)  # by which sums are centred, near or not
-        self.train()
+def _block(case: Case) -> InvertedResidual:
+    torch.manual_seed(0)
+    shortcuts = {
+        "none": None,
+        "identity": nn.Identity(),
+        "conv": ConvNorm(case.inputs, case.outputs, stride=case.stride),
+    }
+    block = InvertedResidual(
+        case.inputs,
+        case.inside,
+        case.outputs,
+        activation=nn.Hardswish,
+        kernel=case.kernel,
+        stride=case.stride,
+        padding=case.padding,
+        squeezed=max(1, case.outputs // 4) if case.gated else 0,
+        shortcut=shortcuts[case.shortcut],
+    )
+    for link, momentum in ((block.expand, 0.3), (block.depthwise, 0.2), (block.project, 0.1)):
+        assert link is not None
+        link.norm.momentum = momentum
+        nn.init.normal_(link.norm.weight, 1.0, 0.5)
+        nn.init.normal_(link.norm.bias)
+        nn.init.normal_(link.norm.running_mean)  # by which sums are centred, near or not
+    return block.train()
 
-    def branch(self) -> Branch:
-        return Branch(self.expand, self.depthwise, self.project, self.gate, self.shortcut)
 
-    def by_modules(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))
-        y = y if self.gate is None else y * self.gate(y)
-        return y if self.shortcut is None else y + self.shortcut(x)
+def _by_modules(block: InvertedResidual, x: Tensor) -> Tensor:
+    return block(x)
 
-    def by_kernels(self, x: Tensor) -> Tensor:
-        assert self.branch().is_fusable(x)
-        return invert(self.branch(), x)
+
+def _by_kernels(block: InvertedResidual, x: Tensor) -> Tensor:
+    with accelerate(block):
+        y = block(x)
+    assert "_Inverted" in str(y.grad_fn)
+    return y
 
 
 def _images(case: Case, seed: int = 1) -> Tensor:
@@ -98,7 +97,7 @@ def _images(case: Case, seed: int = 1) -> Tensor:
     )  # far from zero, where sums lose most
 
 
-def _run(block: Block, x: Tensor, run: Callable[[Block, Tensor], Tensor]) -> dict[str, Tensor]:
+def _run(block: InvertedResidual, x: Tensor, run: Callable[[InvertedResidual, Tensor], Tensor]) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     y = run(block, x)
     y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(9)).to(y.dtype))
@@ -126,9 +125,9 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_equals_the_modules(case: Case, lanes: int) -> None:
-    block, x = Block(case), _images(case)
-    exact = _run(copy.deepcopy(block).double(), x.double(), Block.by_modules)
-    _assert_equal(_run(block, x, Block.by_kernels), exact)
+    block, x = _block(case), _images(case)
+    exact = _run(copy.deepcopy(block).double(), x.double(), _by_modules)
+    _assert_equal(_run(block, x, _by_kernels), exact)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -138,11 +137,11 @@ def test_any_number_of_threads_and_always_the_same_bits(threads: int, monkeypatc
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        one, other = (_run(Block(case), _images(case), Block.by_kernels) for _ in range(2))
+        one, other = (_run(_block(case), _images(case), _by_kernels) for _ in range(2))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    _assert_equal(one, _run(Block(case).double(), _images(case).double(), Block.by_modules))
+    _assert_equal(one, _run(_block(case).double(), _images(case).double(), _by_modules))
 
 
 def test_small_blocks_wake_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,20 +154,20 @@ def test_small_blocks_wake_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_channels_last_or_not_gives_the_same() -> None:
     case = CASES["odd widths"]
     last = _images(case).to(memory_format=torch.channels_last)
-    one, other = _run(Block(case), _images(case), Block.by_kernels), _run(Block(case), last, Block.by_kernels)
+    one, other = _run(_block(case), _images(case), _by_kernels), _run(_block(case), last, _by_kernels)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert one["result"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_frozen_parameters_stay_without_gradient() -> None:
     case = CASES["odd widths"]
-    block = Block(case)
-    frozen = [block.expand.conv.weight, block.project.norm.bias, block.gate.reduce.weight]
+    block = _block(case)
+    frozen = [block.expand.conv.weight, block.project.norm.bias, block.squeeze_excite.reduce.weight]
     for parameter in frozen:
         parameter.requires_grad_(False)
-    found, exact = _run(block, _images(case), Block.by_kernels), copy.deepcopy(block).double()
-    exact.load_state_dict(Block(case).double().state_dict())
-    _assert_equal(found, _run(exact, _images(case).double(), Block.by_modules))
+    found, exact = _run(block, _images(case), _by_kernels), copy.deepcopy(block).double()
+    exact.load_state_dict(_block(case).double().state_dict())
+    _assert_equal(found, _run(exact, _images(case).double(), _by_modules))
     assert all(parameter.grad is None for parameter in frozen)
 
 
@@ -185,8 +184,8 @@ def test_moments_of_what_lies_far_from_zero() -> None:
 
 def test_backward_runs_twice_where_the_graph_is_kept() -> None:
     case = CASES["odd widths"]
-    block, x = Block(case), _images(case).requires_grad_()
-    y = block.by_kernels(x).sum()
+    block, x = _block(case), _images(case).requires_grad_()
+    y = _by_kernels(block, x).sum()
     y.backward(retain_graph=True)
     once = [p.grad.clone() for p in block.parameters()]
     y.backward()
@@ -197,17 +196,17 @@ def test_backward_runs_twice_where_the_graph_is_kept() -> None:
 def test_a_single_value_is_refused_as_torch_refuses_it() -> None:
     case = CASES["one pixel"]
     x = _images(case)[:1]
-    assert not Block(case).branch().is_fusable(x)
+    assert not is_fusable(_block(case), x)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        Block(case).by_modules(x)
+        _by_modules(_block(case), x)
 
 
 def test_statistics_that_are_not_finite_do_no_harm() -> None:
     case = CASES["odd widths"]
-    block = Block(case)
+    block = _block(case)
     block.depthwise.norm.running_mean.fill_(float("nan"))
     block.project.norm.running_mean.fill_(float("inf"))
-    found = _run(block, _images(case), Block.by_kernels)
+    found = _run(block, _images(case), _by_kernels)
     assert found["result"].isfinite().all() and found["input"].isfinite().all()
 
 
@@ -215,18 +214,18 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["odd widths"]
     x = _images(case)
 
-    def fusable(change: Callable[[Block], object] = lambda block: None, x: Tensor = x) -> bool:
-        block = Block(case)
+    def fusable(change: Callable[[InvertedResidual], object] = lambda block: None, x: Tensor = x) -> bool:
+        block = _block(case)
         change(block)
-        return block.branch().is_fusable(x)
+        return is_fusable(block, x)
 
     assert fusable()
-    assert not fusable(Block.eval)
-    assert not fusable(Block.double, x.double())
+    assert not fusable(InvertedResidual.eval)
+    assert not fusable(InvertedResidual.double, x.double())
     assert not fusable(lambda block: block.depthwise.eval())
     assert not fusable(lambda block: block.project.register_forward_hook(lambda *_: None))
-    assert not fusable(lambda block: block.gate.register_forward_hook(lambda *_: None))
-    assert not fusable(lambda block: block.gate.pool.register_forward_hook(lambda *_: None))
+    assert not fusable(lambda block: block.squeeze_excite.register_forward_hook(lambda *_: None))
+    assert not fusable(lambda block: block.squeeze_excite.pool.register_forward_hook(lambda *_: None))
     assert not fusable(lambda block: block.depthwise.conv.register_forward_pre_hook(lambda *_: None))
     assert not fusable(lambda block: setattr(block.depthwise, "activation", nn.ReLU()))
     assert not fusable(lambda block: setattr(block.project, "norm", nn.Identity()))
@@ -234,18 +233,19 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not fusable()
     with torch.autocast("cpu", torch.bfloat16):
         assert not fusable()
-    monkeypatch.setattr(inverted, "available", lambda: False)
+    monkeypatch.setattr(inverted_residual, "available", lambda: False)
     assert not fusable()
 
 
 def test_a_network_trains_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def weights_after_a_step(kernels: bool) -> dict[str, Tensor]:
-        monkeypatch.setattr(inverted, "available", lambda: kernels)
+        monkeypatch.setattr(inverted_residual, "available", lambda: kernels)
         torch.manual_seed(0)
         network = CEfficientNet(CEfficientNetSettings(widths="tiny", classes=10, dropout=0.0)).train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-        network(x).logsumexp(1).sum().backward()
+        with accelerate(network):
+            network(x).logsumexp(1).sum().backward()
         optimizer.step()
         return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 

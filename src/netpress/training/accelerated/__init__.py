@@ -1,0 +1,15 @@
+"""Training steps on a CPU, faster than module by module, with the same results up to rounding.
+
+    with accelerate(module):
+        ...                     steps; `module` is what it was afterwards
+
+- `swapping`: which modules are swapped for faster ones, and how they come back
+- `conditions`: when a faster one may be used
+- `widening`: a 1x1 convolution, its norm and hard-swish in one
+- `inverted_residual`: a whole inverted residual in one, by compiled kernels
+- `norms`, `rows`: what these two share
+"""
+
+from netpress.training.accelerated.swapping import accelerate
+
+__all__ = ["accelerate"]

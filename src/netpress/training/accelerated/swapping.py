@@ -1,0 +1,35 @@
+"""Modules that train faster, put in place of the plain ones and taken out again.
+
+Only a module's class is swapped, and with it the forward pass: parameters, names, hooks and settings stay where they
+are.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from netpress.training.accelerated.inverted_residual import AcceleratedInvertedResidual
+from netpress.training.accelerated.plain import plain_type
+from netpress.training.accelerated.widening import AcceleratedConvNorm
+
+FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    faster.plain: faster for faster in (AcceleratedConvNorm, AcceleratedInvertedResidual)
+}
+
+
+@contextmanager
+def accelerate(module: nn.Module) -> Iterator[None]:
+    """Inside this context the parts of `module` that can train faster do; after it, however it ends, they are plain.
+
+    Which way a part takes is decided at each call (see `conditions`): evaluation is torch's own, to the bit. Copies
+    made inside are plain.
+    """
+    parts = [part for part in module.modules() if type(part) in FASTER]
+    try:
+        for part in parts:
+            part.__class__ = FASTER[type(part)]
+        yield
+    finally:
+        for part in parts:
+            part.__class__ = plain_type(part)
