@@ -30,7 +30,7 @@ from netpress.recipe.schema import Sweep, check_recipe, load_values, read_recipe
 from netpress.runs import planning
 from netpress.runs.planning import plan_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep
-from netpress.scoring import ScoreSettings
+from netpress.scoring import CONVENTIONS
 from netpress.settings import Settings, SettingsError
 from netpress.stage import stages
 
@@ -125,7 +125,8 @@ def places(kind: type[Settings], values: dict[str, Any], path: str, depth: int =
 def every_setting() -> list[tuple[dict[str, Any], str]]:
     found = [(BASE, key) for key in (*BASE, "description", "seed", "score", "sweep", "extends", "stages.0", "new")]
     found += places(DataSettings, BASE | {"data": {}}, "data")
-    found += places(ScoreSettings, BASE | {"score": {}}, "score")
+    for name, convention in CONVENTIONS.all().items():
+        found += places(convention.settings, BASE | {"score": {"convention": name}}, "score")
     found += places(Sweep, BASE | {"sweep": {"seeds": [1]}}, "sweep")
     for name, stage in stages().items():
         values = BASE | {"stages": [{"kind": name, **REQUIRED.get(name, {})}]}

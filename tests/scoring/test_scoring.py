@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from netpress.errors import UserError
 from netpress.network import Network, create
-from netpress.scoring import Row, ScoreCard, ScoreSettings, score, score_trace, verify
-from netpress.scoring.verify import count_operation
+from netpress.scoring import Row, ScoreCard, choose_settings, score, score_trace, verify
+from netpress.scoring.vectors import counter_vector
 from netpress.tracing import trace
 
 VECTORS = Path(__file__).parents[1] / "data" / "counting_vectors.json"
@@ -70,7 +70,7 @@ def test_a_file_that_is_none(tmp_path: Path, text: str | None, message: str) -> 
 
 def test_an_operation_that_the_counter_does_not_have() -> None:
     with pytest.raises(UserError, match="SeparableConv2D: the counter has no such operation"):
-        count_operation("SeparableConv2D", {}, 0, 16)
+        counter_vector("SeparableConv2D", {}, 0, 16)
 
 
 # --- norms
@@ -334,7 +334,7 @@ def test_facts_and_size_come_from_the_network() -> None:
     card = score(made)
     assert (card.accuracy, card.meets_gate) == (0.81, True)
     assert score(made, (3, 16, 16)).operations < card.operations
-    settings = ScoreSettings(convention="kaist", mask="none")
+    settings = choose_settings("kaist", options={"mask": "none"})
     assert score(made, settings=settings).convention == "kaist"
 
 
@@ -350,7 +350,7 @@ def test_hard_swish_costs_the_same_however_it_is_written() -> None:
 def test_results_that_nobody_uses_are_pointed_out() -> None:
     traced = trace(create("c_efficientnet", {"widths": "v1", "released": True}).module, (3, 32, 32))
     assert len(traced.dead()) == 15
-    card = score_trace(traced, ScoreSettings())
+    card = score_trace(traced, choose_settings())
     assert "never used" in rows_of(card)["blocks.2.squeeze_excite.sigmoid"].note
     assert any(note.startswith("15 operations are executed") for note in card.notes)
 
@@ -371,21 +371,3 @@ def test_more_rules_of_the_text() -> None:
 def test_explanation_names_sources() -> None:
     text = score(network(), weight_bits=4, activation_bits=4).explain()
     assert "[counter]" in text and "[RIAIR" in text and "assumed: weights of 4 bits" in text
-
-
-def test_tables_for_a_terminal() -> None:
-    from rich.console import Console
-
-    from netpress.scoring.rendering import card_table, comparison_table
-
-    card = score(network(), accuracy=0.5)
-    console = Console(width=200, record=True, file=io.StringIO())
-    for per in ("layer", "kind", "block"):
-        console.print(card_table(card, per))
-    console.print(card_table(card, all_rows=True))
-    console.print(comparison_table({"mine": card, "theirs": score(network(), convention="kaist")}))
-    text = console.export_text()
-    assert "rows cost nothing and are not shown" in text
-    assert "blocks.0.depthwise.conv" in text
-    assert text.count(f"{card.score:.7f}") >= 5
-    assert "50.00% (below the gate)" in text

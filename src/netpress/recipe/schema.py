@@ -25,14 +25,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, create_model, model_validator
+from pydantic import Field, SerializeAsAny, StringConstraints, create_model, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
 from netpress.files import atomic_write, is_folder, is_there, parse_toml, read_file
 from netpress.models.registry import choose_model, families, family_named
 from netpress.recipe.overrides import apply_override
-from netpress.scoring import ScoreSettings
+from netpress.scoring import ScoreSettings, choose_settings
 from netpress.settings import Natural, Positive, Settings, SettingsError, find_unreadable, parse
 from netpress.stage import stages
 
@@ -116,7 +116,7 @@ class Recipe(Settings):
     model: dict[str, Any]
     """`family` with its settings (a `preset` first, then single settings), or `network`: a file to start from."""
     stages: tuple[Settings, ...]
-    score: ScoreSettings = ScoreSettings()
+    score: SerializeAsAny[ScoreSettings] = choose_settings()
     sweep: Sweep | None = None
     """Where there is one, this is not one run but what several have in common: see `netpress.runs.sweep`."""
 
