@@ -24,6 +24,7 @@ from netpress.files import atomic_write
 from netpress.network import Network
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
+from netpress.registry import Registry
 from netpress.settings import Settings
 
 STATE = "state.safetensors"
@@ -170,45 +171,48 @@ CheckFunction = Callable[[Outlook, Any], None]
 LeaveFunction = Callable[[Network, Any], None]
 
 
+def _nothing(*given: Any) -> None:
+    """What `check` and `leave` do by default."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A registered kind of stage."""
-
-    kind: str
-    settings: type[Settings]
-    run: StageFunction
-    plan: PlanFunction
-    check: CheckFunction
-    leave: LeaveFunction
-    weighs: bool
-    description: str
-
-
-_STAGES: dict[str, Stage] = {}
-
-
-def register_stage(
-    kind: str,
-    settings: type[Settings],
-    run: StageFunction,
-    plan: PlanFunction,
-    description: str = "",
-    *,
-    check: CheckFunction = lambda outlook, settings: None,
-    leave: LeaveFunction = lambda network, settings: None,
-    weighs: bool = False,
-) -> None:
-    """Make a kind of stage known to recipes and to `netpress apply`.
+    """What a kind of stage is made of.
 
     `settings` must have a field `kind: Literal[kind] = kind`. `plan` lists what the stage would touch and cost,
     without running it. `check` raises UserError for what the stage would refuse, or could only spoil, once the stages
     before have run for hours; `leave` makes the network what the stage leaves, as far as later stages must know: its
     structure, its masks. `weighs` says that `plan` looks at weights.
     """
-    if kind in _STAGES:
-        raise ValueError(f"the stage {kind} is registered twice")
-    first_line = (description or settings.__doc__ or "").strip().split("\n")[0]
-    _STAGES[kind] = Stage(kind, settings, run, plan, check, leave, weighs, first_line)
+
+    settings: type[Settings]
+    run: StageFunction
+    plan: PlanFunction
+    check: CheckFunction = _nothing
+    leave: LeaveFunction = _nothing
+    weighs: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The name by which recipes ask for it."""
+        return str(self.settings.model_fields["kind"].default)
+
+    @property
+    def description(self) -> str:
+        """What it does, in one line."""
+        return (self.settings.__doc__ or "").strip().split("\n")[0]
+
+
+STAGES = Registry[Stage](
+    "stage",
+    {
+        "train": "netpress.training.train",
+        "fold": "netpress.compression.fold",
+        "prune": "netpress.compression.prune",
+        "prune_to_gate": "netpress.compression.prune_to_gate",
+        "quantize": "netpress.compression.quantize",
+    },
+)
 
 
 def foresee(settings: Sequence[Settings], outlook: Outlook) -> list[tuple[str, list[PlanRow]]]:
@@ -233,14 +237,9 @@ def foresee(settings: Sequence[Settings], outlook: Outlook) -> list[tuple[str, l
 
 def stage_of(settings: Settings) -> Stage:
     """The stage that these are settings of."""
-    return _STAGES[settings.kind]  # type: ignore[attr-defined]
+    return STAGES[settings.kind]  # type: ignore[attr-defined]
 
 
 def stage_name(index: int, settings: Settings) -> str:
     """The name of the stage at place `index` (from 0) of a run, and of its folder: 01-train."""
     return f"{index + 1:02d}-{settings.kind}"  # type: ignore[attr-defined]
-
-
-def stages() -> dict[str, Stage]:
-    """All registered stages by kind. The rooms that register them must have been imported."""
-    return dict(_STAGES)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from netpress.compression import FoldSettings, densities, fold, prune_once
-from netpress.compression.folding import plan
+import netpress.compression.fold as fold_module
+from netpress.compression.fold import FoldSettings, fold, plan
+from netpress.compression.masks import densities
+from netpress.compression.prune import prune_once
 from netpress.errors import Failure, UserError
 from netpress.network import Network, create, load, save
 from netpress.network.edits.folding import find_foldable_norms
@@ -58,9 +60,8 @@ def test_folding_keeps_answers_masks_and_zeros(network: Network, context: Contex
 def test_a_fold_that_changes_answers_is_refused(
     network: Network, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from netpress.compression import folding
 
-    real = folding.fold_norms
+    real = fold_module.fold_norms
 
     def careless(module: nn.Module) -> list[tuple[str, str]]:
         pairs = real(module)
@@ -68,7 +69,7 @@ def test_a_fold_that_changes_answers_is_refused(
             module.get_submodule("stem.conv").bias.add_(0.5)  # type: ignore[union-attr, operator]
         return pairs
 
-    monkeypatch.setattr(folding, "fold_norms", careless)
+    monkeypatch.setattr(fold_module, "fold_norms", careless)
     with pytest.raises(Failure, match=r"03-fold: after folding, logits differ by .* tolerance of 0\.0001"):
         fold(network, FoldSettings(), context)
 

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from netpress.compression import (
+from netpress.compression.masks import (
     add_masks,
     densities,
     masks_from_zeros,
     merge_masks,
-    prune_once,
     select_weights,
     total_density,
 )
+from netpress.compression.prune import prune_once
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.network import Network, copy, create, load, save

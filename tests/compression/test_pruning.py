@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from netpress.compression import PruneSettings, PruneToGateSettings, densities, prune, prune_to_gate, total_density
-from netpress.compression import gate as gate_module
-from netpress.compression import pruning as pruning_module
-from netpress.compression.pruning import plan, prune_once
+import netpress.compression.prune as pruning_module
+import netpress.compression.prune_to_gate as gate_module
+from netpress.compression.masks import densities, total_density
+from netpress.compression.prune import PruneSettings, plan, prune, prune_once
+from netpress.compression.prune_to_gate import PruneToGateSettings, prune_to_gate
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.models.registry import parse_model

@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netpress.compression import masks_from_zeros, prune_once
-from netpress.compression.quantization import (
-    QuantizeSettings,
-    choose_formats,
-    plan,
-    quantize,
-)
+from netpress.compression.masks import masks_from_zeros
+from netpress.compression.prune import prune_once
+from netpress.compression.quantization.assignment import choose_formats
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import plan, quantize
 from netpress.data import AugmentSettings, Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict

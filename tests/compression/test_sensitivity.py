@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from netpress.cli import main
-from netpress.compression.quantization import QuantizeSettings, plan, quantize, quantize_once
 from netpress.compression.quantization.automatic import order_moves
+from netpress.compression.quantization.post_training import quantize_once
 from netpress.compression.quantization.sensitivity import Sensitivity, folded, measure_sensitivity, with_width
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import plan, quantize
 from netpress.data import DataSettings, load_dataset
 from netpress.errors import UserError
 from netpress.evaluation import evaluate

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netpress import api
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, DataSettings, Images, load_dataset
 from netpress.evaluation import ExactEvaluation, evaluate_exactly, predict
 from netpress.network import Architecture, InputSpec, Network, create, load, save

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from netpress.cli import main
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict

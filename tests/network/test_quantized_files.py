@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from netpress.compression import prune_once
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.prune import prune_once
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.errors import NetpressError
 from netpress.evaluation import predict

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.evaluation import evaluate_exactly
 from netpress.network import Architecture, InputSpec, Network

@@ -32,7 +32,7 @@ from netpress.runs.planning import plan_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep
 from netpress.scoring import ScoreSettings
 from netpress.settings import Settings, SettingsError
-from netpress.stage import stages
+from netpress.stage import STAGES
 
 SECONDS = 20  # for one plan
 MEMORY = 2 << 20  # KiB, for all of this
@@ -127,7 +127,7 @@ def every_setting() -> list[tuple[dict[str, Any], str]]:
     found += places(DataSettings, BASE | {"data": {}}, "data")
     found += places(ScoreSettings, BASE | {"score": {}}, "score")
     found += places(Sweep, BASE | {"sweep": {"seeds": [1]}}, "sweep")
-    for name, stage in stages().items():
+    for name, stage in STAGES.all().items():
         values = BASE | {"stages": [{"kind": name, **REQUIRED.get(name, {})}]}
         found += places(stage.settings, values, "stages.0")
     for name, family in families().items():

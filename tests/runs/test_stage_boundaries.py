@@ -21,7 +21,7 @@ from netpress.process.console import Console
 from netpress.runs import pipeline
 from netpress.runs.pipeline import run_stage
 from netpress.settings import parse
-from netpress.stage import Context, stages
+from netpress.stage import STAGES, Context
 from netpress.training.step import TrainingStep
 
 TRAIN = {"epochs": 2, "batch_size": 16, "average": {"decay": 0.9}, "mix": {"kind": "cutmix"}}
@@ -118,7 +118,7 @@ OTHERS = {
 
 def settings_of(kind: str) -> Any:
     values = (OTHERS | KINDS)[kind]
-    return parse(stages()[kind.split()[-1]].settings, {"kind": kind.split()[-1], **values}, kind)
+    return parse(STAGES[kind.split()[-1]].settings, {"kind": kind.split()[-1], **values}, kind)
 
 
 DATA = make_dataset()

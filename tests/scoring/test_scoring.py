@@ -182,7 +182,7 @@ def network() -> Network:
 
 def quantized(accumulators: object = "tree") -> Network:
     """Layers that compute with integers, as the quantize stage leaves them."""
-    from netpress.compression.quantization.layout import record_formats
+    from netpress.compression.quantization.assignment import record_formats
     from netpress.network.edits.folding import fold_norms
     from netpress.network.selection import layers_with_weights
     from netpress.numerics.formats import Integer

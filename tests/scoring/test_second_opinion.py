@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.network import Network, create
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary

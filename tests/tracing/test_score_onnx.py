@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from netpress import scoring
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.network import Network, create

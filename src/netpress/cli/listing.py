@@ -57,9 +57,9 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _stages() -> list[dict[str, Any]]:
-    from netpress.recipe.schema import stages
+    from netpress.stage import STAGES
 
-    return [{"stage": kind, "what it does": stage.description} for kind, stage in stages().items()]
+    return [{"stage": kind, "what it does": stage.description} for kind, stage in STAGES.all().items()]
 
 
 def _datasets() -> list[dict[str, Any]]:

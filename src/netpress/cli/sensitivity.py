@@ -47,8 +47,8 @@ def sensitivity(
     where the data is to be read otherwise than the network says.
     """
     from netpress import api
-    from netpress.compression.quantization import QuantizeSettings
     from netpress.compression.quantization.sensitivity import measure_sensitivity
+    from netpress.compression.quantization.settings import QuantizeSettings
     from netpress.network.data import load_data
     from netpress.process.console import Console
     from netpress.process.devices import choose_device

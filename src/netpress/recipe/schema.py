@@ -16,7 +16,6 @@ The settings of each part live beside its code; they meet here. A recipe is TOML
 """
 
 import functools
-import importlib
 import operator
 import tomllib
 from collections.abc import Sequence
@@ -34,16 +33,12 @@ from netpress.models.registry import choose_model, families, family_named
 from netpress.recipe.overrides import apply_override
 from netpress.scoring import ScoreSettings
 from netpress.settings import Natural, Positive, Settings, SettingsError, find_unreadable, parse
-from netpress.stage import stages
+from netpress.stage import STAGES
 
 LARGEST_RECIPE = 1 << 20  # bytes
 MOST_STAGES = 32
 LONGEST_NAME = 200  # letters: names become folders, which no system lets be longer than 255
 LARGEST_SCALE = 1e6  # of --epochs-scale
-
-STAGE_ROOMS = ("netpress.training", "netpress.compression")
-for room in STAGE_ROOMS:  # importing a room registers its stages
-    importlib.import_module(room)
 
 
 VariantName = Annotated[str, StringConstraints(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -132,7 +127,7 @@ class Recipe(Settings):
 @functools.cache
 def recipe_schema() -> type[Recipe]:
     """`Recipe` with `stages` typed as the union of all registered stages, told apart by `kind`."""
-    union: Any = functools.reduce(operator.or_, (stage.settings for stage in stages().values()))
+    union: Any = functools.reduce(operator.or_, (stage.settings for stage in STAGES.all().values()))
     one: Any = Annotated[union, Field(discriminator="kind")]
     return create_model("Recipe", __base__=Recipe, stages=(tuple[one, ...], ...))
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from netpress.compression.pruning import LAST
+from netpress.compression.prune import LAST
 from netpress.data import Dataset
 from netpress.errors import UserError
 from netpress.evaluation import evaluate

@@ -22,7 +22,7 @@ from netpress.recipe.overrides import apply_override, data_changes
 from netpress.runs.pipeline import STAGE_FILES, save_result
 from netpress.scoring import score
 from netpress.settings import parse
-from netpress.stage import Context, Outlook, stages
+from netpress.stage import STAGES, Context, Outlook
 
 NOTE = "apply.json"  # in the work folder: what was asked for
 
@@ -51,21 +51,19 @@ def apply_stage(
     what the network was trained on.
     """
     console = console or Console(quiet=True)
-    known = stages()
-    if kind not in known:
-        raise UserError(f"{kind}: no such stage; there are {', '.join(known)}")
+    stage = STAGES[kind]
     values: dict[str, Any] = {"kind": kind}
     for override in overrides:
         apply_override(values, override)
     changes = data_changes(values, classes_by_number)
-    settings = parse(known[kind].settings, values, kind)
+    settings = parse(stage.settings, values, kind)
     if isinstance(network, str):
         network = resolve(network, allow_import=allow_import)
     chosen = choose_device(device)
     check_out(out)
     try:
-        known[kind].check(Outlook(network, allow_import=allow_import), settings)
-        known[kind].plan(network, settings)
+        stage.check(Outlook(network, allow_import=allow_import), settings)
+        stage.plan(network, settings)
     except UserError as error:
         raise UserError(f"{kind}: {error}") from None
     loaded = None
@@ -86,7 +84,7 @@ def apply_stage(
             layer_scores=lambda network: score(network).shares(),
             allow_import=allow_import,
         )
-        result = save_result(known[kind].run(network, settings, context), out, own_class(network))
+        result = save_result(stage.run(network, settings, context), out, own_class(network))
         if loaded is not None:
             measured = evaluate(result, loaded.selection, device=chosen)
             console.say(f"{kind}: {measured.accuracy:.2%} on the {loaded.select_on} images")

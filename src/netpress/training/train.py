@@ -1,7 +1,7 @@
 """The `train` stage."""
 
 from netpress.network import Network
-from netpress.stage import Context, Outlook, PlanRow, register_stage
+from netpress.stage import STAGES, Context, Outlook, PlanRow, Stage
 from netpress.training.loop import check_training, run_training
 from netpress.training.optimizers import rate_at
 from netpress.training.regularizers import penalised_weights
@@ -62,4 +62,4 @@ def check_within(outlook: Outlook, settings: TrainSettings, own_teacher: bool = 
         check_teachers(settings.distillation.teachers, outlook.network, outlook.allow_import)
 
 
-register_stage("train", TrainSettings, train, plan, check=check)
+STAGES.add("train", Stage(TrainSettings, train, plan, check=check))

@@ -7,7 +7,8 @@ score saved are taken. How far to go is decided by the accuracy or score of the 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from netpress.compression.quantization.layout import trim_masks
+from netpress.compression.quantization.assignment import trim_masks
+from netpress.compression.quantization.post_training import quantize_once
 from netpress.compression.quantization.sensitivity import (
     Sensitivity,
     draw_images,
@@ -16,7 +17,6 @@ from netpress.compression.quantization.sensitivity import (
     with_width,
 )
 from netpress.compression.quantization.settings import FormatRule, QuantizeSettings
-from netpress.compression.quantization.stage import quantize_once
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from netpress.compression.folding import FoldSettings, fold
+from netpress.compression.fold import FoldSettings, fold
+from netpress.compression.quantization.post_training import quantize_once
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
-from netpress.compression.quantization.stage import quantize_once
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.evaluation import evaluate

@@ -28,7 +28,7 @@ from netpress.network.edits import apply_edits
 from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import Count, Fraction, Settings, at_most, parse
-from netpress.stage import Context, Outlook, PlanRow, register_stage
+from netpress.stage import STAGES, Context, Outlook, PlanRow, Stage
 from netpress.training import TrainSettings, load_teachers, run_training
 from netpress.training.settings import MOST_ROUNDS
 from netpress.training.train import check as check_train
@@ -276,4 +276,4 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-register_stage("prune", PruneSettings, prune, plan, check=check, leave=leave, weighs=True)
+STAGES.add("prune", Stage(PruneSettings, prune, plan, check=check, leave=leave, weighs=True))

@@ -14,7 +14,7 @@ from netpress.network.edits import apply_edits
 from netpress.network.edits.folding import Pair, find_foldable_norms, fold_norms, folding_edit
 from netpress.process.devices import generator_for
 from netpress.settings import Positive, Settings
-from netpress.stage import Context, Outlook, PlanRow, register_stage
+from netpress.stage import STAGES, Context, Outlook, PlanRow, Stage
 
 IMAGES = 8  # random inputs in the check
 NOTHING = "nothing to fold: no batch norm follows a convolution directly; leave this stage out"
@@ -101,4 +101,4 @@ def _logits(network: Network, seed: int) -> torch.Tensor:
     return logits
 
 
-register_stage("fold", FoldSettings, fold, plan, check=check, leave=leave)
+STAGES.add("fold", Stage(FoldSettings, fold, plan, check=check, leave=leave))

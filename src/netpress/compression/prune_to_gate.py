@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 from netpress.compression.magnitude import Scope, TooFew, count_removed
 from netpress.compression.masks import densities, select_weights, total_density
-from netpress.compression.pruning import prune_once
+from netpress.compression.prune import prune_once
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network
 from netpress.settings import Fraction, Settings, between
-from netpress.stage import Context, PlanRow, register_stage
+from netpress.stage import STAGES, Context, PlanRow, Stage
 
 
 class PruneToGateSettings(Settings):
@@ -96,4 +96,4 @@ def _accuracy(network: Network, context: Context) -> float:
     return evaluate(network, context.data.selection, device=context.device).accuracy
 
 
-register_stage("prune_to_gate", PruneToGateSettings, prune_to_gate, plan, weighs=True)
+STAGES.add("prune_to_gate", Stage(PruneToGateSettings, prune_to_gate, plan, weighs=True))

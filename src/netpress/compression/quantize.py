@@ -6,30 +6,25 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from netpress.compression.folding import FoldSettings, fold
-from netpress.compression.folding import leave as leave_folded
-from netpress.compression.quantization.calibrating import calibrate_weights, correct_biases, set_inputs, watch_inputs
-from netpress.compression.quantization.layout import choose_formats, describe, record_formats, trim_masks
-from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
-from netpress.data import Images, normalize
+from netpress.compression.fold import FoldSettings, fold
+from netpress.compression.fold import leave as leave_folded
+from netpress.compression.quantization.assignment import choose_formats, describe, record_formats, trim_masks
+from netpress.compression.quantization.automatic import choose_widths
+from netpress.compression.quantization.post_training import calibrate, put_layers
+from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, copy
 from netpress.network.edits.folding import find_foldable_norms, merge_statistics
-from netpress.network.edits.quantizing import put_quantizers
 from netpress.numerics.accumulators import operand_bits
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.integer import check_claims, layer_sums
-from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
-from netpress.process.devices import generator_for
-from netpress.stage import Context, Outlook, PlanRow, register_stage
+from netpress.numerics.layers import freeze, quantized_layers
+from netpress.stage import STAGES, Context, Outlook, PlanRow, Stage
 from netpress.training import MeanTeacher, load_teachers, run_training
 from netpress.training.train import check_within as check_training
-
-CORRECTED = 512  # images that correct biases, all in one batch
 
 
 def quantize(network: Network, settings: QuantizeSettings, context: Context) -> Network:
@@ -39,8 +34,6 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     values that are not finite or accumulators that are too narrow.
     """
     if settings.bits == "auto":
-        from netpress.compression.quantization.automatic import choose_widths  # which quantizes by what is here
-
         settings = choose_widths(network, settings, context)
     formats = choose_formats(network.module, settings)
     needs_data = any(isinstance(chosen.input, Fixed | Integer) for chosen in formats.values())
@@ -54,7 +47,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module):
         start = fold(start, FoldSettings(), context)
         start.module.to(context.device)
-    quantized = _calibrate(start, formats, settings, context)
+    quantized = calibrate(start, formats, settings, context)
     line: dict[str, Any] = {"quantized": len(formats)}
     if context.dataset is not None:
         line["accuracy_before"] = evaluate(start, context.data.selection).accuracy
@@ -115,56 +108,7 @@ def leave(network: Network, settings: QuantizeSettings) -> None:
     formats = choose_formats(network.module, settings)
     if settings.folds and not quantized_layers(network.module):
         leave_folded(network)
-    _put(network, formats)
-
-
-def _put(network: Network, formats: dict[str, LayerFormats]) -> None:
-    try:
-        network.architecture.edits.append(put_quantizers(network.module, formats))
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
-
-
-def quantize_once(network: Network, settings: QuantizeSettings, context: Context) -> Network:
-    """Post-training quantization without a word and without evaluation: for tables of many widths.
-
-    The norms must be folded already. Raises as `quantize`.
-    """
-    formats = choose_formats(network.module, settings)
-    quantized = _calibrate(network, formats, settings, context)
-    freeze(quantized.module)
-    merge_statistics(quantized.module)
-    record_formats(quantized)
-    return quantized
-
-
-def _calibrate(
-    start: Network, formats: dict[str, LayerFormats], settings: QuantizeSettings, context: Context
-) -> Network:
-    """A copy of `start` with quantized layers whose scales and zero points are set, weights still real."""
-    preset = PRESETS[settings.preset]
-    observers = {}
-    images: Images | None = None
-    if context.dataset is not None:
-        generator = generator_for(context.seed, "quantize", "calibration")
-        chosen = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
-        images = context.data.train.take(chosen)
-        statistics = (start.input.mean, start.input.std)
-        method = settings.calibration or preset.calibration
-        observers = watch_inputs(start.module, formats, images, statistics, method, context.seed)
-    quantized = copy(start)
-    try:
-        _put(quantized, formats)
-    except UserError as error:
-        raise UserError(f"{context.name}: {error}") from error
-    layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
-    calibrate_weights(layers, settings.weight_calibration or preset.weight_calibration)
-    set_inputs(layers, observers)
-    if images is not None and settings.correct_biases:
-        device = next(start.module.parameters()).device
-        pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
-        correct_biases(start.module, quantized.module, layers, pixels)
-    return quantized
+    put_layers(network, formats)
 
 
 def _train(quantized: Network, start: Network, settings: QuantizeSettings, context: Context) -> None:
@@ -182,4 +126,4 @@ def _train(quantized: Network, start: Network, settings: QuantizeSettings, conte
     run_training(quantized, settings.train, context.part("train"), teacher=teacher)
 
 
-register_stage("quantize", QuantizeSettings, quantize, plan, check=check, leave=leave)
+STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan, check=check, leave=leave))
