@@ -12,6 +12,7 @@ from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.recipe.overrides import read_data_changes
 from netpress.recipe.schema import Recipe, check_recipe, read_recipe
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import RunResult, run_recipe
 from netpress.scoring import score
 
@@ -42,15 +43,14 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(str(recipe), set, seed)
     folder = Path(out) if out else Path("runs") / recipe.name
-    return run_recipe(
-        recipe,
-        folder,
+    options = RunOptions(
         data=Path(data) if data else None,
         device=device,
         fresh=fresh,
-        console=console,
+        console=console or Console(quiet=True),
         allow_import=allow_import,
     )
+    return run_recipe(recipe, folder, options)
 
 
 def load(network: str | Path, *, allow_import: bool = False) -> Network:

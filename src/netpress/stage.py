@@ -21,13 +21,11 @@ from torch import Tensor
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
+from netpress.folders.stage import METRICS, STATE, format_metrics, read_metrics
 from netpress.network import Network
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.settings import Settings
-
-STATE = "state.safetensors"
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Context:
         line = {"stage": self.name, **line}
         try:
             with (self.folder / METRICS).open("a", encoding="utf-8", newline="\n") as metrics:
-                metrics.write(json.dumps(line) + "\n")
+                metrics.write(format_metrics([line]))
         except OSError as error:
             raise Failure(f"{self.folder / METRICS}: cannot be written: {error.strerror}") from error
         self.on_log(line)
@@ -82,8 +80,7 @@ class Context:
 
     def truncate_log(self, lines: int) -> None:
         """Keep only the first `lines` lines: what was logged after the state was saved is logged again."""
-        kept = self.logged()[:lines]
-        atomic_write(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+        atomic_write(self.folder / METRICS, format_metrics(self.logged()[:lines]))
 
     def save_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Replace the stage's saved state, at once or not at all. `values` must be plain JSON."""
@@ -110,32 +107,6 @@ class Context:
         """Forget the saved state, that of parts too, once the stage's result is safe."""
         for path in self.folder.rglob(STATE):
             path.unlink(missing_ok=True)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics.jsonl; [] where there is none.
-
-    What an interruption or a power cut leaves at the end (half a line, zero bytes) is left out. Raises Failure where
-    a line before others is damaged.
-    """
-    if not path.exists():
-        return []
-    found = [_parse(line) for line in path.read_bytes().split(b"\n")[:-1]]  # the rest was cut short
-    while found and found[-1] is None:
-        found.pop()
-    lines = [line for line in found if line is not None]
-    if len(lines) < len(found):
-        number = found.index(None) + 1
-        raise Failure(f"{path}: line {number} is damaged; remove that line (its figures are lost) and start again")
-    return lines
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 PlanRow = dict[str, Any]

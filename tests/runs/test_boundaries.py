@@ -12,6 +12,7 @@ import pytest
 from netpress import files
 from netpress.recipe.schema import check_recipe
 from netpress.runs import pipeline
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe
 from netpress.stage import Context
 from netpress.training.step import TrainingStep
@@ -105,7 +106,7 @@ def test_killed_around_the_boundary_and_anywhere(first, second, tmp_path, monkey
     monkeypatch.setattr(pipeline, "make_report", lambda folder: folder / pipeline.REPORT)  # half of a run's time
 
     def run(name: str) -> Path:
-        run_recipe(recipe, tmp_path / name, save_every_seconds=0.0)
+        run_recipe(recipe, tmp_path / name, RunOptions(save_every_seconds=0.0))
         return tmp_path / name
 
     expected = outcome(run("whole"))

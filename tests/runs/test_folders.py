@@ -14,12 +14,13 @@ import pytest
 from netpress import api
 from netpress.errors import Failure, UserError
 from netpress.files import dump_toml
+from netpress.folders.holding import held, is_empty, remove_written
+from netpress.folders.stage import read_metrics
 from netpress.network import create, load, save
-from netpress.process.folders import held, is_empty, remove_written
 from netpress.recipe.schema import check_recipe
+from netpress.runs.apply import apply_stage
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe
-from netpress.runs.single import apply_stage
-from netpress.stage import read_metrics
 
 QUICK = {
     "name": "quick",
@@ -31,7 +32,7 @@ QUICK = {
 
 def test_a_lock_ends_with_its_process(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom netpress.process.folders import held\n"
+        "import sys, time\nfrom pathlib import Path\nfrom netpress.folders.holding import held\n"
         "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
@@ -63,7 +64,7 @@ def test_fresh_leaves_what_the_user_put_into_a_run(tmp_path):
     run_recipe(check_recipe(QUICK), tmp_path / "run")
     for name in ("thesis.txt", "01-train/notes.txt"):
         (tmp_path / "run" / name).write_text("mine", encoding="utf-8")
-    result = run_recipe(check_recipe({**QUICK, "seed": 2}), tmp_path / "run", fresh=True)
+    result = run_recipe(check_recipe({**QUICK, "seed": 2}), tmp_path / "run", RunOptions(fresh=True))
     assert load(tmp_path / "run" / "network.netpress").facts["accuracy"] == result.accuracy
     for name in ("thesis.txt", "01-train/notes.txt"):
         assert (tmp_path / "run" / name).read_text(encoding="utf-8") == "mine"
@@ -120,7 +121,7 @@ def test_apply_goes_on_only_where_it_was_asked_the_same_of_the_same_network(netw
     out, asked = tmp_path / "out.netpress", ["amount=0.5", "rounds=2", "train={epochs=1}"]
     expected = apply_stage("prune", str(tmp_path / "b.netpress"), out, asked, dataset="digits")
     with monkeypatch.context() as patched:
-        patched.setattr("netpress.runs.single.save_result", interrupted)
+        patched.setattr("netpress.runs.apply.save_result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             apply_stage("prune", str(network), out, asked, dataset="digits")
     assert list((tmp_path / "out.netpress.work").rglob("network.netpress"))
@@ -139,7 +140,7 @@ def test_a_damaged_file_of_a_run_is_one_sentence(name, bytes_, tmp_path):
     with pytest.raises((Failure, UserError), match=str(folder)):
         run_recipe(check_recipe(QUICK), folder)
     if not name.startswith("01"):
-        run_recipe(check_recipe(QUICK), folder, fresh=True)
+        run_recipe(check_recipe(QUICK), folder, RunOptions(fresh=True))
 
 
 def test_lines_that_a_power_cut_damaged(tmp_path):

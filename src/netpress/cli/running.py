@@ -48,31 +48,13 @@ def run(
     """
     from netpress.process.console import Console
     from netpress.recipe.schema import read_recipe
+    from netpress.runs.jobs import RunOptions
     from netpress.runs.pipeline import run_recipe
 
     asked = (recipe, overrides or [], seed, epochs_scale)
     resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
-    if resolved.sweep is not None:
-        from netpress.runs.sweep import read_sweep, run_sweep
-
-        swept = run_sweep(
-            read_sweep(*asked),
-            folder,
-            data=data,
-            device=device,
-            fresh=fresh,
-            console=Console(),
-            save_every_seconds=save_every,
-            threads=threads,
-            allow_import=allow_import,
-        )
-        print(swept.table.as_markdown())
-        print(f"report      {swept.page}")
-        return
-    result = run_recipe(
-        resolved,
-        folder,
+    options = RunOptions(
         data=data,
         device=device,
         fresh=fresh,
@@ -81,6 +63,14 @@ def run(
         threads=threads,
         allow_import=allow_import,
     )
+    if resolved.sweep is not None:
+        from netpress.runs.sweep import read_sweep, run_sweep
+
+        swept = run_sweep(read_sweep(*asked), folder, options)
+        print(swept.table.as_markdown())
+        print(f"report      {swept.page}")
+        return
+    result = run_recipe(resolved, folder, options)
     print(f"accuracy    {result.accuracy:.2%} of the test images")
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
@@ -156,7 +146,7 @@ def apply(
     """
     from netpress.process.console import Console
     from netpress.process.devices import set_threads
-    from netpress.runs.single import apply_stage
+    from netpress.runs.apply import apply_stage
 
     if threads is not None:
         set_threads(threads)
@@ -178,7 +168,9 @@ def apply(
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
     """Write a run's report.html again, or a sweep's tables."""
-    if (folder / "sweep.csv").exists():
+    from netpress.folders.sweep import SweepFolder
+
+    if SweepFolder(folder).csv.exists():
         from netpress.runs.sweep import report_sweep
 
         print(report_sweep(folder))

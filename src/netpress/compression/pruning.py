@@ -22,8 +22,9 @@ from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
+from netpress.folders.stage import LAST, NETWORK, round_name
 from netpress.models.registry import family_named
-from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
+from netpress.network import Network, copy, create, load, own_class, save
 from netpress.network.edits import apply_edits
 from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
@@ -32,9 +33,6 @@ from netpress.stage import Context, Outlook, PlanRow, register_stage
 from netpress.training import TrainSettings, load_teachers, run_training
 from netpress.training.settings import MOST_ROUNDS
 from netpress.training.train import check as check_train
-
-RESULT = f"network{SUFFIX}"
-LAST = f"last{SUFFIX}"
 
 
 def _leaves_some(amount: float) -> float:
@@ -96,7 +94,7 @@ class Round:
 
     @property
     def name(self) -> str:
-        return f"round-{self.number}"
+        return round_name(self.number)
 
 
 def prune(network: Network, settings: PruneSettings, context: Context) -> Network:
@@ -108,7 +106,7 @@ def prune(network: Network, settings: PruneSettings, context: Context) -> Networ
     select_weights(network, settings.layers)
     rounds = [Round(number, amount) for number, amount in enumerate(settings.amounts(), 1)]
     finished = 0
-    while finished < len(rounds) and (context.folder / rounds[finished].name / RESULT).exists():
+    while finished < len(rounds) and (context.folder / rounds[finished].name / NETWORK).exists():
         context.part(rounds[finished].name).clear_state()  # left over where the interruption came just before
         finished += 1
     context.truncate_log(finished)
@@ -180,7 +178,7 @@ def leave(network: Network, settings: PruneSettings) -> None:
 
 def _results(folder: Path, settings: PruneSettings, own: str | bool) -> tuple[Network, Network]:
     """What a finished round left: the network, and the one whose weights the next round ranks."""
-    network = load(folder / RESULT, allow_import=own)
+    network = load(folder / NETWORK, allow_import=own)
     return network, network if settings.masks_from == "kept" else load(folder / LAST, allow_import=own)
 
 
@@ -215,7 +213,7 @@ def _run_round(current: Round, network: Network, ranked: Network, settings: Prun
         line["accuracy_trained"] = trained.selection_accuracy
     # The line first: a round whose network is there has its line, and a line without one is cut off again.
     context.log(line)
-    save(pruned, part.folder / RESULT)
+    save(pruned, part.folder / NETWORK)
     part.clear_state()
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from netpress.errors import UserError
-
-RECIPE = "recipe.toml"
+from netpress.folders.run import RunFolder
+from netpress.folders.stage import DONE
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,23 @@ def number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def read_run(folder: Path) -> RunFacts:
+def read_run(folder: RunFolder) -> RunFacts:
     """The facts of the run in `folder`. Raises UserError if the folder is missing or holds no run."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of a run (what `netpress run` wrote)")
-    if not (folder / RECIPE).is_file():
-        raise UserError(f"{folder}: holds no run (there is no {RECIPE} in it)")
+    if not folder.path.is_dir():
+        raise UserError(f"{folder.path}: no such folder; give the folder of a run (what `netpress run` wrote)")
+    if not folder.holds_run:
+        raise UserError(f"{folder.path}: holds no run (there is no {folder.recipe.name} in it)")
     problems: list[str] = []
-    text, recipe = _read_recipe(folder / RECIPE, problems)
-    lines = _read_lines(folder / "metrics.jsonl", problems)
+    text, recipe = _read_recipe(folder.recipe, problems)
+    lines = _read_lines(folder.metrics, problems)
     return RunFacts(
-        folder=folder,
-        name=str(recipe.get("name") or folder.resolve().name),
+        folder=folder.path,
+        name=str(recipe.get("name") or folder.path.resolve().name),
         recipe=recipe,
         recipe_text=text,
-        environment=_read_object(folder / "environment.json", problems) or {},
+        environment=_read_object(folder.environment, problems) or {},
         stages=_read_stages(folder, recipe, lines, problems),
-        score=_read_object(folder / "score.json", problems),
+        score=_read_object(folder.score, problems),
         problems=problems,
     )
 
@@ -137,7 +137,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _short_name(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}" if path.name == "done.json" else path.name
+    return f"{path.parent.name}/{path.name}" if path.name == DONE else path.name
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -159,15 +159,15 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_stages(
-    folder: Path, recipe: dict[str, Any], lines: list[dict[str, Any]], problems: list[str]
+    folder: RunFolder, recipe: dict[str, Any], lines: list[dict[str, Any]], problems: list[str]
 ) -> list[StageFacts]:
     asked = recipe.get("stages")
     tables = [table for table in asked if isinstance(table, dict)] if isinstance(asked, list) else []
     settings = {f"{index:02d}-{table.get('kind', '')}": table for index, table in enumerate(tables, 1)}
-    begun = {path.name for path in folder.glob("[0-9][0-9]-*") if path.is_dir()}
+    begun = {stage.name for stage in folder.stages()}
     stages = []
     for name in sorted({*settings, *begun}):
-        done = _read_object(folder / name / "done.json", problems)
+        done = _read_object(folder.stage(name).done, problems)
         state = "done" if done is not None else "under way" if name in begun else "not begun"
         own = [line for line in lines if str(line.get("stage", "")).split("/")[0] == name]
         stages.append(

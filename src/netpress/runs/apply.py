@@ -13,13 +13,14 @@ import torch
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object
+from netpress.folders.holding import held, is_empty, remove_written
+from netpress.folders.stage import STAGE_FILES
 from netpress.network import Network, check_out, copy, own_class, resolve
 from netpress.network.data import adopt, dataset_of, load_data
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
-from netpress.process.folders import held, is_empty, remove_written
 from netpress.recipe.overrides import apply_override, data_changes
-from netpress.runs.pipeline import STAGE_FILES, save_result
+from netpress.runs.pipeline import save_result
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context, Outlook, stages
