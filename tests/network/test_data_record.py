@@ -17,6 +17,7 @@ from netpress.network import create, describe, load, save
 from netpress.network.data import load_data, load_run_data
 from netpress.process.console import Console
 from netpress.runs.apply import apply_stage
+from netpress.runs.jobs import RunOptions
 from netpress.settings import parse
 
 QUIET = Console(quiet=True)
@@ -75,7 +76,7 @@ def test_apply_selects_on_what_the_run_set_apart(run, flat, tmp_path, monkeypatc
     seen = []
     monkeypatch.setattr("netpress.runs.apply.evaluate", lambda network, images, device: seen.append(images) or FINE)
     out = tmp_path / "p.netpress"
-    apply_stage("prune", str(run), out, ["amount=0.2"], data=flat, seed=7)
+    apply_stage("prune", str(run), out, ["amount=0.2"], seed=7, options=RunOptions(data=flat))
     assert rows(seen[0].images) == rows(wanted.validation.images)
     assert not rows(seen[0].images) & (rows(wanted.train.images) | rows(wanted.test.images))
     assert load(out).data == wanted.record

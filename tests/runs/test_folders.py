@@ -14,8 +14,7 @@ import pytest
 from netpress import api
 from netpress.errors import Failure, UserError
 from netpress.files import dump_toml
-from netpress.folders.holding import held, is_empty, remove_written
-from netpress.folders.stage import read_metrics
+from netpress.folders.holding import held
 from netpress.network import create, load, save
 from netpress.recipe.schema import check_recipe
 from netpress.runs.apply import apply_stage
@@ -28,36 +27,6 @@ QUICK = {
     "model": {"family": "resnet", "blocks": [1], "width": 8},
     "stages": [{"kind": "train", "epochs": 1, "batch_size": 16}],
 }
-
-
-def test_a_lock_ends_with_its_process(tmp_path):
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom netpress.folders.holding import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(Failure, match="another netpress"), held(tmp_path):
-            pass
-        process.kill()
-    with held(tmp_path):
-        assert is_empty(tmp_path)
-
-
-def test_only_what_was_written_is_removed(tmp_path):
-    folder = tmp_path / "stage"
-    (folder / "part").mkdir(parents=True)
-    (folder / "notes").mkdir()
-    for name in ("done.json", "part/.done.part.json", "part/done.json", "notes/mine.txt"):
-        (folder / name).write_text("x", encoding="utf-8")
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "done.json").write_text("x", encoding="utf-8")
-    (folder / "link").symlink_to(outside)
-    remove_written(folder, ("done.json",))
-    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["outside/done.json", "stage/notes/mine.txt"]
-    assert not (folder / "part").exists()
 
 
 def test_fresh_leaves_what_the_user_put_into_a_run(tmp_path):
@@ -141,16 +110,6 @@ def test_a_damaged_file_of_a_run_is_one_sentence(name, bytes_, tmp_path):
         run_recipe(check_recipe(QUICK), folder)
     if not name.startswith("01"):
         run_recipe(check_recipe(QUICK), folder, RunOptions(fresh=True))
-
-
-def test_lines_that_a_power_cut_damaged(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    for end in (b"", b'{"epoch": 3', b"\0" * 20, b"\0\0\n\0\0\n", b"\0\0\n\0"):
-        path.write_bytes(b'{"epoch": 1}\n{"epoch": 2}\n' + end)
-        assert read_metrics(path) == [{"epoch": 1}, {"epoch": 2}]
-    path.write_bytes(b'{"epoch": 1}\n\0\0\0\n{"epoch": 3}\n')
-    with pytest.raises(Failure, match="line 2 is damaged"):
-        read_metrics(path)
 
 
 def test_inspect_takes_a_run_folder(call, tmp_path):

@@ -145,23 +145,18 @@ def apply(
     Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
     """
     from netpress.process.console import Console
-    from netpress.process.devices import set_threads
     from netpress.runs.apply import apply_stage
+    from netpress.runs.jobs import RunOptions
 
-    if threads is not None:
-        set_threads(threads)
     apply_stage(
         stage,
         network,
         out,
         overrides or [],
-        data=data,
         dataset=dataset,
-        device=device,
         seed=seed or 0,
         classes_by_number=classes_by_number,
-        allow_import=allow_import,
-        console=Console(),
+        options=RunOptions(data=data, device=device, console=Console(), threads=threads, allow_import=allow_import),
     )
     print(f"network     {out}")
 

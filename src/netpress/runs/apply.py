@@ -17,13 +17,13 @@ from netpress.folders.holding import held, is_empty, remove_written
 from netpress.folders.stage import STAGE_FILES
 from netpress.network import Network, check_out, copy, own_class, resolve
 from netpress.network.data import adopt, dataset_of, load_data
-from netpress.process.console import Console
-from netpress.process.devices import choose_device
+from netpress.process.devices import choose_device, set_threads
 from netpress.recipe.overrides import apply_override, data_changes
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import save_result
 from netpress.scoring import score
-from netpress.settings import parse
-from netpress.stage import Context, Outlook, stages
+from netpress.settings import Settings, parse
+from netpress.stage import Context, Outlook, Stage, stages
 
 NOTE = "apply.json"  # in the work folder: what was asked for
 
@@ -34,24 +34,58 @@ def apply_stage(
     out: Path,
     overrides: Sequence[str] = (),
     *,
-    data: Path | None = None,
     dataset: str | None = None,
-    device: str = "auto",
     seed: int = 0,
     classes_by_number: bool = False,
-    allow_import: bool = False,
-    console: Console | None = None,
+    options: RunOptions | None = None,
 ) -> Network:
     """Apply the stage `kind`, with settings given as `key=value`, to `network` and write the result to `out`.
 
     `out`.work holds the stage's state while it runs, so that the same command goes on after an interruption;
-    it is removed at the end. Data is loaded where `data` or `dataset` is given, or where the network was
+    it is removed at the end. Data is loaded where the options or `dataset` name it, or where the network was
     trained on a data set that comes with netpress; it is divided as the network's file says, or as overrides that
     begin with `data.` ask for. `seed` divides it only where the file says nothing.
     Raises UserError for an unknown stage, wrong settings, a stage that needs data and has none, or data that is not
     what the network was trained on.
     """
-    console = console or Console(quiet=True)
+    options = options or RunOptions()
+    stage, settings, changes = _read_settings(kind, overrides, classes_by_number)
+    if isinstance(network, str):
+        network = resolve(network, allow_import=options.allow_import)
+    device = choose_device(options.device)
+    if options.threads is not None:
+        set_threads(options.threads)
+    check_out(out)
+    _check(stage, network, settings, options)
+    images = None
+    if options.data is not None or dataset is not None or "dataset" in changes or dataset_of(network) == "digits":
+        images = load_data(network, options.data, dataset, changes, seed=seed, selects=True, console=options.console)
+        network = copy(network)
+        adopt(network, images)
+    asked = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(options.data), "seed": seed}
+    with _work_folder(out, asked | {"changes": changes, "network": _fingerprint(network)}) as folder:
+        context = Context(
+            folder=folder,
+            device=device,
+            seed=seed,
+            console=options.console,
+            dataset=images,
+            save_every_seconds=options.save_every_seconds,
+            name=kind,
+            layer_scores=lambda network: score(network).shares(),
+            allow_import=options.allow_import,
+        )
+        result = save_result(stage.run(network, settings, context), out, own_class(network))
+        if images is not None:
+            measured = evaluate(result, images.selection, device=device)
+            options.console.say(f"{kind}: {measured.accuracy:.2%} on the {images.select_on} images")
+    return result
+
+
+def _read_settings(
+    kind: str, overrides: Sequence[str], classes_by_number: bool
+) -> tuple[Stage, Settings, dict[str, Any]]:
+    """The stage, its settings, and how the data is to be read otherwise than the network's file says."""
     known = stages()
     if kind not in known:
         raise UserError(f"{kind}: no such stage; there are {', '.join(known)}")
@@ -59,39 +93,16 @@ def apply_stage(
     for override in overrides:
         apply_override(values, override)
     changes = data_changes(values, classes_by_number)
-    settings = parse(known[kind].settings, values, kind)
-    if isinstance(network, str):
-        network = resolve(network, allow_import=allow_import)
-    chosen = choose_device(device)
-    check_out(out)
+    return known[kind], parse(known[kind].settings, values, kind), changes
+
+
+def _check(stage: Stage, network: Network, settings: Settings, options: RunOptions) -> None:
+    """Raise UserError, which names the stage, for what it would refuse."""
     try:
-        known[kind].check(Outlook(network, allow_import=allow_import), settings)
-        known[kind].plan(network, settings)
+        stage.check(Outlook(network, allow_import=options.allow_import), settings)
+        stage.plan(network, settings)
     except UserError as error:
-        raise UserError(f"{kind}: {error}") from None
-    loaded = None
-    given = data is not None or dataset is not None or "dataset" in changes
-    if given or dataset_of(network) == "digits":
-        loaded = load_data(network, data, dataset, changes, seed=seed, selects=True, console=console)
-        network = copy(network)
-        adopt(network, loaded)
-    asked = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(data), "seed": seed}
-    with _work_folder(out, asked | {"changes": changes, "network": _fingerprint(network)}) as folder:
-        context = Context(
-            folder,
-            chosen,
-            seed,
-            console,
-            loaded,
-            name=kind,
-            layer_scores=lambda network: score(network).shares(),
-            allow_import=allow_import,
-        )
-        result = save_result(known[kind].run(network, settings, context), out, own_class(network))
-        if loaded is not None:
-            measured = evaluate(result, loaded.selection, device=chosen)
-            console.say(f"{kind}: {measured.accuracy:.2%} on the {loaded.select_on} images")
-    return result
+        raise UserError(f"{stage.kind}: {error}") from None
 
 
 def _fingerprint(network: Network) -> str:
