@@ -1,12 +1,13 @@
-"""What a run folder holds, read leniently: a run under way or damaged in part still gives a page.
+"""The facts that a page tells of a run, read from the run's folder.
 
-Nothing here raises for a missing or broken piece; what could not be read is listed in
-`RunFacts.problems`, which the page shows. Only a folder that is no run is an error.
+A run that is under way, or damaged in part, still gives a page: nothing here raises for a missing or broken piece.
+What could not be read stands in `RunFacts.problems`, and the page shows it. Only a folder without a run is an error.
 """
 
 import json
 import math
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,8 @@ class StageFacts:
     @property
     def seconds(self) -> float | None:
         """How long it computed: from done.json, before that from what it logged."""
-        told = number(self.done.get("seconds"))
-        logged = [number(line.get("seconds")) for line in self.epochs]
-        known = [seconds for seconds in logged if seconds is not None]
-        return told if told is not None else sum(known) if known else None
+        total = number(self.done.get("seconds"))
+        return total if total is not None else add(number(line.get("seconds")) for line in self.epochs)
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class RunFacts:
     @property
     def dataset(self) -> str:
         data = self.recipe.get("data")
-        asked = data.get("dataset") if isinstance(data, dict) else None
-        return str((self.score or {}).get("dataset") or asked or "")
+        name = data.get("dataset") if isinstance(data, dict) else None
+        return str((self.score or {}).get("dataset") or name or "")
 
     @property
     def title(self) -> str:
@@ -80,8 +79,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> float | None:
-        known = [stage.seconds for stage in self.stages if stage.seconds is not None]
-        return sum(known) if known else None
+        return add(stage.seconds for stage in self.stages)
 
 
 def number(value: Any) -> float | None:
@@ -89,6 +87,12 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if math.isfinite(value) else None
+
+
+def add(values: Iterable[float | None]) -> float | None:
+    """The sum of the numbers among `values`; None where there is no number."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) if numbers else None
 
 
 def read_run(folder: RunFolder) -> RunFacts:
@@ -161,8 +165,8 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
 def _read_stages(
     folder: RunFolder, recipe: dict[str, Any], lines: list[dict[str, Any]], problems: list[str]
 ) -> list[StageFacts]:
-    asked = recipe.get("stages")
-    tables = [table for table in asked if isinstance(table, dict)] if isinstance(asked, list) else []
+    entries = recipe.get("stages")
+    tables = [table for table in entries if isinstance(table, dict)] if isinstance(entries, list) else []
     settings = {f"{index:02d}-{table.get('kind', '')}": table for index, table in enumerate(tables, 1)}
     begun = {stage.name for stage in folder.stages()}
     stages = []

@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file with its style, script and drawings inside, for any browser, offline."""
+"""The page of a run: one HTML file that any browser opens offline. Style, script and drawings stand inside it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The page of a sweep: accuracy against score, and its tables, in one HTML file for any browser, offline."""
+"""The page of a sweep: one HTML file that any browser opens offline, with a plot of accuracy against score."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""One stage on one network, without a recipe: `netpress apply`."""
+"""One stage on one network, without a recipe: `netpress apply`.
+
+apply_stage("prune", "a.netpress", Path("b.netpress"), ["amount=0.5"])
+"""
 
 import contextlib
 import hashlib
@@ -25,7 +28,7 @@ from netpress.scoring import score
 from netpress.settings import Settings, parse
 from netpress.stage import Context, Outlook, Stage, stages
 
-NOTE = "apply.json"  # in the work folder: what was asked for
+NOTE = "apply.json"  # in the work folder: what the command was given
 
 
 def apply_stage(
@@ -62,8 +65,8 @@ def apply_stage(
         images = load_data(network, options.data, dataset, changes, seed=seed, selects=True, console=options.console)
         network = copy(network)
         adopt(network, images)
-    asked = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(options.data), "seed": seed}
-    with _work_folder(out, asked | {"changes": changes, "network": _fingerprint(network)}) as folder:
+    request = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(options.data), "seed": seed}
+    with _work_folder(out, request | {"changes": changes, "network": _fingerprint(network)}) as folder:
         context = Context(
             folder=folder,
             device=device,
@@ -77,8 +80,8 @@ def apply_stage(
         )
         result = save_result(stage.run(network, settings, context), out, own_class(network))
         if images is not None:
-            measured = evaluate(result, images.selection, device=device)
-            options.console.say(f"{kind}: {measured.accuracy:.2%} on the {images.select_on} images")
+            evaluation = evaluate(result, images.selection, device=device)
+            options.console.say(f"{kind}: {evaluation.accuracy:.2%} on the {images.select_on} images")
     return result
 
 
@@ -86,14 +89,14 @@ def _read_settings(
     kind: str, overrides: Sequence[str], classes_by_number: bool
 ) -> tuple[Stage, Settings, dict[str, Any]]:
     """The stage, its settings, and how the data is to be read otherwise than the network's file says."""
-    known = stages()
-    if kind not in known:
-        raise UserError(f"{kind}: no such stage; there are {', '.join(known)}")
+    kinds = stages()
+    if kind not in kinds:
+        raise UserError(f"{kind}: no such stage; there are {', '.join(kinds)}")
     values: dict[str, Any] = {"kind": kind}
     for override in overrides:
         apply_override(values, override)
     changes = data_changes(values, classes_by_number)
-    return known[kind], parse(known[kind].settings, values, kind), changes
+    return kinds[kind], parse(kinds[kind].settings, values, kind), changes
 
 
 def _check(stage: Stage, network: Network, settings: Settings, options: RunOptions) -> None:
@@ -115,7 +118,7 @@ def _fingerprint(network: Network) -> str:
 
 
 @contextlib.contextmanager
-def _work_folder(out: Path, asked: dict[str, Any]) -> Iterator[Path]:
+def _work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
     """A folder beside `out` that outlives an interruption, and is taken up again by the same command only.
 
     What is there and was not written by an `apply` is never touched. Raises UserError where there is such a thing,
@@ -128,9 +131,9 @@ def _work_folder(out: Path, asked: dict[str, Any]) -> Iterator[Path]:
             f"{folder}: is there and not of an interrupted apply; move it away, or choose another name than {out.name}"
         )
     with held(folder):
-        if note.is_file() and read_object(note) != asked:
+        if note.is_file() and read_object(note) != request:
             remove_written(folder, STAGE_FILES)
-        atomic_write(note, json.dumps(asked, indent=1))
+        atomic_write(note, json.dumps(request, indent=1))
         yield folder
         remove_written(folder, (*STAGE_FILES, NOTE))  # before another process may begin in it
     remove_written(folder, ())  # some systems remove no lock that is held

@@ -1,4 +1,4 @@
-"""Where a run happens: versions, commit, machine, device, threads."""
+"""Where a run happens: versions, git commit, machine, device, threads. A run folder keeps it in environment.json."""
 
 import platform
 import subprocess

@@ -1,6 +1,8 @@
-"""From a recipe to a run folder: stages in order, each done once, interrupted ones taken up again.
+"""Running a recipe: its stages in order, each once, into a run folder; an interrupted run goes on.
 
-`netpress.folders.run` says what lies in the folder.
+    run_recipe(read_recipe("digits"), Path("runs/digits")).accuracy
+
+`netpress.folders.run` lists what lies in the folder.
 """
 
 from dataclasses import dataclass, replace
@@ -151,9 +153,9 @@ def _summarise(network: Network, stage: Stage, context: Context) -> dict[str, An
     logged = StageFolder(context.folder).read_metrics()
     summary: dict[str, Any] = {"kind": stage.kind, "seconds": sum(line.get("seconds", 0) for line in logged)}
     if context.dataset is not None and len(context.dataset.selection.labels):
-        measured = evaluate(network, context.dataset.selection, device=context.device)
-        summary |= {"accuracy": measured.accuracy, "loss": measured.loss, "select_on": context.dataset.select_on}
-        context.console.say(f"{context.name}: {measured.accuracy:.2%} on the {context.dataset.select_on} images")
+        evaluation = evaluate(network, context.dataset.selection, device=context.device)
+        summary |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "select_on": context.dataset.select_on}
+        context.console.say(f"{context.name}: {evaluation.accuracy:.2%} on the {context.dataset.select_on} images")
     weights = network.weights()
     summary["weights"] = sum(weight.numel() for weight in weights.values())
     summary["nonzeros"] = sum(int(weight.detach().count_nonzero()) for weight in weights.values())
@@ -163,18 +165,18 @@ def _summarise(network: Network, stage: Stage, context: Context) -> dict[str, An
 def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) -> RunResult:
     """The final figures: accuracy on the test images (seen here for the first time), score, report."""
     dataset = context.data
-    measured = evaluate(network, dataset.test, device=context.device)
-    network.facts |= {"accuracy": measured.accuracy, "dataset": dataset.name, "images": measured.count}
+    evaluation = evaluate(network, dataset.test, device=context.device)
+    network.facts |= {"accuracy": evaluation.accuracy, "dataset": dataset.name, "images": evaluation.count}
     save(network, run.network)
     card = score(network, settings=recipe.score)
     figures = card.as_json() | {
-        "accuracy": measured.accuracy,
-        "top5": measured.top5,
-        "loss": measured.loss,
+        "accuracy": evaluation.accuracy,
+        "top5": evaluation.top5,
+        "loss": evaluation.loss,
         "dataset": dataset.name,
         "select_on": dataset.select_on,
     }
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
-    return RunResult(run.path, measured.accuracy, card.params, card.operations, card.score, report, network)
+    return RunResult(run.path, evaluation.accuracy, card.params, card.operations, card.score, report, network)

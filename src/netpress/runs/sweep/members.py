@@ -1,4 +1,4 @@
-"""The members of a sweep: which runs a recipe with a [sweep] table stands for.
+"""The members of a sweep: the runs that a recipe with a [sweep] table stands for. For example
 
     [sweep]
     seeds = [1, 2, 3]

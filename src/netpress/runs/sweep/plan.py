@@ -1,4 +1,4 @@
-"""What a sweep would do and cost, member by member, found out without running it."""
+"""The plan of a sweep: what each member would do and cost. Nothing runs."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a sweep's members came to, read from their folders, and the tables that are written of it."""
+"""The results of a sweep: read from the members' folders, and written as tables."""
 
 import json
 from collections.abc import Mapping

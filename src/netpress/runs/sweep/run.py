@@ -1,4 +1,7 @@
-"""Running a sweep: its members as jobs, each once, and one table of what they came to."""
+"""Running a sweep: every member is a job, an executor runs the jobs, and one table collects what they came to.
+
+Members that begin with the same stages compute those once: the next one copies them from the folder of the first.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,8 +59,8 @@ def run_sweep(
         (executor or InTurn()).run(jobs, lambda job: _run_member(members[job.name], sweep, place, own), tell)
         table = write_tables(sweep, place, failed)
     if failed:
-        told = "\n".join(f"{name}: {message}" for name, message in failed.items())
-        raise Failure(f"{len(failed)} of {len(members)} members failed; {place.markdown} has the rest\n{told}")
+        messages = "\n".join(f"{name}: {message}" for name, message in failed.items())
+        raise Failure(f"{len(failed)} of {len(members)} members failed; {place.markdown} has the rest\n{messages}")
     return SweepResult(folder, table, place.page)
 
 
