@@ -11,7 +11,8 @@ from netpress.network.data import load_data
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.recipe.overrides import read_data_changes
-from netpress.recipe.schema import Recipe, check_recipe, read_recipe
+from netpress.recipe.reading import read_recipe
+from netpress.recipe.schema import Recipe, check_recipe
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import RunResult, run_recipe
 from netpress.scoring import score

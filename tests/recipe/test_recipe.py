@@ -7,8 +7,11 @@ import pytest
 
 from netpress.errors import UserError
 from netpress.files import dump_toml
+from netpress.recipe.drafting import draft_recipe
 from netpress.recipe.overrides import apply_override
-from netpress.recipe.schema import check_recipe, draft_recipe, load_values, read_recipe, scale_recipe, shipped
+from netpress.recipe.reading import load_values, read_recipe, shipped
+from netpress.recipe.scaling import scale_recipe
+from netpress.recipe.schema import check_recipe
 from netpress.settings import SettingsError
 
 

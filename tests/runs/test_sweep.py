@@ -18,7 +18,8 @@ from netpress.cli import main
 from netpress.errors import Failure, UserError
 from netpress.files import dump_toml
 from netpress.network import load
-from netpress.recipe.schema import check_recipe, read_recipe, shipped
+from netpress.recipe.reading import read_recipe, shipped
+from netpress.recipe.schema import check_recipe
 from netpress.report.sweep import Point, draw_points
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe

@@ -28,7 +28,7 @@ def list_choices(
 
 
 def _recipes() -> list[dict[str, Any]]:
-    from netpress.recipe.schema import shipped
+    from netpress.recipe.reading import shipped
 
     return [{"recipe": name, "what it does": description} for name, description in shipped().items()]
 

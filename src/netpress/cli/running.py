@@ -47,7 +47,7 @@ def run(
     A recipe with a [sweep] table is several runs, and ends in one table of them.
     """
     from netpress.process.console import Console
-    from netpress.recipe.schema import read_recipe
+    from netpress.recipe.reading import read_recipe
     from netpress.runs.jobs import RunOptions
     from netpress.runs.pipeline import run_recipe
 
@@ -87,7 +87,7 @@ def plan(
     allow_import: AllowImport = False,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
-    from netpress.recipe.schema import read_recipe
+    from netpress.recipe.reading import read_recipe
     from netpress.runs.planning import plan_recipe
 
     asked = (recipe, overrides or [], None, epochs_scale)
@@ -180,7 +180,7 @@ def new(
     like: Annotated[str, typer.Option(metavar="RECIPE", help="The shipped recipe to begin from.")] = "digits",
 ) -> None:
     """Write NAME.toml, a commented recipe to edit."""
-    from netpress.recipe.schema import draft_recipe
+    from netpress.recipe.drafting import draft_recipe
 
     path = draft_recipe(name, like)
     print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress run {path}`")

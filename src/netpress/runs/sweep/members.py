@@ -24,13 +24,10 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.recipe.overrides import set_value, split_path
-from netpress.recipe.schema import (
-    Recipe,
-    Sweep,
-    check_recipe,
-    read_values,
-    scale_recipe,
-)
+from netpress.recipe.reading import read_values
+from netpress.recipe.scaling import scale_recipe
+from netpress.recipe.schema import Recipe, check_recipe
+from netpress.recipe.sweep_schema import Sweep
 from netpress.settings import Settings
 
 

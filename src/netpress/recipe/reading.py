@@ -1,0 +1,101 @@
+"""Recipes from files: a shipped one by its name, one's own by its path, and what each takes from another.
+
+`extends = "kaist-v1"` at the top of a recipe takes everything that it does not say itself from `kaist-v1`.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from netpress.errors import UserError
+from netpress.files import is_folder, is_there, parse_toml, read_file
+from netpress.recipe.overrides import apply_override
+from netpress.recipe.scaling import scale_recipe
+from netpress.recipe.schema import Recipe, check_recipe
+from netpress.settings import SettingsError, find_unreadable
+
+LARGEST_RECIPE = 1 << 20  # bytes
+
+
+def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = None, epochs_scale: float = 1.0) -> Recipe:
+    """The recipe called `name` (shipped) or stored in the file `name`, with `key=value` overrides applied.
+
+    Raises SettingsError with every problem at once, each with its path, or UserError if there is no such recipe.
+    """
+    values, source = read_values(name, overrides, seed)
+    return scale_recipe(check_recipe(values, source), epochs_scale)
+
+
+def read_values(name: str, overrides: Sequence[str] = (), seed: int | None = None) -> tuple[dict[str, Any], str]:
+    """The plain values of a recipe with overrides applied, unchecked, and where they come from."""
+    values, source = load_values(name)
+    for override in overrides:
+        apply_override(values, override)
+    if seed is not None:
+        values["seed"] = seed
+    return values, source
+
+
+def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    """The plain values of a recipe, with those of the recipe that it extends, and where they come from.
+
+    `extended_by` are the recipes on the way here, so that a circle is found. Raises UserError.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or (is_there(path) and not is_folder(path)):
+        if not is_there(path):
+            raise UserError(f"{path}: no such recipe file")
+        data, source, place = read_file(path, LARGEST_RECIPE), str(path), str(path.resolve())
+    elif name in shipped():
+        data, source = (resources.files("netpress.recipes") / f"{name}.toml").read_bytes(), f"recipe {name}"
+        place = source
+    else:
+        raise UserError(f"{name}: no recipe of this name and no such file; shipped are {', '.join(shipped())}")
+    if place in extended_by:
+        raise UserError(f"{source}: extends itself")
+    values = parse_toml(data, source)
+    if problem := find_unreadable(values):
+        raise SettingsError([problem], source)
+    return extend(values, source, path.parent, (*extended_by, place)), source
+
+
+def extend(
+    values: dict[str, Any], source: str, folder: Path = Path(), extended_by: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """`values` on top of those of the recipe that they name in `extends`, a shipped one or a file seen from `folder`.
+
+    Tables are joined key by key; a list, such as the stages, replaces the other. The other's name, description and
+    [sweep] are its own. Raises UserError where there is no such recipe.
+    """
+    if "extends" not in values:
+        return values
+    name = values["extends"]
+    if not isinstance(name, str):
+        raise UserError(f"{source}: extends: {name!r} is not the name of a recipe")
+    try:
+        other, _ = load_values(str(folder / name) if name.endswith(".toml") else name, extended_by)
+    except UserError as error:
+        raise UserError(f"{source}: extends: {error}") from None
+    inherited = {key: value for key, value in other.items() if key not in ("name", "description", "sweep")}
+    return _join(inherited, {key: value for key, value in values.items() if key != "extends"})
+
+
+def _join(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        joined[key] = _join(below[key], value) if both else value
+    return joined
+
+
+def shipped() -> dict[str, str]:
+    """The recipes that come with netpress: name -> description."""
+    found = {}
+    for file in sorted(resources.files("netpress.recipes").iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".toml"):
+            found[file.name.removesuffix(".toml")] = tomllib.loads(file.read_text(encoding="utf-8")).get(
+                "description", ""
+            )
+    return found
