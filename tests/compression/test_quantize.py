@@ -18,9 +18,8 @@ from netpress.compression.quantization import (
 from netpress.data import AugmentSettings, Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict
-from netpress.network import Network, create, load, save
-from netpress.network.edits import apply_edits
-from netpress.network.edits.quantizing import put_quantizers
+from netpress.network import Network, build, create, load, save
+from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.formats import Binary, Fixed, Float16, Integer, Ternary, parse_format
 from netpress.numerics.integer import exact_execution
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, quantized_layers
@@ -236,17 +235,15 @@ def test_settings_out_of_range(settings: dict[str, object], reason: str) -> None
 def test_layers_under_two_names_are_refused() -> None:
     module = _Shared()
     with pytest.raises(TypeError, match="second: the same module as first"):
-        put_quantizers(module, {"first": LayerFormats()})
+        Quantize.of({"first": LayerFormats()}).apply(module)
     assert type(module.first) is nn.Conv2d
 
 
 def test_the_edit_rebuilds_the_layers() -> None:
-    edits = []
     network = _network()
     formats = {name: LayerFormats(weight=Ternary()) for name in ("stem.conv", "classifier")}
-    edits.append(put_quantizers(network.module, formats))
-    with torch.device("meta"):
-        rebuilt = apply_edits(_network().module, edits)
+    network.edit(Quantize.of(formats))
+    rebuilt = build(network.architecture)
     assert set(quantized_layers(rebuilt)) == set(formats)
     stem = rebuilt.get_submodule("stem.conv")
     assert isinstance(stem, QuantizedConv2d) and stem.formats == formats["stem.conv"]

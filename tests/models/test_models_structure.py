@@ -1,6 +1,7 @@
 """Choosing layers, editing structure, folding norms."""
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -8,9 +9,17 @@ from torch import Tensor, nn
 
 from netpress.errors import Failure, UserError
 from netpress.models.registry import build_model, parse_model
-from netpress.network.edits import apply_edits, register_edit
-from netpress.network.edits.folding import find_foldable_norms, fold_norms, folding_edit
+from netpress.network.edits import EDITS, Edit, replay
+from netpress.network.edits.folding import FoldNorms, Pair
 from netpress.network.selection import kinds_of, select
+from netpress.tracing.foldable import find_foldable_norms
+
+
+def fold_norms(module: nn.Module, size: tuple[int, int, int] = (3, 32, 32)) -> list[Pair]:
+    """Fold every norm that can be, in place."""
+    pairs = find_foldable_norms(module, size)
+    FoldNorms(pairs=tuple(pairs)).apply(module)
+    return pairs
 
 
 def unsettle_norms(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -67,6 +76,8 @@ def test_only_norms_that_follow_their_convolution_are_folded() -> None:
     assert pairs == [("good", "good_norm"), ("plain", "plain_norm")]
     assert isinstance(module.good_norm, nn.Identity) and isinstance(module.before_norm, nn.BatchNorm2d)
     assert torch.allclose(before, module(images), atol=1e-4)
+    assert fold_norms(module) == [("good", "before_norm")]  # which follows the convolution directly only now
+    assert torch.allclose(before, module(images), atol=1e-4)
     assert fold_norms(module) == []
 
 
@@ -96,7 +107,7 @@ def test_folding_keeps_what_a_family_computes(text: str) -> None:
 def test_every_norm_of_c_efficientnet_can_be_folded() -> None:
     with torch.device("meta"):
         module = parse_model("c_efficientnet:v1").build()
-    assert len(find_foldable_norms(module)) == sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+    assert len(find_foldable_norms(module, (3, 32, 32))) == sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +124,7 @@ def test_every_norm_of_c_efficientnet_can_be_folded() -> None:
 def test_norms_before_their_convolution_are_not_folded(text: str, folded: int, kept: int) -> None:
     with torch.device("meta"):
         module = parse_model(text).build()
-    pairs = find_foldable_norms(module)
+    pairs = find_foldable_norms(module, (3, 32, 32))
     assert len(pairs) == folded
     assert sum(isinstance(m, nn.BatchNorm2d) for m in module.modules()) - folded == kept
 
@@ -132,10 +143,10 @@ def test_folding_keeps_zeros_zero_and_the_mode() -> None:
 
 def test_a_folded_network_is_rebuilt_on_shapes() -> None:
     module = unsettle_norms(parse_model("c_efficientnet:tiny").build()).eval()
-    edit = folding_edit(fold_norms(module))
+    edit = FoldNorms(pairs=tuple(fold_norms(module)))
     with torch.device("meta"):
         rebuilt = build_model("c_efficientnet", parse_model("c_efficientnet:tiny").settings.model_dump(mode="json"))
-        apply_edits(rebuilt, [edit])
+        replay(rebuilt, [edit.model_dump(mode="json")])
     rebuilt.load_state_dict(module.state_dict(), assign=True)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     assert torch.equal(module(images), rebuilt.eval()(images))
@@ -153,21 +164,27 @@ def test_a_module_that_cannot_be_traced_is_a_clear_error() -> None:
 def test_an_unknown_or_unfitting_edit_is_a_failure() -> None:
     module = parse_model("c_efficientnet:tiny").build()
     with pytest.raises(Failure, match=r"'fold_everything' is unknown.*fold_norms"):
-        apply_edits(module, [{"kind": "fold_everything"}])
+        replay(module, [{"kind": "fold_everything"}])
     with pytest.raises(Failure, match="fold_norms does not fit"):
-        apply_edits(module, [{"kind": "fold_norms", "pairs": [["stem.conv", "no.such.norm"]]}])
+        replay(module, [{"kind": "fold_norms", "pairs": [["stem.conv", "no.such.norm"]]}])
     with pytest.raises(Failure, match="fold_norms does not fit"):
-        apply_edits(module, [{"kind": "fold_norms", "pairs": [["stem.norm", "stem.conv"]]}])
+        replay(module, [{"kind": "fold_norms", "pairs": [["stem.norm", "stem.conv"]]}])
 
 
 def test_an_edit_of_ones_own() -> None:
-    def widen(module: nn.Module, edit: dict[str, int]) -> nn.Module:
-        return nn.Sequential(module, nn.Linear(2, edit["outputs"]))
+    class Append(Edit):
+        kind: Literal["append in a test"] = "append in a test"
+        outputs: int
 
-    register_edit("widen in a test", widen)
+        def apply(self, module: nn.Module) -> None:
+            assert isinstance(module, nn.Sequential)
+            module.append(nn.Linear(2, self.outputs))
+
+    EDITS.add("append in a test", Append)
     with pytest.raises(ValueError, match="registered twice"):
-        register_edit("widen in a test", widen)
-    module = apply_edits(nn.Linear(3, 2), [{"kind": "widen in a test", "outputs": 5}])
+        EDITS.add("append in a test", Append)
+    module = nn.Sequential(nn.Linear(3, 2))
+    replay(module, [Append(outputs=5).model_dump(mode="json")])
     assert module(torch.zeros(1, 3)).shape == (1, 5)
 
 

@@ -182,14 +182,15 @@ def network() -> Network:
 
 def quantized(accumulators: object = "tree") -> Network:
     """Layers that compute with integers, as the quantize stage leaves them."""
-    from netpress.compression.quantization.layout import record_formats
-    from netpress.network.edits.folding import fold_norms
+    from netpress.compression.quantization.layout import round_others
+    from netpress.network.edits.folding import FoldNorms
     from netpress.network.selection import layers_with_weights
     from netpress.numerics.formats import Integer
     from netpress.numerics.layers import LayerFormats, freeze, quantized_like
+    from netpress.tracing.foldable import find_foldable_norms
 
     made = network()
-    fold_norms(made.module)
+    made.edit(FoldNorms(pairs=tuple(find_foldable_norms(made.module, made.input.size))))
     formats = LayerFormats(
         weight=Integer(bits=5),
         input=Integer(bits=6, scale="tensor", signed=False, zero_point=True),
@@ -202,7 +203,7 @@ def quantized(accumulators: object = "tree") -> Network:
         if name.endswith("weight_scale"):
             parameter.data.fill_(0.01)
     freeze(made.module)
-    record_formats(made)
+    round_others(made)
     return made
 
 

@@ -25,7 +25,7 @@ from netpress.evaluation import evaluate
 from netpress.folders.stage import LAST, NETWORK, round_name
 from netpress.models.registry import family_named
 from netpress.network import Network, copy, create, load, own_class, save
-from netpress.network.edits import apply_edits
+from netpress.network.edits import replay
 from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import Count, Fraction, Settings, at_most, parse
@@ -260,7 +260,7 @@ def _reinitialized(network: Network, current: Round, context: Context) -> Networ
     if architecture.edits:
         # Edits make new tensors: the family's rule sets those too.
         family = family_named(architecture.family)
-        apply_edits(fresh.module, architecture.edits)
+        replay(fresh.module, architecture.edits)
         parsed = parse(family.settings, architecture.settings, "model")
         family.initialize(fresh.module, parsed, generator_for(seed, "edited"))
     return fresh

@@ -1,6 +1,6 @@
 """Low-bit numbers: the `quantize` stage. Importing it registers the stage and its edit."""
 
-from netpress.compression.quantization.layout import choose_formats, record_formats, trim_masks
+from netpress.compression.quantization.layout import choose_formats, round_others, trim_masks
 from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
 from netpress.compression.quantization.stage import plan, quantize, quantize_once
 
@@ -12,6 +12,6 @@ __all__ = [
     "plan",
     "quantize",
     "quantize_once",
-    "record_formats",
+    "round_others",
     "trim_masks",
 ]

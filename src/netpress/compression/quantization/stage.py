@@ -12,20 +12,21 @@ from torch import nn
 from netpress.compression.folding import FoldSettings, fold
 from netpress.compression.folding import leave as leave_folded
 from netpress.compression.quantization.calibrating import calibrate_weights, correct_biases, set_inputs, watch_inputs
-from netpress.compression.quantization.layout import choose_formats, describe, record_formats, trim_masks
+from netpress.compression.quantization.layout import choose_formats, describe, round_others, trim_masks
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images, normalize
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, copy
-from netpress.network.edits.folding import find_foldable_norms, merge_statistics
-from netpress.network.edits.quantizing import put_quantizers
+from netpress.network.edits.folding import merge_statistics
+from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.accumulators import operand_bits
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.integer import check_claims, layer_sums
 from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
 from netpress.process.devices import generator_for
 from netpress.stage import Context, Outlook, PlanRow, register_stage
+from netpress.tracing.foldable import find_foldable_norms
 from netpress.training import MeanTeacher, load_teachers, run_training
 from netpress.training.train import check_within as check_training
 
@@ -51,7 +52,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         )
     start = copy(network)
     start.module.to(context.device)
-    if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module):
+    if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module, start.input.size):
         start = fold(start, FoldSettings(), context)
         start.module.to(context.device)
     quantized = _calibrate(start, formats, settings, context)
@@ -65,7 +66,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         _train(quantized, start, settings, context)
     freeze(quantized.module)
     merge_statistics(quantized.module)
-    record_formats(quantized)
+    round_others(quantized)
     trim_masks(quantized)
     check_claims(layer_sums(quantized.module))
     said = f"{context.name}: {len(formats)} layers quantized"
@@ -120,7 +121,7 @@ def leave(network: Network, settings: QuantizeSettings) -> None:
 
 def _put(network: Network, formats: dict[str, LayerFormats]) -> None:
     try:
-        network.architecture.edits.append(put_quantizers(network.module, formats))
+        network.edit(Quantize.of(formats))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
 
@@ -134,7 +135,7 @@ def quantize_once(network: Network, settings: QuantizeSettings, context: Context
     quantized = _calibrate(network, formats, settings, context)
     freeze(quantized.module)
     merge_statistics(quantized.module)
-    record_formats(quantized)
+    round_others(quantized)
     return quantized
 
 
