@@ -103,7 +103,7 @@ def test_killed_around_the_boundary_and_anywhere(first, second, tmp_path, monkey
         }
     )
     points = Points(monkeypatch)
-    monkeypatch.setattr(pipeline, "make_report", lambda folder: folder / pipeline.REPORT)  # half of a run's time
+    monkeypatch.setattr(pipeline, "make_report", lambda folder: folder / "report.html")  # half of a run's time
 
     def run(name: str) -> Path:
         run_recipe(recipe, tmp_path / name, RunOptions(save_every_seconds=0.0))
