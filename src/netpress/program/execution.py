@@ -160,12 +160,20 @@ def _(operation: Activation, x: Tensor) -> Tensor:
 
 @calculate.register
 def _(operation: Add, x: Tensor, *other: Tensor) -> Tensor:
-    return x + (other[0] if other else operation.constant)
+    return x + _other(operation, *other)
 
 
 @calculate.register
 def _(operation: Multiply, x: Tensor, *other: Tensor) -> Tensor:
-    return x * (other[0] if other else operation.constant)
+    return x * _other(operation, *other)
+
+
+def _other(operation: Add | Multiply, *other: Tensor) -> Tensor | float:
+    """What meets the first buffer: the second one, or the constant."""
+    if other:
+        return other[0]
+    assert operation.constant is not None
+    return operation.constant
 
 
 @calculate.register

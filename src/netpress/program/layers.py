@@ -105,7 +105,7 @@ def exact_layers(module: nn.Module, sums: Mapping[str, LayerSums]) -> Iterator[N
     layers = {name: layer for name, layer in quantized_layers(module).items() if layer.formats.integer}
     walks = {name: forward(layer_operations(layer, name, "input", name)) for name, layer in layers.items()}
     for name, layer in layers.items():
-        layer.forward = walks[name]  # type: ignore[method-assign]
+        layer.forward = walks[name]  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -304,7 +304,8 @@ class Program:
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for operation in self.operations:
             written = self.buffers[operation.output]
-            sums = isinstance(operation, IntegerSums)
-            claims = f"{operation.accumulator_bits} bits, {operation.needed_bits} needed" if sums else ""
+            claims = ""
+            if isinstance(operation, IntegerSums):
+                claims = f"{operation.accumulator_bits} bits, {operation.needed_bits} needed"
             shape = "x".join(map(str, written.shape))
             yield operation.kind, written.name, written.number, shape, claims, ", ".join(operation.inputs)
