@@ -10,7 +10,7 @@ z, which stands for 0. Everything outside the sum is float32 or, in evaluation, 
 
 In training and in ordinary evaluation the integers live in float32, which holds them exactly up to 2**24; where
 torch's float32 sums are not exact (`netpress.numerics.sums`), evaluation takes sums that are.
-`netpress.numerics.integer` runs the same layers with integer sums of any size. The layers are subclasses of
+`netpress.program` makes integer operations of the same layers, for sums of any size. The layers are subclasses of
 `nn.Conv2d` and `nn.Linear`; their weights are floats on their grid, so other code reads them as usual.
 """
 
