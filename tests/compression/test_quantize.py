@@ -15,17 +15,18 @@ from netpress.compression.quantization import (
     plan,
     quantize,
 )
-from netpress.data import AugmentSettings, Dataset, Images
+from netpress.data import AugmentSettings, Dataset, Images, normalize
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict
 from netpress.network import Network, build, create, load, save
 from netpress.network.edits.quantizing import Quantize
+from netpress.numerics.claims import layer_sums
 from netpress.numerics.formats import Binary, Fixed, Float16, Integer, Ternary, parse_format
-from netpress.numerics.integer import exact_execution
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, quantized_layers
 from netpress.numerics.packing import encode_tensor, part_bits
 from netpress.process.console import Console
 from netpress.process.devices import generator_for
+from netpress.program import execute, lower
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 from netpress.training import TrainSettings
@@ -73,8 +74,9 @@ def _settings(**values: object) -> QuantizeSettings:
 
 
 def _exactly(network: Network, images: Images) -> Tensor:
-    with exact_execution(network.module) as sums:
-        logits = predict(network, images)
+    sums = layer_sums(network.module)
+    with torch.no_grad():
+        logits = execute(lower(network), normalize(images.images, network.input.mean, network.input.std), sums).float()
     assert any(record.largest for record in sums.values())
     assert all(record.met_width <= record.needed_width <= record.claimed_width for record in sums.values())
     return logits

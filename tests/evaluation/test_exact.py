@@ -17,9 +17,10 @@ from netpress.data import Dataset, DataSettings, Images, load_dataset
 from netpress.evaluation import ExactEvaluation, evaluate_exactly, predict
 from netpress.network import Architecture, InputSpec, Network, create, load, save
 from netpress.network.edits.quantizing import Quantize
-from netpress.numerics.integer import exact_execution
+from netpress.numerics.claims import layer_sums
 from netpress.numerics.layers import LayerFormats, quantized_layers
 from netpress.process.console import Console
+from netpress.program import exact_layers
 from netpress.settings import parse
 from netpress.stage import Context
 
@@ -150,7 +151,8 @@ def test_wide_sums_are_exact_where_floats_are_not() -> None:
     numbers = torch.randint(-(2**15), 2**15, (2, 600), generator=generator)
     made.weight.data = numbers[:1].float()
     module.eval()
-    with exact_execution(module) as sums, torch.no_grad():
+    sums = layer_sums(module)
+    with exact_layers(module, sums), torch.no_grad():
         answer = module(numbers[1:].float())
     by_hand = int((numbers[0] * numbers[1]).sum())
     assert abs(by_hand) > 2**24

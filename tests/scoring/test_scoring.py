@@ -185,6 +185,7 @@ def quantized(accumulators: object = "tree") -> Network:
     from netpress.compression.quantization.layout import round_others
     from netpress.network.edits.folding import FoldNorms
     from netpress.network.selection import layers_with_weights
+    from netpress.numerics.calibration import MinMax
     from netpress.numerics.formats import Integer
     from netpress.numerics.layers import LayerFormats, freeze, quantized_like
     from netpress.tracing.foldable import find_foldable_norms
@@ -202,7 +203,7 @@ def quantized(accumulators: object = "tree") -> Network:
     for name, parameter in made.module.named_parameters():
         if name.endswith("weight_scale"):
             parameter.data.fill_(0.01)
-    freeze(made.module)
+    freeze(made.module, MinMax())
     round_others(made)
     return made
 

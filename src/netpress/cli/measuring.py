@@ -86,7 +86,7 @@ def _print_rest(measured: "Evaluation") -> None:
 
 def _show_exact(measured: "ExactEvaluation", as_json: bool) -> None:
     """Print what the integers gave; then a Failure if some input could overflow what the network claims."""
-    from netpress.numerics.integer import check_claims
+    from netpress.numerics.claims import check_claims
 
     figures = measured.as_json()
     if as_json:

@@ -21,8 +21,8 @@ from netpress.network import Network, copy
 from netpress.network.edits.folding import merge_statistics
 from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.accumulators import operand_bits
+from netpress.numerics.claims import check_claims, layer_sums
 from netpress.numerics.formats import Fixed, Integer
-from netpress.numerics.integer import check_claims, layer_sums
 from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
 from netpress.process.devices import generator_for
 from netpress.stage import Context, Outlook, PlanRow, register_stage
@@ -64,7 +64,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         if context.dataset is not None:
             line["accuracy_calibrated"] = evaluate(quantized, context.data.selection).accuracy
         _train(quantized, start, settings, context)
-    freeze(quantized.module)
+    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
     merge_statistics(quantized.module)
     round_others(quantized)
     trim_masks(quantized)
@@ -133,7 +133,7 @@ def quantize_once(network: Network, settings: QuantizeSettings, context: Context
     """
     formats = choose_formats(network.module, settings)
     quantized = _calibrate(network, formats, settings, context)
-    freeze(quantized.module)
+    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
     merge_statistics(quantized.module)
     round_others(quantized)
     return quantized
