@@ -20,7 +20,7 @@ from netpress.process.devices import choose_device, seed_for
 from netpress.recipe.schema import Recipe, understand_model
 from netpress.report import make_report
 from netpress.runs.environment import describe_environment, settle_threads
-from netpress.runs.jobs import RunOptions, recipe_text
+from netpress.runs.jobs import RunOptions
 from netpress.runs.planning import fit_model, plan_recipe, read_network
 from netpress.scoring import score
 from netpress.settings import Settings
@@ -57,7 +57,7 @@ def run_recipe(recipe: Recipe, folder: Path, options: RunOptions | None = None) 
     if options.fresh or len(run.finished_stages()) < len(recipe.stages):
         # What cannot be run is refused before anything is read or written.
         plan_recipe(recipe, options.data, options.allow_import)
-    with run.claimed(recipe_text(recipe), options.fresh):
+    with run.claimed(recipe.text, options.fresh):
         initial, contexts = _begin(recipe, run, options)
         network = copy(initial)
         for settings, context in zip(recipe.stages, contexts, strict=True):
@@ -71,7 +71,7 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     console = options.console.with_log(run.log)
     device = choose_device(options.device)
-    where = describe_environment(recipe.seed, device, options.threads) | {"data_checksum": dataset.checksum}
+    where = {"seed": recipe.seed, **describe_environment(device, options.threads), "data_checksum": dataset.checksum}
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
     settle_threads(run.settle_environment(where, console.warn))
