@@ -21,7 +21,7 @@ from torch import Tensor
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
-from netpress.folders.stage import METRICS, STATE, format_metrics, read_metrics
+from netpress.folders.stage import METRICS, STATE, StageFolder, format_metrics, read_metrics
 from netpress.network import Network
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
@@ -105,8 +105,7 @@ class Context:
 
     def clear_state(self) -> None:
         """Forget the saved state, that of parts too, once the stage's result is safe."""
-        for path in self.folder.rglob(STATE):
-            path.unlink(missing_ok=True)
+        StageFolder(self.folder).clear_state()
 
 
 PlanRow = dict[str, Any]

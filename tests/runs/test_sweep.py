@@ -64,7 +64,7 @@ def test_members_are_every_variant_at_every_point_with_every_seed(tmp_path):
     assert (sweep.recipe.stages[0].epochs, sweep.table.epochs_scale) == (2, 0.5)
     assert third.recipe.sweep is None
     # What a sweep's folder keeps is itself a recipe of the same members.
-    (tmp_path / "kept.toml").write_text(dump_toml(sweep.recipe.model_dump(mode="json", exclude_none=True)))
+    (tmp_path / "kept.toml").write_text(sweep.recipe.text)
     assert [m.recipe for m in read_sweep(str(tmp_path / "kept.toml")).members] == [m.recipe for m in sweep.members]
 
 

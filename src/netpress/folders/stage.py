@@ -63,6 +63,11 @@ class StageFolder:
         """What the stage came to. Raises Failure where the mark is damaged."""
         return read_object(self.done, seconds=float, weights=int, nonzeros=int)
 
+    def clear_state(self) -> None:
+        """Forget the saved state, that of parts too, once the stage's result is safe."""
+        for path in self.path.rglob(STATE):
+            path.unlink(missing_ok=True)
+
     def networks(self) -> list[Path]:
         """The networks that the stage left, in order: one a round, the last of which is the stage's; else its one."""
         rounds = self.path.glob(f"{round_name('*')}/{NETWORK}")

@@ -25,6 +25,7 @@ from pydantic import Field, create_model, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
+from netpress.files import dump_toml
 from netpress.models.registry import choose_model, families, family_named
 from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths
 from netpress.scoring import ScoreSettings
@@ -53,6 +54,11 @@ class Recipe(Settings):
     score: ScoreSettings = ScoreSettings()
     sweep: Sweep | None = None
     """Where there is one, this is not one run but what several have in common: see `netpress.runs.sweep`."""
+
+    @property
+    def text(self) -> str:
+        """The recipe as TOML, every setting stated, as a run's folder keeps it. Equal texts are the same recipe."""
+        return dump_toml(self.model_dump(mode="json", exclude_none=True))
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:

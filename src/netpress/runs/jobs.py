@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from netpress.errors import Failure
-from netpress.files import dump_toml
 from netpress.process.console import Console
 from netpress.recipe.schema import Recipe
 
@@ -111,8 +110,3 @@ def _attempt(job: Job, work: Callable[[Job], R], outcomes: dict[str, Outcome[R]]
         return Outcome(job, work(job))
     except Failure as failure:
         return Outcome(job, failure=failure)
-
-
-def recipe_text(recipe: Recipe) -> str:
-    """What a run folder's recipe.toml holds: two runs are of the same recipe where this is equal."""
-    return dump_toml(recipe.model_dump(mode="json", exclude_none=True))

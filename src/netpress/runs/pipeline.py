@@ -5,7 +5,7 @@
 `netpress.folders.run` lists what lies in the folder.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from netpress.process.devices import choose_device, seed_for
 from netpress.recipe.schema import Recipe, understand_model
 from netpress.report import make_report
 from netpress.runs.environment import describe_environment, settle_threads
-from netpress.runs.jobs import RunOptions, recipe_text
+from netpress.runs.jobs import RunOptions
 from netpress.runs.planning import fit_model, plan_recipe, read_network
 from netpress.scoring import score
 from netpress.settings import Settings
@@ -54,45 +54,46 @@ def run_recipe(recipe: Recipe, folder: Path, options: RunOptions | None = None) 
     options = options or RunOptions()
     choose_device(options.device)  # one that is not there is refused first
     run = RunFolder(folder)
-    if options.fresh or not _is_done(recipe, run):
+    if options.fresh or len(run.finished_stages()) < len(recipe.stages):
         # What cannot be run is refused before anything is read or written.
         plan_recipe(recipe, options.data, options.allow_import)
-    with run.claimed(recipe_text(recipe), options.fresh):
-        context = _begin(recipe, run, options)
-        network = run_stages(recipe, run, context)
-        return _finish(recipe, run, network, context)
+    with run.claimed(recipe.text, options.fresh):
+        initial, contexts = _begin(recipe, run, options)
+        network = copy(initial)
+        for settings, context in zip(recipe.stages, contexts, strict=True):
+            network = run_stage(network, settings, context)
+        return _finish(recipe, run, network, contexts[-1])
 
 
-def _is_done(recipe: Recipe, run: RunFolder) -> bool:
-    """Whether the last stage is."""
-    last = len(recipe.stages) - 1
-    return last >= 0 and run.stage(stage_name(last, recipe.stages[last])).is_done
-
-
-def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> Context:
-    """What the run's stages share: the data, the first network, where they compute. Settles the environment."""
+def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network, list[Context]]:
+    """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
     named = read_network(recipe, options.allow_import)
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     console = options.console.with_log(run.log)
     device = choose_device(options.device)
-    where = describe_environment(recipe.seed, device, options.threads) | {"data_checksum": dataset.checksum}
+    where = {"seed": recipe.seed, **describe_environment(device, options.threads), "data_checksum": dataset.checksum}
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
     settle_threads(run.settle_environment(where, console.warn))
     initial = named or create_network(recipe, dataset)
     adopt(initial, dataset)
-    return Context(
-        folder=run.path,
-        device=device,
-        seed=recipe.seed,
-        console=console,
-        dataset=dataset,
-        initial=initial,
-        save_every_seconds=options.save_every_seconds,
-        on_log=lambda line: run.collect_metrics(),
-        layer_scores=lambda network: score(network, settings=recipe.score).shares(),
-        allow_import=options.allow_import,
-    )
+    names = [stage_name(index, settings) for index, settings in enumerate(recipe.stages)]
+    return initial, [
+        Context(
+            folder=run.stage(name).path,
+            device=device,
+            seed=seed_for(recipe.seed, "stage", index),
+            console=console,
+            dataset=dataset,
+            initial=initial,
+            save_every_seconds=options.save_every_seconds,
+            name=name,
+            on_log=lambda line: run.collect_metrics(),
+            layer_scores=lambda network: score(network, settings=recipe.score).shares(),
+            allow_import=options.allow_import,
+        )
+        for index, name in enumerate(names)
+    ]
 
 
 def create_network(recipe: Recipe, dataset: Dataset) -> Network:
@@ -110,17 +111,6 @@ def create_network(recipe: Recipe, dataset: Dataset) -> Network:
     )
 
 
-def run_stages(recipe: Recipe, run: RunFolder, shared: Context) -> Network:
-    """Run the recipe's stages in order, each in its folder and with its seed; the last one's network."""
-    assert shared.initial is not None
-    network = copy(shared.initial)
-    for index, settings in enumerate(recipe.stages):
-        name = stage_name(index, settings)
-        seed = seed_for(recipe.seed, "stage", index)
-        network = run_stage(network, settings, replace(shared, folder=run.stage(name).path, name=name, seed=seed))
-    return network
-
-
 def run_stage(network: Network, settings: Settings, context: Context) -> Network:
     """Run one stage in its folder, unless it is done; its result, always as its file gives it.
 
@@ -136,8 +126,9 @@ def run_stage(network: Network, settings: Settings, context: Context) -> Network
     else:
         folder.path.mkdir(parents=True, exist_ok=True)
         network = save_result(stage.run(network, settings, context), folder.network, own)
-        folder.mark_done(_summarise(network, stage, context))
-    context.clear_state()
+        summary = _summarise(network, stage, context)
+        folder.mark_done(summary)
+    folder.clear_state()
     return network
 
 
@@ -167,8 +158,8 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     dataset = context.data
     evaluation = evaluate(network, dataset.test, device=context.device)
     network.facts |= {"accuracy": evaluation.accuracy, "dataset": dataset.name, "images": evaluation.count}
-    save(network, run.network)
     card = score(network, settings=recipe.score)
+    save(network, run.network)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,
         "top5": evaluation.top5,

@@ -15,7 +15,7 @@ from netpress.network.data import load_run_data
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.recipe.schema import understand_model
-from netpress.runs.jobs import RunOptions, recipe_text
+from netpress.runs.jobs import RunOptions
 from netpress.runs.sweep.members import Member, SweepMembers, read_sweep
 from netpress.runs.sweep.table import Row, SweepTable
 from netpress.scoring import score
@@ -39,7 +39,7 @@ def write_tables(sweep: SweepMembers, place: SweepFolder, failed: Mapping[str, s
     table = SweepTable(sweep.recipe.name, sweep.recipe.description, tuple(rows), sweep.recipe.data.dataset)
     atomic_write(place.csv, table.as_csv())
     atomic_write(place.markdown, table.as_markdown())
-    atomic_write(place.page, table.as_page(recipe_text(sweep.recipe)))
+    atomic_write(place.page, table.as_page(sweep.recipe.text))
     return table
 
 

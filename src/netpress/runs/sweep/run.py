@@ -10,7 +10,7 @@ from pathlib import Path
 from netpress.errors import Failure, UserError
 from netpress.folders.stage import StageFolder
 from netpress.folders.sweep import SweepFolder
-from netpress.runs.jobs import Executor, InTurn, Job, Outcome, RunOptions, recipe_text
+from netpress.runs.jobs import Executor, InTurn, Job, Outcome, RunOptions
 from netpress.runs.pipeline import run_recipe
 from netpress.runs.sweep.members import Member, SweepMembers, shared_stages
 from netpress.runs.sweep.plan import name_member, plan_member
@@ -40,8 +40,8 @@ def run_sweep(
     """
     options, place = options or RunOptions(), SweepFolder(folder)
     members = {member.name: member for member in sweep.members}
-    texts = {name: recipe_text(member.recipe) for name, member in members.items()}
-    with place.claimed(recipe_text(sweep.recipe), texts, options.fresh):
+    texts = {name: member.recipe.text for name, member in members.items()}
+    with place.claimed(sweep.recipe.text, texts, options.fresh):
         for member in sweep.members:
             if not place.member(member.name).is_finished:
                 plan_member(member, options.data, options.allow_import)
@@ -95,4 +95,4 @@ def _take_over_stages(member: Member, members: Sequence[Member], place: SweepFol
     if most:
         names = ", ".join(stage.name for stage in most)
         options.console.say(f"{member.name}: takes {names} from {origin.path.name}")
-        own.begin_with(most, origin, recipe_text(member.recipe))
+        own.begin_with(most, origin, member.recipe.text)
