@@ -59,6 +59,28 @@ def load_data(
     return matched(network, loaded, settings.classes_by_number)
 
 
+def load_data_at_hand(
+    network: Network,
+    folder: Path | None,
+    dataset: str | None,
+    changes: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    selects: bool = False,
+    console: Console,
+) -> Dataset | None:
+    """As `load_data`, for who can do without: None where no data is named and the network's own must be fetched.
+
+    Raises UserError where there are `changes`, and no data that they could change.
+    """
+    if folder is not None or dataset is not None or "dataset" in changes or dataset_of(network) == "digits":
+        return load_data(network, folder, dataset, changes, seed=seed, selects=selects, console=console)
+    if changes:
+        keys = ", ".join(f"data.{key}" for key in changes)
+        raise UserError(f"{keys}: changes nothing, since no data is read; name it with --data or --dataset")
+    return None
+
+
 def load_run_data(
     settings: DataSettings, folder: Path | None, seed: int, network: Network | None, console: Console
 ) -> Dataset:

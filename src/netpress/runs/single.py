@@ -14,11 +14,11 @@ from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object
 from netpress.network import Network, check_out, copy, own_class, resolve
-from netpress.network.data import adopt, dataset_of, load_data
+from netpress.network.data import adopt, load_data_at_hand
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.process.folders import held, is_empty, remove_written
-from netpress.recipe.overrides import apply_override, data_changes
+from netpress.recipe.overrides import apply_overrides, data_changes
 from netpress.runs.pipeline import STAGE_FILES, save_result
 from netpress.scoring import score
 from netpress.settings import parse
@@ -55,9 +55,8 @@ def apply_stage(
     if kind not in known:
         raise UserError(f"{kind}: no such stage; there are {', '.join(known)}")
     values: dict[str, Any] = {"kind": kind}
-    for override in overrides:
-        apply_override(values, override)
-    changes = data_changes(values, classes_by_number)
+    apply_overrides(values, overrides)
+    changes = data_changes(values, classes_by_number, dataset)
     settings = parse(known[kind].settings, values, kind)
     if isinstance(network, str):
         network = resolve(network, allow_import=allow_import)
@@ -68,10 +67,8 @@ def apply_stage(
         known[kind].plan(network, settings)
     except UserError as error:
         raise UserError(f"{kind}: {error}") from None
-    loaded = None
-    given = data is not None or dataset is not None or "dataset" in changes
-    if given or dataset_of(network) == "digits":
-        loaded = load_data(network, data, dataset, changes, seed=seed, selects=True, console=console)
+    loaded = load_data_at_hand(network, data, dataset, changes, seed=seed, selects=True, console=console)
+    if loaded is not None:
         network = copy(network)
         adopt(network, loaded)
     asked = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(data), "seed": seed}
