@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netpress import files
+from netpress.files import writing as files
 from netpress.recipe.schema import check_recipe
 from netpress.runs import pipeline
 from netpress.runs.pipeline import run_recipe

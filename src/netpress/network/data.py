@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from netpress.data import DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
+from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.process.console import Console
@@ -73,7 +73,9 @@ def load_data_at_hand(
 
     Raises UserError where there are `changes`, and no data that they could change.
     """
-    if folder is not None or dataset is not None or "dataset" in changes or dataset_of(network) == "digits":
+    own = dataset_of(network)
+    embedded = own is not None and own in DATASETS and DATASETS[own].embedded
+    if folder is not None or dataset is not None or "dataset" in changes or embedded:
         return load_data(network, folder, dataset, changes, seed=seed, selects=selects, console=console)
     if changes:
         keys = ", ".join(f"data.{key}" for key in changes)
