@@ -12,7 +12,7 @@ from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.recipe.overrides import read_data_changes
 from netpress.recipe.reading import read_recipe
-from netpress.recipe.schema import Recipe, check_recipe
+from netpress.recipe.schema import Recipe
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import RunResult, run_recipe
 from netpress.scoring import score
@@ -28,21 +28,20 @@ def run(
     set: Sequence[str] = (),
     device: str = "auto",
     seed: int | None = None,
+    epochs_scale: float = 1.0,
     fresh: bool = False,
     console: Console | None = None,
     allow_import: bool = False,
 ) -> RunResult:
     """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
 
-    `set` takes overrides such as "stages.0.epochs=2". An interrupted run goes on when called again.
+    `set` takes overrides such as "stages.0.epochs=2", and `epochs_scale` multiplies every number of epochs. Both work
+    on a recipe given as values too, which stays as it is. An interrupted run goes on when called again.
     A network file that the recipe names, to begin with or as a teacher, may import its author's own class only with
     `allow_import`.
     Raises netpress.errors.UserError or Failure.
     """
-    if isinstance(recipe, dict):
-        recipe = check_recipe(recipe if seed is None else {**recipe, "seed": seed})
-    if not isinstance(recipe, Recipe):
-        recipe = read_recipe(str(recipe), set, seed)
+    recipe = read_recipe(str(recipe) if isinstance(recipe, Path) else recipe, set, seed, epochs_scale)
     folder = Path(out) if out else Path("runs") / recipe.name
     options = RunOptions(
         data=Path(data) if data else None,
@@ -84,7 +83,7 @@ def evaluate(
     if not isinstance(network, Network):
         network = load(network, allow_import=allow_import)
     chosen = choose_device(device)
-    changes = read_data_changes(set, classes_by_number)
+    changes = read_data_changes(set, classes_by_number, dataset)
     folder = Path(data) if data else None
     loaded = load_data(network, folder, dataset, changes, console=console or Console(quiet=True))
     return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=chosen)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netpress import files
+from netpress.files import writing as files
 from netpress.folders.run import RunFolder
 from netpress.folders.stage import StageFolder
 from netpress.recipe.schema import check_recipe

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from netpress import files
 from netpress.data import Dataset, Images
 from netpress.errors import Failure
+from netpress.files import writing as files
 from netpress.network import Network, copy, create, load, save
 from netpress.process.console import Console
 from netpress.runs.pipeline import run_stage

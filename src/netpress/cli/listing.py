@@ -65,7 +65,7 @@ def _stages() -> list[dict[str, Any]]:
 def _datasets() -> list[dict[str, Any]]:
     from netpress.data import DATASETS
 
-    return [{"dataset": name, "what it is": description} for name, description in DATASETS.items()]
+    return [{"dataset": name, "what it is": dataset.description} for name, dataset in DATASETS.all().items()]
 
 
 def _conventions() -> list[dict[str, Any]]:

@@ -38,7 +38,9 @@ def run(
     device: DeviceName = "auto",
     seed: Seed = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where this folder holds a run.")] = False,
-    save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state at least this often.")] = 60.0,
+    save_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Save the state at least this often.")
+    ] = 60.0,
     threads: Threads = None,
     allow_import: AllowImport = False,
 ) -> None:

@@ -18,8 +18,18 @@ from netpress.cli.options import (
     Seed,
     print_json,
     print_table,
+    refuse_together,
 )
 from netpress.errors import UserError
+
+_ALONE = "since each layer is quantized alone, without training"
+UNUSED = {
+    "widths": "give --widths",
+    "auto_images": "give --images",
+    **dict.fromkeys(("rules", "train", "learn", "correct_biases", "arithmetic"), _ALONE),
+    **dict.fromkeys(("bits", "target_accuracy", "target_score"), "since no widths are chosen"),
+}
+"""Settings of the stage `quantize` that the measurement does not look at, and what to do."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -52,14 +62,17 @@ def sensitivity(
     from netpress.network.data import load_data
     from netpress.process.console import Console
     from netpress.process.devices import choose_device
-    from netpress.recipe.overrides import apply_override, data_changes
+    from netpress.recipe.overrides import apply_overrides, data_changes
     from netpress.settings import parse
     from netpress.stage import Context
 
+    refuse_together(json=as_json, csv=as_csv)
     values: dict[str, Any] = {"kind": "quantize"}
-    for override in overrides or []:
-        apply_override(values, override)
-    changes = data_changes(values, classes_by_number)
+    apply_overrides(values, overrides or [])
+    changes = data_changes(values, classes_by_number, dataset)
+    for key, instead in UNUSED.items():
+        if key in values:
+            raise UserError(f"--set {key}: changes nothing here, {instead}")
     settings = parse(QuantizeSettings, values, "sensitivity")
     loaded = api.load(network, allow_import=allow_import)
     console = Console(quiet=as_json or as_csv)

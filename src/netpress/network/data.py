@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from netpress.data import DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
+from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.process.console import Console
@@ -57,6 +57,30 @@ def load_data(
         elif drawn and loaded.record != record:
             console.warn(_WARNING)
     return matched(network, loaded, settings.classes_by_number)
+
+
+def load_data_at_hand(
+    network: Network,
+    folder: Path | None,
+    dataset: str | None,
+    changes: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    selects: bool = False,
+    console: Console,
+) -> Dataset | None:
+    """As `load_data`, for who can do without: None where no data is named and the network's own must be fetched.
+
+    Raises UserError where there are `changes`, and no data that they could change.
+    """
+    own = dataset_of(network)
+    embedded = own is not None and own in DATASETS and DATASETS[own].embedded
+    if folder is not None or dataset is not None or "dataset" in changes or embedded:
+        return load_data(network, folder, dataset, changes, seed=seed, selects=selects, console=console)
+    if changes:
+        keys = ", ".join(f"data.{key}" for key in changes)
+        raise UserError(f"{keys}: changes nothing, since no data is read; name it with --data or --dataset")
+    return None
 
 
 def load_run_data(

@@ -3,6 +3,7 @@
 `extends = "kaist-v1"` at the top of a recipe takes everything that it does not say itself from `kaist-v1`.
 """
 
+import json
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -11,31 +12,59 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.files import is_folder, is_there, parse_toml, read_file
-from netpress.recipe.overrides import apply_override
-from netpress.recipe.scaling import scale_recipe
+from netpress.recipe.overrides import apply_overrides, split_path
+from netpress.recipe.scaling import has_epochs, scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
 from netpress.settings import SettingsError, find_unreadable
 
 LARGEST_RECIPE = 1 << 20  # bytes
+SEED_PATHS = (["seed"], ["**", "seed"])
 
 
-def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = None, epochs_scale: float = 1.0) -> Recipe:
-    """The recipe called `name` (shipped) or stored in the file `name`, with `key=value` overrides applied.
+def read_recipe(
+    recipe: str | dict[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    epochs_scale: float = 1.0,
+) -> Recipe:
+    """A recipe with `key=value` overrides, a seed and a multiple of its epochs applied.
 
-    Raises SettingsError with every problem at once, each with its path, or UserError if there is no such recipe.
+    `recipe` is the name of a shipped one, the path of a file, plain values, or a Recipe, which is never changed itself.
+    Raises SettingsError with every problem at once, each with its path, or UserError if there is no such recipe, and
+    where a seed or a scale would change nothing.
     """
-    values, source = read_values(name, overrides, seed)
-    return scale_recipe(check_recipe(values, source), epochs_scale)
+    if isinstance(recipe, Recipe) and not overrides and seed is None:
+        checked = recipe
+    else:
+        checked = check_recipe(*read_values(recipe, overrides, seed))
+    if epochs_scale != 1 and checked.sweep is None and not has_epochs(checked):
+        raise UserError(f"--epochs-scale {epochs_scale}: this recipe trains nothing, so it has no epochs")
+    return scale_recipe(checked, epochs_scale)
 
 
-def read_values(name: str, overrides: Sequence[str] = (), seed: int | None = None) -> tuple[dict[str, Any], str]:
-    """The plain values of a recipe with overrides applied, unchecked, and where they come from."""
-    values, source = load_values(name)
-    for override in overrides:
-        apply_override(values, override)
+def read_values(
+    recipe: str | dict[str, Any] | Recipe, overrides: Sequence[str] = (), seed: int | None = None
+) -> tuple[dict[str, Any], str]:
+    """The plain values of a recipe with overrides and seed applied, unchecked, and where they come from.
+
+    Raises UserError as `read_recipe` does.
+    """
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(mode="json", exclude_none=True)
+    values, source = load_values(recipe) if isinstance(recipe, str) else (_own_values(recipe), "")
+    apply_overrides(values, overrides)
     if seed is not None:
+        if any(split_path(override.partition("=")[0].strip()) in SEED_PATHS for override in overrides):
+            raise UserError("--seed and --set seed say the same; give one of them")
         values["seed"] = seed
     return values, source
+
+
+def _own_values(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a recipe given as values, as if it had been read from a file: lists for tuples, `extends` followed."""
+    if problem := find_unreadable(values):
+        raise SettingsError([problem])
+    return extend(json.loads(json.dumps(values)), "recipe")
 
 
 def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:

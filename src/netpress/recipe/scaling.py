@@ -22,6 +22,17 @@ def scale_recipe(recipe: Recipe, factor: float) -> Recipe:
     return check_recipe(_scale_epochs(recipe.model_dump(mode="json", exclude_none=True), factor))
 
 
+def has_epochs(recipe: Recipe) -> bool:
+    """Whether any stage of `recipe` trains, so that there are epochs to multiply."""
+    waiting: list[Any] = [recipe.model_dump(mode="json", exclude_none=True)["stages"]]
+    while waiting:
+        values = waiting.pop()
+        if isinstance(values, dict) and "epochs" in values:
+            return True
+        waiting += values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
+    return False
+
+
 def _scale_epochs(values: Any, factor: float) -> Any:
     if isinstance(values, list):
         return [_scale_epochs(entry, factor) for entry in values]

@@ -19,9 +19,9 @@ from netpress.files import atomic_write, read_object
 from netpress.folders.holding import held, is_empty, remove_written
 from netpress.folders.stage import STAGE_FILES
 from netpress.network import Network, check_out, copy, own_class, resolve
-from netpress.network.data import adopt, dataset_of, load_data
+from netpress.network.data import adopt, load_data_at_hand
 from netpress.process.devices import choose_device, set_threads
-from netpress.recipe.overrides import apply_override, data_changes
+from netpress.recipe.overrides import apply_overrides, data_changes
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import save_result
 from netpress.scoring import score
@@ -52,7 +52,7 @@ def apply_stage(
     what the network was trained on.
     """
     options = options or RunOptions()
-    stage, settings, changes = _read_settings(kind, overrides, classes_by_number)
+    stage, settings, changes = _read_settings(kind, overrides, classes_by_number, dataset)
     if isinstance(network, str):
         network = resolve(network, allow_import=options.allow_import)
     device = choose_device(options.device)
@@ -60,9 +60,10 @@ def apply_stage(
         set_threads(options.threads)
     check_out(out)
     _check(stage, network, settings, options)
-    images = None
-    if options.data is not None or dataset is not None or "dataset" in changes or dataset_of(network) == "digits":
-        images = load_data(network, options.data, dataset, changes, seed=seed, selects=True, console=options.console)
+    images = load_data_at_hand(
+        network, options.data, dataset, changes, seed=seed, selects=True, console=options.console
+    )
+    if images is not None:
         network = copy(network)
         adopt(network, images)
     request = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(options.data), "seed": seed}
@@ -86,16 +87,15 @@ def apply_stage(
 
 
 def _read_settings(
-    kind: str, overrides: Sequence[str], classes_by_number: bool
+    kind: str, overrides: Sequence[str], classes_by_number: bool, dataset: str | None
 ) -> tuple[Stage, Settings, dict[str, Any]]:
     """The stage, its settings, and how the data is to be read otherwise than the network's file says."""
     kinds = stages()
     if kind not in kinds:
         raise UserError(f"{kind}: no such stage; there are {', '.join(kinds)}")
     values: dict[str, Any] = {"kind": kind}
-    for override in overrides:
-        apply_override(values, override)
-    changes = data_changes(values, classes_by_number)
+    apply_overrides(values, overrides)
+    changes = data_changes(values, classes_by_number, dataset)
     return kinds[kind], parse(kinds[kind].settings, values, kind), changes
 
 

@@ -82,6 +82,7 @@ def _refuse_overridden(table: Sweep, overrides: Sequence[str], seed: int | None)
     if seed is not None and table.seeds:
         raise UserError(f"--seed {seed}: the sweep sets seeds itself; --set 'sweep.seeds=[{seed}]'")
     swept = {path: f'sweep.grid."{path}"' for path in table.grid}
+    swept |= {"seed": "sweep.seeds"} if table.seeds else {}
     for variant, changes in table.variants.items():
         in_all = (path for path in changes if all(path in others for others in table.variants.values()))
         swept |= {path: f'sweep.variants.{variant}."{path}"' for path in in_all}
