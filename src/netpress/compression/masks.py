@@ -1,8 +1,8 @@
-"""Which weights of a network exist: making masks, joining them, and counting what is left.
+"""Masks: making them, joining them, and counting the weights that they leave.
 
-A mask is a bool tensor of its parameter's shape, True where the weight exists; a network
-carries them by parameter name (`Network.masks`). What holds them during training is
-`netpress.training.masking`; nothing here wraps a module.
+A mask is a bool tensor of its parameter's shape, True where the weight exists. A network has its masks by parameter
+name (`Network.masks`). `netpress.training.masking` keeps removed weights at zero in training;
+`netpress.network.tensors` writes masks to the file.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,11 @@
-"""What a network file says of itself, read from the file and validated field by field, as a recipe is.
+"""The JSON in a network file: reading it, and validating every field, as a recipe's fields are.
 
-A checksum tells damage, not lies: whoever writes a file can write a checksum that fits. So nothing is built, decoded
-or shown of a description that is not whole: every field has a type and a range, every unknown key is refused, and
-what is said twice (classes, channels, size) must agree. What the tensors hold is `netpress.network`'s to check.
+    values, stored = read_file(path)            plain values, and the tensors beside them; the checksum is compared
+    description = check_description(values)     types, ranges, no unknown key
+
+The checksum finds damage. It does not find lies: whoever forges a file can write a checksum that fits. So nothing is
+built or decoded before the whole description is valid, and what it says twice (classes, channels, size) must agree.
+`netpress.network.file` checks the tensors.
 """
 
 import hashlib

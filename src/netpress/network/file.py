@@ -1,4 +1,7 @@
-"""A network is data: an architecture, tensors and number formats, in one `.netpress` file.
+"""Writing a network to its file, and reading it.
+
+    save(network, "net.netpress")
+    network = load("net.netpress")
 
 The file is a safetensors file. Its metadata holds one JSON text under the key `netpress`:
 
@@ -10,11 +13,11 @@ The file is a safetensors file. Its metadata holds one JSON text under the key `
      "data": {"settings": {...}, "seed": ..., "checksum": ...},   where it is known
      "checksum": sha256 of all of the above and of every tensor's bytes}
 
-What lies in the file of each tensor is `netpress.network.tensors`'s business: packed values, masks, scales.
+`netpress.network.tensors` says what the file stores of each tensor: packed values, the mask, scales.
 
-Loading validates all that the file says (`netpress.network.description`), builds the family on the meta device,
-replays the edits, compares every name, shape and type with the file, and only then decodes tensors: a file that
-claims to be huge costs nothing.
+Loading takes five steps. It validates the JSON (`netpress.network.description`), builds the family on the meta
+device, replays the edits, compares every name, shape and type with the file, and only then decodes the tensors. So a
+file that claims to be huge costs nothing.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Which layers a setting means: by kind, or by a pattern on their names.
+"""Which layers a setting means: layers of a kind, or layers whose names match a pattern.
 
     select(module, "pointwise")                      every 1x1 convolution
     select(module, ["stem", "blocks.0.*.conv"])      the first convolution, and some by name
 
-A setting that matches nothing is an error, never silence.
+A setting that matches no layer is an error.
 """
 
 from collections.abc import Callable, Sequence
