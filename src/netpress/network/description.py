@@ -131,13 +131,13 @@ class Description(Settings):
         """The settings of the architecture. Raises SettingsError, also where they disagree with input and classes."""
         family = family_named(self.architecture.family)
         settings = parse(family.settings, self.architecture.settings, "architecture.settings")
-        said = {
+        twice = {
             "classes": (settings.classes, len(self.classes)),
             "channels": (settings.channels, self.input.channels),
             "height": (settings.image_size, self.input.height),
             "width": (settings.image_size, self.input.width),
         }
-        for what, (model, beside) in said.items():
+        for what, (model, beside) in twice.items():
             if model != beside:
                 raise ValueError(f"{what}: the architecture says {model}, the file beside it {beside}")
         return settings
@@ -165,8 +165,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = json.loads(text, parse_constant=_refuse_constant)
         if isinstance(values, dict) and values.get("version") == VERSION:
-            said = values.pop("checksum", None)
-            right = said == checksum(values, stored)
+            expected = values.pop("checksum", None)
+            right = expected == checksum(values, stored)
         else:
             right = None
     except OSError as error:

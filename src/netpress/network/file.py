@@ -213,8 +213,8 @@ def _refuse_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_BUGS, SettingsError, TooLarge, Failure) as error:
-        said = shorten(_in_one_line(error), 300)
-        raise Failure(f"{path}: this network file is damaged or of another version ({said})") from error
+        reason = shorten(_in_one_line(error), 300)
+        raise Failure(f"{path}: this network file is damaged or of another version ({reason})") from error
 
 
 def _in_one_line(error: Exception) -> str:
@@ -223,11 +223,11 @@ def _in_one_line(error: Exception) -> str:
 
 def _check_tensors(module: nn.Module, entries: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError unless the file has the tensors that the module has, of their shapes and types."""
-    built = {name: _kind_of(tensor) for name, tensor in module.state_dict().items()}
-    found = {name: (tuple(entry["shape"]), entry.get("dtype", "float32")) for name, entry in entries.items()}
-    for name in sorted(built.keys() | found.keys()):
-        if built.get(name) != found.get(name):
-            raise ValueError(f"{name}: the file has {found.get(name)}, the architecture {built.get(name)}")
+    in_module = {name: _kind_of(tensor) for name, tensor in module.state_dict().items()}
+    in_file = {name: (tuple(entry["shape"]), entry.get("dtype", "float32")) for name, entry in entries.items()}
+    for name in sorted(in_module.keys() | in_file.keys()):
+        if in_module.get(name) != in_file.get(name):
+            raise ValueError(f"{name}: the file has {in_file.get(name)}, the architecture {in_module.get(name)}")
 
 
 def _kind_of(tensor: Tensor) -> tuple[tuple[int, ...], str]:

@@ -110,9 +110,9 @@ def inspect_state(entries: Mapping[str, Entry], formats: Formats, stored: Mappin
 def _inspect_tensor(
     name: str, entry: Entry, formats: Formats, mask: Tensor | None, stored: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    parts, chosen, plain = _parts_of(name, stored), _format(name, formats), name not in formats
+    parts, format, plain = _parts_of(name, stored), _format(name, formats), name not in formats
     constant = "constant" in entry
-    kind, bits = chosen.kind if not plain else str(entry.get("dtype", "float32")), chosen.bits
+    kind, bits = format.kind if not plain else str(entry.get("dtype", "float32")), format.bits
     if plain:
         bits = _dtype(entry).itemsize * 8
     if constant:
@@ -126,7 +126,7 @@ def _inspect_tensor(
         "values": 0 if constant else values,
         "tensor_bits": 0 if constant else part_bits(parts or {name: stored[name]}),
         "mask_bits": 0 if mask is None else mask.numel(),
-        "alignment_bits": 0 if constant else alignment_bits(parts, chosen, entry["shape"], mask),
+        "alignment_bits": 0 if constant else alignment_bits(parts, format, entry["shape"], mask),
     }
 
 
