@@ -13,6 +13,7 @@ from netpress.compression.masks import apply_masks
 from netpress.compression.quantization import QuantizeSettings, quantize
 from netpress.data import Dataset
 from netpress.errors import Failure
+from netpress.models.registry import parse_model
 from netpress.network import Network, build, copy, create, load, save
 from netpress.network.edits import EDITS, Edit, replace_module, replay
 from netpress.network.edits.folding import FoldNorms
@@ -217,3 +218,30 @@ def test_edits_are_written_as_ever() -> None:
     ]
     edit = Quantize.of(formats).model_dump(mode="json")
     assert edit == {"kind": "quantize", "groups": groups} and list(edit) == ["kind", "groups"]
+
+
+def test_an_unknown_or_unfitting_edit_is_a_failure() -> None:
+    module = parse_model("c_efficientnet:tiny").build()
+    with pytest.raises(Failure, match=r"'fold_everything' is unknown.*fold_norms"):
+        replay(module, [{"kind": "fold_everything"}])
+    with pytest.raises(Failure, match="fold_norms does not fit"):
+        replay(module, [{"kind": "fold_norms", "pairs": [["stem.conv", "no.such.norm"]]}])
+    with pytest.raises(Failure, match="fold_norms does not fit"):
+        replay(module, [{"kind": "fold_norms", "pairs": [["stem.norm", "stem.conv"]]}])
+
+
+def test_an_edit_of_ones_own() -> None:
+    class Append(Edit):
+        kind: Literal["append in a test"] = "append in a test"
+        outputs: int
+
+        def apply(self, module: nn.Module) -> None:
+            assert isinstance(module, nn.Sequential)
+            module.append(nn.Linear(2, self.outputs))
+
+    EDITS.add("append in a test", Append)
+    with pytest.raises(ValueError, match="registered twice"):
+        EDITS.add("append in a test", Append)
+    module = nn.Sequential(nn.Linear(3, 2))
+    replay(module, [Append(outputs=5).model_dump(mode="json")])
+    assert module(torch.zeros(1, 3)).shape == (1, 5)

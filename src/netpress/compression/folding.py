@@ -1,7 +1,6 @@
-"""The `fold` stage: fold batch norms into the convolutions before them.
+"""The `fold` stage: it folds batch norms into the layers before them, and compares the answers before and after.
 
-The structural work is `netpress.network.edits.folding`; here the result is checked against the network
-that it came from, and the edit is recorded, so that the network rebuilds folded.
+`netpress.network.edits.folding` does the folding; `netpress.tracing.foldable` finds the norms.
 """
 
 from typing import Literal

@@ -1,8 +1,10 @@
-"""A network's images: divided as its file says that they were, and its classes matched by name.
+"""The images that belong to a network: the same split as in its training, the classes in its order.
 
-Whoever selects on images that a network was trained on is told a figure that is not true. So everything that reads
-images for a network that exists divides them as its record (`Network.data`) says; another split, or other images, must
-be asked for.
+    dataset = load_data(network, Path("cifar"), selects=True, console=console)
+
+An accuracy on images that the network was trained on is not true. So a network's file records which images it was
+made with, and how they were divided (`Network.data`), and whatever reads images for the network divides them alike.
+A user who wants another split, or other images, must ask for it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""A network is data: an architecture, tensors and number formats, in one `.netpress` file.
+"""Writing a network to its file, and reading it.
+
+    save(network, "net.netpress")
+    network = load("net.netpress")
 
 The file is a safetensors file. Its metadata holds one JSON text under the key `netpress`:
 
@@ -10,11 +13,11 @@ The file is a safetensors file. Its metadata holds one JSON text under the key `
      "data": {"settings": {...}, "seed": ..., "checksum": ...},   where it is known
      "checksum": sha256 of all of the above and of every tensor's bytes}
 
-What lies in the file of each tensor is `netpress.network.tensors`'s business: packed values, masks, scales.
+`netpress.network.tensors` says what the file stores of each tensor: packed values, the mask, scales.
 
-Loading validates all that the file says (`netpress.network.description`), builds the family on the meta device,
-replays the edits, compares every name, shape and type with the file, and only then decodes tensors: a file that
-claims to be huge costs nothing.
+Loading takes five steps. It validates the JSON (`netpress.network.description`), builds the family on the meta
+device, replays the edits, compares every name, shape and type with the file, and only then decodes the tensors. So a
+file that claims to be huge costs nothing.
 """
 
 import json
@@ -210,8 +213,8 @@ def _refuse_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_BUGS, SettingsError, TooLarge, Failure) as error:
-        said = shorten(_in_one_line(error), 300)
-        raise Failure(f"{path}: this network file is damaged or of another version ({said})") from error
+        reason = shorten(_in_one_line(error), 300)
+        raise Failure(f"{path}: this network file is damaged or of another version ({reason})") from error
 
 
 def _in_one_line(error: Exception) -> str:
@@ -220,11 +223,11 @@ def _in_one_line(error: Exception) -> str:
 
 def _check_tensors(module: nn.Module, entries: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError unless the file has the tensors that the module has, of their shapes and types."""
-    built = {name: _kind_of(tensor) for name, tensor in module.state_dict().items()}
-    found = {name: (tuple(entry["shape"]), entry.get("dtype", "float32")) for name, entry in entries.items()}
-    for name in sorted(built.keys() | found.keys()):
-        if built.get(name) != found.get(name):
-            raise ValueError(f"{name}: the file has {found.get(name)}, the architecture {built.get(name)}")
+    in_module = {name: _kind_of(tensor) for name, tensor in module.state_dict().items()}
+    in_file = {name: (tuple(entry["shape"]), entry.get("dtype", "float32")) for name, entry in entries.items()}
+    for name in sorted(in_module.keys() | in_file.keys()):
+        if in_module.get(name) != in_file.get(name):
+            raise ValueError(f"{name}: the file has {in_file.get(name)}, the architecture {in_module.get(name)}")
 
 
 def _kind_of(tensor: Tensor) -> tuple[tuple[int, ...], str]:

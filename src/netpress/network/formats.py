@@ -35,12 +35,12 @@ def other_formats(module: nn.Module, formats: Mapping[str, dict[str, Any]]) -> d
 
     Raises ValueError where `formats` contradict a layer, leave one out, or describe what is not there.
     """
-    owned = _owned_formats(module)
-    for name, format in owned.items():
-        said = formats.get(name)
-        if said is None or parse_format(said) != format:
-            raise ValueError(f"formats.{name}: the layer computes with {format.kind}, the file says {quote(said)}")
-    others = {name: format for name, format in formats.items() if name not in owned}
+    in_layers = _owned_formats(module)
+    for name, format in in_layers.items():
+        claim = formats.get(name)
+        if claim is None or parse_format(claim) != format:
+            raise ValueError(f"formats.{name}: the layer computes with {format.kind}, the file says {quote(claim)}")
+    others = {name: format for name, format in formats.items() if name not in in_layers}
     stored = module.state_dict().keys()
     for name in others:
         if name not in stored and name != REST:

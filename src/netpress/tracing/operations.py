@@ -208,11 +208,13 @@ class Trace:
         uses must fold; and nothing else may read what these layers store. What counts is the flow of data, not the
         order in which modules are listed.
         """
-        pairs = self._norms_after_layers()
-        readers = self._readers()
-        while refused := {norm for norm, layer in pairs.items() if not self._folds(norm, layer, pairs, readers)}:
-            pairs = {norm: layer for norm, layer in pairs.items() if norm not in refused}
-        return pairs
+        by_name, readers, pairs = self.by_name, self._readers(), self._norms_after_layers()
+        while True:
+            followers = {layer: by_name[norm] for norm, layer in pairs.items()}
+            left = {n: x for n, x in pairs.items() if _folds(by_name[n], by_name[x], followers, readers)}
+            if len(left) == len(pairs):
+                return pairs
+            pairs = left  # a norm that stays may keep others from folding
 
     def _norms_after_layers(self) -> dict[str, str]:
         """Each norm whose input is the result of one convolution or linear layer, and goes nowhere else."""
@@ -237,23 +239,6 @@ class Trace:
                 found.setdefault(name, []).append(operation)
         return found
 
-    def _folds(
-        self, norm_name: str, layer_name: str, pairs: Mapping[str, str], readers: Mapping[str, list[Operation]]
-    ) -> bool:
-        """Whether a norm folds into a layer, if the others of `pairs` do."""
-        norm, layer = self.by_name[norm_name], self.by_name[layer_name]
-        folded = {source: self.by_name[name].tensors for name, source in pairs.items()}
-        users = [operation for operation in readers.get(layer.weight or "", []) if operation.weight == layer.weight]
-        if layer.is_module:
-            users = [user for name in (layer.weight, layer.bias) if name for user in readers[name]]
-        if any(folded.get(user.name) != norm.tensors for user in users):
-            return False
-        if not norm.is_module:
-            return True
-        uses = [operation for operation in self.operations if operation.module == norm.module]
-        others = [user for name in norm.tensors for user in readers[name] if user.kind != "norm"]
-        return not others and all(use.name in pairs for use in uses if use.kind == "norm")
-
     def norms_folded_forward(self) -> dict[str, str]:
         """Each norm with the first convolution or linear layer that its result reaches, whatever calculates between."""
         reached: dict[str, set[str]] = {}
@@ -266,6 +251,22 @@ class Trace:
                 norms = set()
             reached[operation.name] = norms | ({operation.name} if operation.kind == "norm" else set())
         return pairs
+
+
+def _folds(
+    norm: Operation, layer: Operation, followers: Mapping[str, Operation], readers: Mapping[str, list[Operation]]
+) -> bool:
+    """Whether `norm` folds into `layer`, if all norms of `followers` fold into the layers whose names they stand by."""
+    users = [operation for operation in readers.get(layer.weight or "", []) if operation.weight == layer.weight]
+    if layer.is_module:  # nothing else may read what the layer stores
+        users = [user for name in (layer.weight, layer.bias) if name for user in readers[name]]
+    if any(user.name not in followers or followers[user.name].tensors != norm.tensors for user in users):
+        return False
+    if not norm.is_module:
+        return True
+    folded = {follower.name for follower in followers.values()}
+    uses = [user for name in norm.tensors for user in readers[name]]
+    return all(user.kind == "norm" and (user.module != norm.module or user.name in folded) for user in uses)
 
 
 def _origin(name: str, by_name: Mapping[str, Operation], consumers: Mapping[str, list[str]]) -> str:

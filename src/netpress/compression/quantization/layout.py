@@ -1,4 +1,4 @@
-"""Which layer of a network gets which formats."""
+"""Which layer gets which formats, and what else of the network is rounded and masked for its file."""
 
 from typing import Any
 
