@@ -117,7 +117,7 @@ def test_weights_that_go_bad_at_the_end_of_an_epoch_are_not_saved(tmp_path, monk
 
     def spoil(training):
         accuracy = end(training)
-        if training.epoch == 1:
+        if training.position.epoch == 1:
             with torch.no_grad():
                 training.taken.parameters[0].fill_(torch.nan)
         return accuracy
@@ -126,7 +126,7 @@ def test_weights_that_go_bad_at_the_end_of_an_epoch_are_not_saved(tmp_path, monk
     with pytest.raises(Failure, match="a weight is not finite in epoch"):
         run_training(make_network(), _settings(), context)
     tensors, values = context.load_state()
-    assert values["epoch"] == 1
+    assert values["parts"]["position"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
@@ -149,7 +149,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path):
     alone = Images(context.data.train.images[:1], context.data.train.labels[:1])
     with pytest.raises(UserError, match="leaves 1 images"):
         run_training(make_network(), _settings(), replace(context, dataset=replace(context.data, train=alone)))
-    with pytest.raises(UserError, match="a distillation needs a teacher"):
+    with pytest.raises(UserError, match=r"01-train: distillation\.teachers: names no network file"):
         run_training(make_network(), _settings(distillation={}), context)
 
 
@@ -172,10 +172,10 @@ def _constant(logits: list[float], mean: float = 0.5, std: float = 0.25) -> Netw
 
 
 def test_a_student_learns_its_teachers_answers(tmp_path):
-    network, teacher = make_network(), MeanTeacher([_constant([0.0, 0.0, 8.0, 0.0])], make_network().input)
+    network, teacher = make_network(), _constant([0.0, 0.0, 8.0, 0.0])
     settings = _settings(epochs=10, distillation={"weight": 1.0, "temperature": 1.0})
     context = make_context(tmp_path)
-    run_training(network, settings, context, teacher=teacher)
+    run_training(network, settings, context, own_teacher=teacher)
     assert (predict(network, context.data.test).argmax(1) == 2).all()
 
 

@@ -30,7 +30,7 @@ from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import Count, Fraction, Settings, at_most, parse
 from netpress.stage import Context, Outlook, PlanRow, register_stage
-from netpress.training import TrainSettings, load_teachers, run_training
+from netpress.training import TrainSettings, run_training
 from netpress.training.settings import MOST_ROUNDS
 from netpress.training.train import check as check_train
 
@@ -202,9 +202,7 @@ def _run_round(current: Round, network: Network, ranked: Network, settings: Prun
     part = context.part(current.name)
     if settings.train is not None:
         start = _start(pruned, current, settings, context)
-        distillation = settings.train.distillation
-        teacher = load_teachers(distillation.teachers, start, context.allow_import) if distillation else None
-        trained = run_training(start, settings.train, part, teacher=teacher)
+        trained = run_training(start, settings.train, part)
         if settings.masks_from == "last":
             last = copy(trained.network)
             last.module.load_state_dict(trained.last)

@@ -2,21 +2,18 @@
 
 from netpress.network import Network
 from netpress.stage import Context, Outlook, PlanRow, register_stage
-from netpress.training.loop import check_training, run_training
-from netpress.training.optimizers import rate_at
+from netpress.training.checks import check_teaching, check_training
+from netpress.training.loop import run_training
 from netpress.training.regularizers import penalised_weights
+from netpress.training.schedules import rate_at
 from netpress.training.settings import TrainSettings
-from netpress.training.teachers import check_teachers, load_teachers
 
 STEPS = 10_000  # of an epoch, for a plan
 
 
 def train(network: Network, settings: TrainSettings, context: Context) -> Network:
     """Train `network` in place and return it; see `run_training` for what is saved and raised."""
-    teacher = None
-    if settings.distillation is not None:
-        teacher = load_teachers(settings.distillation.teachers, network, context.allow_import)
-    return run_training(network, settings, context, teacher=teacher).network
+    return run_training(network, settings, context).network
 
 
 def plan(network: Network, settings: TrainSettings) -> list[PlanRow]:
@@ -58,8 +55,7 @@ def check_within(outlook: Outlook, settings: TrainSettings, own_teacher: bool = 
     `own_teacher`: the stage has a teacher where the settings name none.
     """
     check_training(outlook.network, settings, outlook.images)
-    if settings.distillation is not None and (settings.distillation.teachers or not own_teacher):
-        check_teachers(settings.distillation.teachers, outlook.network, outlook.allow_import)
+    check_teaching(outlook.network, settings, own_teacher, outlook.allow_import)
 
 
 register_stage("train", TrainSettings, train, plan, check=check)

@@ -7,7 +7,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from netpress.compression.folding import FoldSettings, fold
 from netpress.compression.folding import leave as leave_folded
@@ -27,7 +26,7 @@ from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
 from netpress.process.devices import generator_for
 from netpress.stage import Context, Outlook, PlanRow, register_stage
 from netpress.tracing.foldable import find_foldable_norms
-from netpress.training import MeanTeacher, load_teachers, run_training
+from netpress.training import run_training
 from netpress.training.train import check_within as check_training
 
 CORRECTED = 512  # images that correct biases, all in one batch
@@ -175,12 +174,7 @@ def _train(quantized: Network, start: Network, settings: QuantizeSettings, conte
         for scale, name in ((layer.weight_scale, "weight_steps"), (layer.input_scale, "input_steps")):
             if scale is not None:
                 scale.requires_grad_(name in settings.learn)
-    teacher: nn.Module | None = None
-    distillation = settings.train.distillation
-    if distillation is not None:
-        names = distillation.teachers
-        teacher = load_teachers(names, start, context.allow_import) if names else MeanTeacher([start], start.input)
-    run_training(quantized, settings.train, context.part("train"), teacher=teacher)
+    run_training(quantized, settings.train, context.part("train"), own_teacher=start)
 
 
 register_stage("quantize", QuantizeSettings, quantize, plan, check=check, leave=leave)
