@@ -25,6 +25,7 @@ from netpress.folders.stage import METRICS, STATE, StageFolder, format_metrics, 
 from netpress.network import Network
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
+from netpress.scoring import ScoreSettings
 from netpress.settings import Settings
 
 
@@ -46,8 +47,8 @@ class Context:
     save_every_seconds: float = 60.0
     name: str = "stage"
     on_log: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
-    layer_scores: Callable[[Network], dict[str, float]] | None = None
-    """What each operation of a network adds to its score, by the run's own rules: for stages that trade with it."""
+    score_settings: ScoreSettings | None = None
+    """How the run counts its score, for stages that trade with it; None where nothing is counted."""
     allow_import: bool = False
     """Whether files from elsewhere, such as teachers, may name a class to import: what the command was given."""
 

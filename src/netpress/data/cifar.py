@@ -165,7 +165,7 @@ def _read(settings: DataSettings, folder: Path | None, seed: int, console: Conso
 def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
     release = RELEASES[settings.dataset]
     train, _ = divide(settings, torch.arange(release.train_images) % release.classes, seed)
-    return Survey(len(train), 3, SIDE, release.classes, None)
+    return Survey(settings.dataset, len(train), 3, SIDE, release.classes, None)
 
 
 for dataset, entry in RELEASES.items():

@@ -38,6 +38,20 @@ class Dataset:
     """What reads this data set again; None for one that was not read by `load_dataset`."""
 
     @property
+    def channels(self) -> int:
+        return self.train.images.shape[1]
+
+    @property
+    def side(self) -> int:
+        """Pixels."""
+        return self.train.images.shape[2]
+
+    @property
+    def count(self) -> int:
+        """Classes."""
+        return len(self.classes)
+
+    @property
     def selection(self) -> Images:
         """What selections look at: the validation images, or the test images where the recipe says so."""
         return self.test if self.select_on == "test" else self.validation

@@ -115,6 +115,7 @@ Parts = tuple[Images, Images, Images]  # for training, validation, test
 class Survey:
     """What is known of a data set without reading an image."""
 
+    name: str
     train_images: int
     """So many are trained on."""
     channels: int

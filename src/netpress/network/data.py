@@ -16,7 +16,7 @@ import torch
 
 from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
 from netpress.errors import UserError
-from netpress.network import Network
+from netpress.network import Network, create
 from netpress.process.console import Console
 from netpress.settings import parse
 
@@ -118,6 +118,24 @@ def split_seed_of(settings: DataSettings, seed: int, network: Network | None) ->
             f"selected on that it was trained on; say {then}, or ask for another split with {ASK}"
         )
     return record.seed
+
+
+def create_for(
+    dataset: Dataset | Survey, family: str, settings: Mapping[str, Any], *, seed: int, shapes: bool = False
+) -> Network:
+    """A new network of `family` for these images, with `settings` of its own; `seed` and `shapes` as for `create`.
+
+    Before the images are read (a Survey) its classes have numbers for names. Raises UserError where the settings
+    contradict the images.
+    """
+    sizes = {"classes": dataset.count, "channels": dataset.channels, "image_size": dataset.side}
+    for key, value in sizes.items():
+        if settings.get(key, value) != value:
+            raise UserError(f"model.{key}: the recipe says {settings[key]}, {dataset.name} has {value}")
+    if isinstance(dataset, Survey):
+        return create(family, {**settings, **sizes}, seed=seed, shapes=shapes)
+    names, mean, std = dataset.classes, dataset.mean, dataset.std
+    return create(family, {**settings, **sizes}, classes=names, mean=mean, std=std, seed=seed, shapes=shapes)
 
 
 def adopt(network: Network, dataset: Dataset) -> None:

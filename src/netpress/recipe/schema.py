@@ -56,6 +56,11 @@ class Recipe(Settings):
     """Where there is one, this is not one run but what several have in common: see `netpress.runs.sweep`."""
 
     @property
+    def model_table(self) -> "ModelTable":
+        """What the run begins with."""
+        return understand_model(self.model)
+
+    @property
     def text(self) -> str:
         """The recipe as TOML, every setting stated, as a run's folder keeps it. Equal texts are the same recipe."""
         return dump_toml(self.model_dump(mode="json", exclude_none=True))
@@ -106,11 +111,12 @@ def understand_model(table: dict[str, Any]) -> ModelTable:
     presets = [presets] if isinstance(presets, str) else presets
     if not isinstance(presets, list | tuple) or not all(isinstance(preset, str) for preset in presets):
         raise SettingsError(["model.preset: must be the name of a preset, or a list of names"])
+    hint = _explain_family(name, presets, table)
     try:
         choose_model(name, presets, table, "model")
     except UserError as error:
         problems = error.problems if isinstance(error, SettingsError) else [f"model: {error}"]
-        problems[0] += _explain_family(name, presets, table)
+        problems[0] += hint
         raise SettingsError(problems) from None
     known = family_named(name).presets
     settings: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from netpress.process.devices import choose_device, set_threads
 from netpress.recipe.overrides import apply_overrides, data_changes
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import save_result
-from netpress.scoring import score
+from netpress.scoring import ScoreSettings
 from netpress.settings import Settings, parse
 from netpress.stage import Context, Outlook, Stage, stages
 
@@ -76,7 +76,7 @@ def apply_stage(
             dataset=images,
             save_every_seconds=options.save_every_seconds,
             name=kind,
-            layer_scores=lambda network: score(network).shares(),
+            score_settings=ScoreSettings(),
             allow_import=options.allow_import,
         )
         result = save_result(stage.run(network, settings, context), out, own_class(network))

@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netpress.data import Dataset
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.folders.run import RunFolder
 from netpress.folders.stage import StageFolder
-from netpress.network import Network, copy, create, load, own_class, save
-from netpress.network.data import adopt, load_run_data
+from netpress.network import Network, copy, load, own_class, save
+from netpress.network.data import adopt, create_for, load_run_data
 from netpress.process.devices import choose_device, seed_for
-from netpress.recipe.schema import Recipe, understand_model
+from netpress.recipe.schema import Recipe
 from netpress.report import make_report
 from netpress.runs.environment import describe_environment, settle_threads
 from netpress.runs.jobs import RunOptions
-from netpress.runs.planning import fit_model, plan_recipe, read_network
-from netpress.scoring import score
+from netpress.runs.planning import plan_recipe, read_network
+from netpress.scoring import score_trace, trace_network
 from netpress.settings import Settings
 from netpress.stage import Context, Stage, stage_name, stage_of
 
@@ -75,7 +74,11 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
     settle_threads(run.settle_environment(where, console.warn))
-    initial = named or create_network(recipe, dataset)
+    initial = named
+    if initial is None:
+        new = recipe.model_table
+        assert new.family is not None
+        initial = create_for(dataset, new.family, new.settings, seed=recipe.seed)
     adopt(initial, dataset)
     names = [stage_name(index, settings) for index, settings in enumerate(recipe.stages)]
     return initial, [
@@ -89,26 +92,11 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
             save_every_seconds=options.save_every_seconds,
             name=name,
             on_log=lambda line: run.collect_metrics(),
-            layer_scores=lambda network: score(network, settings=recipe.score).shares(),
+            score_settings=recipe.score,
             allow_import=options.allow_import,
         )
         for index, name in enumerate(names)
     ]
-
-
-def create_network(recipe: Recipe, dataset: Dataset) -> Network:
-    """The new network that the recipe describes, for the images of `dataset`."""
-    table = understand_model(recipe.model)
-    channels, side = dataset.train.images.shape[1:3]
-    assert table.family is not None
-    return create(
-        table.family,
-        fit_model(table, dataset.name, len(dataset.classes), channels, side),
-        classes=dataset.classes,
-        mean=dataset.mean,
-        std=dataset.std,
-        seed=recipe.seed,
-    )
 
 
 def run_stage(network: Network, settings: Settings, context: Context) -> Network:
@@ -158,7 +146,9 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     dataset = context.data
     evaluation = evaluate(network, dataset.test, device=context.device)
     network.facts |= {"accuracy": evaluation.accuracy, "dataset": dataset.name, "images": evaluation.count}
-    card = score(network, settings=recipe.score)
+    card = score_trace(
+        trace_network(network), recipe.score, network.formats, accuracy=evaluation.accuracy, dataset=dataset.name
+    )
     save(network, run.network)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,

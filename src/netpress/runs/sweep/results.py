@@ -14,7 +14,6 @@ from netpress.network import load
 from netpress.network.data import load_run_data
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
-from netpress.recipe.schema import understand_model
 from netpress.runs.jobs import RunOptions
 from netpress.runs.sweep.members import Member, SweepMembers, read_sweep
 from netpress.runs.sweep.table import Row, SweepTable
@@ -72,7 +71,7 @@ def measure_stages(member: Member, folder: RunFolder, options: RunOptions) -> No
     recipe, dataset = member.recipe, None
     steps: dict[str, dict[str, Any]] = {}
     for path in folder.networks()[:-1]:
-        network = load(path, allow_import=options.allow_import or understand_model(recipe.model).own_class)
+        network = load(path, allow_import=options.allow_import or recipe.model_table.own_class)
         if dataset is None:
             dataset = load_run_data(recipe.data, options.data, recipe.seed, network, Console(quiet=True))
         measured = evaluate(network, dataset.test, device=choose_device(options.device))
