@@ -158,3 +158,18 @@ def test_what_is_asked_for_is_printed(call, place):
     _, layers, _ = call("score", "net.netpress", "--json")
     _, blocks, _ = call("score", "net.netpress", "--json", "--per", "block")
     assert len(json.loads(blocks)["layers"]) < len(json.loads(layers)["layers"])
+
+
+def test_sensitivity_in_python_is_the_command(call, place):
+    with pytest.raises(UserError, match="--widths 1: a width is 2 to 16 bits"):
+        netpress.sensitivity(place / "net.netpress", widths=[1])
+    with pytest.raises(UserError, match="--images 0"):
+        netpress.sensitivity(place / "net.netpress", images=0)
+    with pytest.raises(UserError, match="--set arithmetic: changes nothing here"):
+        netpress.sensitivity(place / "net.netpress", set=["arithmetic=float32"])
+    measured = netpress.sensitivity(place / "net.netpress", widths=[4], images=20, set=["calibration_images=16"])
+    assert measured.images == 20
+    words = ("--widths", 4, "--images", 20, "--set", "calibration_images=16", "--json")
+    code, out, error = call("sensitivity", "net.netpress", *words)
+    assert code == 0, error
+    assert json.loads(out) == [vars(row) for row in measured.rows]

@@ -1,4 +1,4 @@
-"""Commands that write networks in other formats: export onnx."""
+"""`netpress export onnx`: a network in another format."""
 
 from dataclasses import asdict
 from pathlib import Path

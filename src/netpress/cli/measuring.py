@@ -1,4 +1,4 @@
-"""Commands that measure a network: evaluate."""
+"""`netpress evaluate`: the accuracy of a network."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
-    for command in (evaluate,):
-        app.command()(command)
+    app.command()(evaluate)
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how they print."""
+"""Options that several commands share, checks of options given together, and how tables and JSON are printed."""
 
 import itertools
 import json
@@ -40,15 +40,15 @@ AllowImport = Annotated[
 
 def given_options(**options: Any) -> list[str]:
     """Those of `options` that were given, as a person writes them: `no_check=True` is --no-check."""
-    given = (name for name, value in options.items() if value is not None and value is not False and value != [])
-    return [f"--{name.replace('_', '-')}" for name in given]
+    names = (name for name, value in options.items() if value is not None and value is not False and value != [])
+    return [f"--{name.replace('_', '-')}" for name in names]
 
 
 def refuse_together(**options: Any) -> None:
     """Raise UserError where more than one is given of options that exclude each other."""
-    given = given_options(**options)
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)} exclude each other; give one of them")
+    written = given_options(**options)
+    if len(written) > 1:
+        raise UserError(f"{' and '.join(written)} exclude each other; give one of them")
 
 
 def print_json(value: Any) -> None:

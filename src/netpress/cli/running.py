@@ -1,4 +1,4 @@
-"""Commands that do the work: run, plan, apply, report, new."""
+"""`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
 from pathlib import Path
 from typing import Annotated, Any

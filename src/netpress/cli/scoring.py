@@ -1,4 +1,4 @@
-"""Commands that count: score, verify."""
+"""`netpress score` and `netpress verify`: the commands that count."""
 
 import math
 import re

@@ -12,11 +12,9 @@ from netpress.data.images import Images
 from netpress.data.layout import File, Listing, labels_of, list_folder, refuse_single, take, warn_of_absent
 from netpress.data.pixels import AT_ONCE, Budget, PixelRules, Unreadable, read_image, strangers_files
 from netpress.data.settings import DATASETS, DEFAULT_SIZE, DatasetReader, DataSettings, Parts, Survey
-from netpress.errors import Failure, UserError
+from netpress.errors import Failure, UserError, some_of
 from netpress.process.console import Console
 from netpress.process.devices import available_cores
-
-_SHOWN = 5  # images named in a message before it says how many more
 
 
 def read_files(lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules, console: Console) -> list[Images]:
@@ -59,17 +57,12 @@ def read_files(lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules,
             bar.update(done + 1)
     if problems:
         raise Failure(
-            f"{folder}: {len(problems):,} of {len(places):,} images cannot be read: {_some(sorted(problems))}; "
+            f"{folder}: {len(problems):,} of {len(places):,} images cannot be read: {some_of(sorted(problems))}; "
             "replace or remove them"
         )
     if animated:
-        console.warn(f"{folder}: of {_some(animated)}, which hold several pictures, the first was taken")
+        console.warn(f"{folder}: of {some_of(animated)}, which hold several pictures, the first was taken")
     return parts
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
@@ -89,15 +82,15 @@ def _list(
     listing = list_folder(folder, settings.test_fraction, seed, console)
     refuse_single(listing)
     labels = labels_of(listing.train)
-    given = listing.validation
-    if given is not None and settings.select_on == "test":
+    apart = listing.validation
+    if apart is not None and settings.select_on == "test":
         console.warn(f'{folder}: select_on = "test" leaves the images for validation unused')
-        given = []
-    chosen, drawn = divide(settings, labels, seed, draws=given is None)
-    train, validation = take(listing.train, chosen), take(listing.train, drawn) if given is None else given
+        apart = []
+    trained, drawn = divide(settings, labels, seed, draws=apart is None)
+    train, validation = take(listing.train, trained), take(listing.train, drawn) if apart is None else apart
     parts = {"validation": labels_of(validation), "test": labels_of(listing.test)}
     if settings.train_images is None:
-        parts["training"] = labels[chosen]
+        parts["training"] = labels[trained]
     warn_of_absent(listing, parts, console)
     return listing, train, validation
 

@@ -1,4 +1,4 @@
-"""What a recipe's [data] table may say."""
+"""What a recipe's [data] table may say, and which data sets it may name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

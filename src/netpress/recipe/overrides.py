@@ -1,4 +1,9 @@
-"""Single settings by their path, as --set and sweeps write them: `stages.0.epochs=2`."""
+"""Single settings by their path: what --set does.
+
+    apply_override(values, "stages.0.epochs=2")
+
+sets the epochs of a recipe's first stage. A sweep sets the values of its grid in the same way.
+"""
 
 import copy
 import re
@@ -108,10 +113,10 @@ def split_path(path: str) -> list[str]:
     return [key.strip('"') for key in re.split(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)', path)]
 
 
-def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, said: str) -> None:
+def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, asked_by: str) -> None:
     """Put `value` at the path `keys`, making the tables on the way that are not there.
 
-    Raises UserError, which begins with `said`, where the path leads through a value or past a list's end.
+    Raises UserError, which begins with `asked_by`, where the path leads through a value or past a list's end.
     """
     target: Any = values
     for position, key in enumerate(keys):
@@ -119,10 +124,10 @@ def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, said: str
         if isinstance(target, list):
             index = int(key) if key.isdigit() else -1
             if not 0 <= index < len(target):
-                raise UserError(f"{said}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
+                raise UserError(f"{asked_by}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
             key = index  # type: ignore[assignment]
         elif not isinstance(target, dict):
-            raise UserError(f"{said}: {'.'.join(keys[:position])} is a value, not a table")
+            raise UserError(f"{asked_by}: {'.'.join(keys[:position])} is a value, not a table")
         if last:
             target[key] = value
         elif isinstance(target, dict):

@@ -1,6 +1,8 @@
-"""Recipes from files: a shipped one by its name, one's own by its path, and what each takes from another.
+"""Reads recipes: a shipped one by its name, one's own by its path, and values from Python.
 
-`extends = "kaist-v1"` at the top of a recipe takes everything that it does not say itself from `kaist-v1`.
+    read_recipe("digits", ["stages.0.epochs=2"], seed=1)
+
+A recipe that begins with `extends = "kaist-v1"` takes from `kaist-v1` whatever it does not say itself.
 """
 
 import json
@@ -121,10 +123,6 @@ def _join(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def shipped() -> dict[str, str]:
     """The recipes that come with netpress: name -> description."""
-    found = {}
-    for file in sorted(resources.files("netpress.recipes").iterdir(), key=lambda entry: entry.name):
-        if file.name.endswith(".toml"):
-            found[file.name.removesuffix(".toml")] = tomllib.loads(file.read_text(encoding="utf-8")).get(
-                "description", ""
-            )
-    return found
+    files = sorted(resources.files("netpress.recipes").iterdir(), key=lambda entry: entry.name)
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith(".toml")}
+    return {name.removesuffix(".toml"): tomllib.loads(text).get("description", "") for name, text in texts.items()}

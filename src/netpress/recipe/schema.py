@@ -118,26 +118,26 @@ def understand_model(table: dict[str, Any]) -> ModelTable:
         problems = error.problems if isinstance(error, SettingsError) else [f"model: {error}"]
         problems[0] += hint
         raise SettingsError(problems) from None
-    known = family_named(name).presets
+    published = family_named(name).presets
     settings: dict[str, Any] = {}
     for preset in presets:
-        settings |= known[preset]
+        settings |= published[preset]
     settings |= table
     return ModelTable(name, settings)
 
 
 def _explain_family(name: str, presets: Sequence[str], settings: dict[str, Any]) -> str:
     """What to do where a model's presets and settings are those of another family; nothing where they are not."""
-    known = families()
-    if name not in known:
+    by_name = families()
+    if name not in by_name:
         return ""
-    strange = [preset for preset in presets if preset not in known[name].presets]
-    strange += [key for key in settings if key not in known[name].settings.model_fields]
+    strange = [preset for preset in presets if preset not in by_name[name].presets]
+    strange += [key for key in settings if key not in by_name[name].settings.model_fields]
 
     def has(other: str, word: str) -> bool:
-        return word in known[other].presets or word in known[other].settings.model_fields
+        return word in by_name[other].presets or word in by_name[other].settings.model_fields
 
-    meant = [other for other in known if strange and all(has(other, word) for word in strange)]
+    meant = [other for other in by_name if strange and all(has(other, word) for word in strange)]
     if not meant:
         return ""
     return (
