@@ -20,9 +20,9 @@ from netpress.evaluation import evaluate
 from netpress.network import Network, create, load, save
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
-from netpress.scoring import score
+from netpress.scoring import ScoreSettings, score
 from netpress.settings import SettingsError, parse
-from netpress.stage import Context
+from netpress.stage import Context, Outlook
 from netpress.training import TrainSettings, train
 
 
@@ -30,8 +30,7 @@ from netpress.training import TrainSettings, train
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     data = load_dataset(DataSettings(image_size=8), None, 0, Console(quiet=True))
     folder = tmp_path_factory.mktemp("sensitivity")
-    scores = lambda network: score(network).shares()  # noqa: E731
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, layer_scores=scores)
+    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, score_settings=ScoreSettings())
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +134,7 @@ def test_an_accuracy_is_kept(network: Network, context: Context) -> None:
     assert min(layer.formats.weight.bits for layer in quantized_layers(made.module).values()) < 8  # type: ignore[union-attr]
     eight = quantize(network, QuantizeSettings(), context)
     assert score(made).score < score(eight).score
-    assert "one of 8, 5, 4, 3, 2 bits" in str(plan(network, parse(QuantizeSettings, values)))
+    assert "one of 8, 5, 4, 3, 2 bits" in str(plan(Outlook(network), parse(QuantizeSettings, values)).rows)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_settings_that_make_no_sense(network: Network, context: Context) -> None
             parse(QuantizeSettings, values)
     settings = parse(QuantizeSettings, {"bits": "auto", "target_score": 1})
     with pytest.raises(UserError, match="needs a run or `netpress apply`"):
-        quantize(network, settings, dataclasses.replace(context, layer_scores=None))
+        quantize(network, settings, dataclasses.replace(context, score_settings=None))
     with pytest.raises(UserError, match="this one is quantized already"):
         measure_sensitivity(quantize(network, QuantizeSettings(), context), QuantizeSettings(), context)
 

@@ -26,7 +26,9 @@ from netpress.files import dump_toml
 from netpress.models.registry import families
 from netpress.network import create, save
 from netpress.recipe.overrides import set_value
-from netpress.recipe.schema import Sweep, check_recipe, load_values, read_recipe, shipped
+from netpress.recipe.reading import load_values, read_recipe, shipped
+from netpress.recipe.schema import check_recipe
+from netpress.recipe.sweep_schema import Sweep
 from netpress.runs import planning
 from netpress.runs.planning import plan_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from netpress import files
 from netpress.data import Dataset, Images
 from netpress.errors import Failure
-from netpress.network import Network, create, load, save
+from netpress.files import writing as files
+from netpress.network import Network, copy, create, load, save
 from netpress.process.console import Console
-from netpress.runs import pipeline
 from netpress.runs.pipeline import run_stage
 from netpress.settings import parse
 from netpress.stage import STAGES, Context
@@ -127,7 +126,7 @@ DATA = make_dataset()
 def run(kinds: tuple[str, ...], folder: Path) -> None:
     """The stages one after the other, as a run has them; called again, it goes on."""
     initial = first_network()
-    network = pipeline.copy(initial)
+    network = copy(initial)
     for index, kind in enumerate(kinds):
         name = f"{index + 1:02d}-{kind.split()[-1]}"
         context = Context(folder / name, torch.device("cpu"), 11 + index, Console(quiet=True), DATA, initial, 0.0, name)

@@ -15,12 +15,13 @@ from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.network import Network, create
-from netpress.network.edits.folding import fold_norms
+from netpress.network.edits.folding import FoldNorms
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.scoring.onnx import OnnxGraph
 from netpress.settings import parse
 from netpress.stage import Context
+from netpress.tracing.foldable import find_foldable_norms
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -81,7 +82,7 @@ def test_an_export_costs_what_its_network_costs(family: str, settings: dict[str,
 
 def _folded(network: Network) -> Network:
     folded = copy.deepcopy(network)
-    fold_norms(folded.module)
+    folded.edit(FoldNorms(pairs=tuple(find_foldable_norms(folded.module, folded.input.size))))
     return folded
 
 

@@ -20,6 +20,10 @@ from netpress.process.console import Console
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import TrainSettings, loop, run_training
+from netpress.training.keeping import KeptWeights
+from netpress.training.losses.adaptive import AdaptiveLoss
+from netpress.training.optimizers import Optimizer
+from netpress.training.position import EpochFigures
 from netpress.training.step import TrainingStep
 
 TIMES = {"seconds", "images_per_second"}
@@ -120,8 +124,10 @@ class Points:
         for owner, name in (
             (TrainingStep, "prepare"),
             (TrainingStep, "update"),
-            (TrainingStep, "begin_epoch"),
-            (TrainingStep, "begin_round"),
+            (AdaptiveLoss, "begin_epoch"),
+            (EpochFigures, "begin_epoch"),
+            (Optimizer, "begin_round"),
+            (KeptWeights, "finish"),
             (Context, "log"),
             (Context, "save_state"),
             (loop, "evaluate_module"),
@@ -252,7 +258,7 @@ def test_sigkill(tmp_path):
 def test_a_state_is_written_at_the_stated_interval(tmp_path, monkeypatch):
     saves = []
     save = Context.save_state
-    monkeypatch.setattr(Context, "save_state", lambda *a: (saves.append(a[2]["step"]), save(*a)))
+    monkeypatch.setattr(Context, "save_state", lambda *a: (saves.append(a[2]["parts"]["position"]["step"]), save(*a)))
     settings = parse(TrainSettings, PLAIN | {"batch_size": 8})
     run_training(make_network(), settings, replace(make_context(tmp_path), save_every_seconds=1e9))
     assert saves == [0, 0]  # after each epoch

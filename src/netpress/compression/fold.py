@@ -1,20 +1,20 @@
-"""The `fold` stage: fold batch norms into the convolutions before them.
+"""The `fold` stage: it folds batch norms into the layers before them, and compares the answers before and after.
 
-The structural work is `netpress.network.edits.folding`; here the result is checked against the network
-that it came from, and the edit is recorded, so that the network rebuilds folded.
+`netpress.network.edits.folding` does the folding; `netpress.tracing.foldable` finds the norms.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from netpress.errors import Failure, UserError
 from netpress.network import Network, copy
-from netpress.network.edits import apply_edits
-from netpress.network.edits.folding import Pair, find_foldable_norms, fold_norms, folding_edit
+from netpress.network.edits.folding import FoldNorms, Pair
 from netpress.process.devices import generator_for
 from netpress.settings import Positive, Settings
-from netpress.stage import STAGES, Context, Outlook, PlanRow, Stage
+from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
+from netpress.tracing.foldable import find_foldable_norms
 
 IMAGES = 8  # random inputs in the check
 NOTHING = "nothing to fold: no batch norm follows a convolution directly; leave this stage out"
@@ -36,12 +36,12 @@ def fold(network: Network, settings: FoldSettings, context: Context) -> Network:
     """
     folded = copy(network)
     folded.module.cpu()
-    pairs = find_foldable_norms(folded.module)
+    pairs = find_foldable_norms(folded.module, folded.input.size)
     _check_formats(network, pairs)
     if not pairs:
         raise UserError(f"{context.name}: {NOTHING}")
     before = _logits(folded, context.seed)
-    fold_norms(folded.module)
+    folded.edit(FoldNorms(pairs=tuple(pairs)))
     after = _logits(folded, context.seed)
     difference = float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
     if not difference <= settings.tolerance:
@@ -49,34 +49,32 @@ def fold(network: Network, settings: FoldSettings, context: Context) -> Network:
             f"{context.name}: after folding, logits differ by {difference:.2g} of the largest, above the "
             f"tolerance of {settings.tolerance:g}; a norm with a running variance near 0 may be the cause"
         )
-    folded.architecture.edits.append(folding_edit(pairs))
     context.truncate_log(0)  # where an interruption came after this line
     context.log({"folded": len(pairs), "difference": difference})
     context.console.say(f"{context.name}: {len(pairs)} norms folded, logits differ by at most {difference:.1e}")
     return folded
 
 
-def plan(network: Network, settings: FoldSettings) -> list[PlanRow]:
-    """One row for each norm that would go."""
-    return [
-        {"what": norm, "into": conv, "channels": network.module.get_submodule(norm).num_features, "epochs": 0}
-        for conv, norm in find_foldable_norms(network.module)
-    ]
-
-
-def check(outlook: Outlook, settings: FoldSettings) -> None:
-    """Raise UserError where there is nothing to fold, or formats stand in the way."""
+def plan(outlook: Outlook, settings: FoldSettings) -> Plan:
+    """One row for each norm that would go. Raises UserError where none can, or the network is quantized already."""
     outlook.refuse_quantized("folding", "fold before it, or let it fold")
-    if not find_foldable_norms(outlook.network.module):
+    network = outlook.network
+    pairs = find_foldable_norms(network.module, network.input.size)
+    if not pairs:
         raise UserError(NOTHING)
+    rows: list[PlanRow] = [
+        {"what": norm, "into": conv, "channels": network.module.get_submodule(norm).num_features, "epochs": 0}
+        for conv, norm in pairs
+    ]
+    return Plan(rows, with_folds(network, pairs))
 
 
-def leave(network: Network, settings: FoldSettings | None = None) -> None:
-    """Change the structure as the stage would, in place, where anything can be folded; the values stay."""
-    edit = folding_edit(find_foldable_norms(network.module))
-    if edit["pairs"]:
-        apply_edits(network.module, [edit])
-        network.architecture.edits.append(edit)
+def with_folds(network: Network, pairs: Sequence[Pair]) -> Network:
+    """A copy of `network` with these norms folded: for plans, which look at its structure."""
+    folded = copy(network)
+    if pairs:
+        folded.edit(FoldNorms(pairs=tuple(pairs)))
+    return folded
 
 
 def _check_formats(network: Network, pairs: list[Pair]) -> None:
@@ -101,4 +99,4 @@ def _logits(network: Network, seed: int) -> torch.Tensor:
     return logits
 
 
-STAGES.add("fold", Stage(FoldSettings, fold, plan, check=check, leave=leave))
+STAGES.add("fold", Stage(FoldSettings, fold, plan))

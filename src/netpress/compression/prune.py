@@ -22,19 +22,17 @@ from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
+from netpress.folders.stage import LAST, NETWORK, round_name
 from netpress.models.registry import family_named
-from netpress.network import SUFFIX, Network, copy, create, load, own_class, save
-from netpress.network.edits import apply_edits
+from netpress.network import Network, copy, create, load, own_class, save
+from netpress.network.edits import replay
 from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import Count, Fraction, Settings, at_most, parse
-from netpress.stage import STAGES, Context, Outlook, PlanRow, Stage
-from netpress.training import TrainSettings, load_teachers, run_training
+from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
+from netpress.training import TrainSettings, run_training
 from netpress.training.settings import MOST_ROUNDS
-from netpress.training.train import check as check_train
-
-RESULT = f"network{SUFFIX}"
-LAST = f"last{SUFFIX}"
+from netpress.training.train import check_real
 
 
 def _leaves_some(amount: float) -> float:
@@ -96,7 +94,7 @@ class Round:
 
     @property
     def name(self) -> str:
-        return f"round-{self.number}"
+        return round_name(self.number)
 
 
 def prune(network: Network, settings: PruneSettings, context: Context) -> Network:
@@ -108,7 +106,7 @@ def prune(network: Network, settings: PruneSettings, context: Context) -> Networ
     select_weights(network, settings.layers)
     rounds = [Round(number, amount) for number, amount in enumerate(settings.amounts(), 1)]
     finished = 0
-    while finished < len(rounds) and (context.folder / rounds[finished].name / RESULT).exists():
+    while finished < len(rounds) and (context.folder / rounds[finished].name / NETWORK).exists():
         context.part(rounds[finished].name).clear_state()  # left over where the interruption came just before
         finished += 1
     context.truncate_log(finished)
@@ -136,17 +134,34 @@ def prune_once(
     return pruned, choice
 
 
-def plan(network: Network, settings: PruneSettings) -> list[PlanRow]:
+def plan(outlook: Outlook, settings: PruneSettings) -> Plan:
     """A row for each round, then one for each tensor with the weights that each round should leave it.
 
-    The rounds' counts are exact. With scope "global" the tensors' are estimated from the weights that
-    `network` has now; training will move them.
+    The rounds' counts are exact. With scope "global" the tensors' are estimated from the weights that the outlook's
+    network has; training will move them. Raises UserError as the stage would, for a training that could not begin, and
+    for first weights that there are not.
     """
+    network = outlook.network
+    if settings.train is not None:
+        check_real(outlook, settings.train)
+    if settings.weights == "rewind":
+        _check_rewind(network, outlook.first_edits)
     weights = select_weights(network, settings.layers)
-    total = sum(weight.numel() for weight in weights.values())
-    amounts = settings.amounts()
-    left = count_left(weights, network.masks, amounts, settings.scope)
-    rounds: list[PlanRow] = [
+    left = count_left(weights, network.masks, settings.amounts(), settings.scope)
+    note = {"estimated": True} if settings.scope == "global" else {}
+    tensors: list[PlanRow] = [
+        {"what": name, "shape": list(weight.shape), "weights": weight.numel(), "left": left[name], **note}
+        for name, weight in weights.items()
+    ]
+    pruned = copy(network)
+    masks = choose_masks(weights, network.masks, settings.amount, settings.scope).masks
+    add_masks(pruned, masks)
+    return Plan(_plan_rounds(settings, left, tensors) + tensors, pruned)
+
+
+def _plan_rounds(settings: PruneSettings, left: dict[str, list[int]], tensors: list[PlanRow]) -> list[PlanRow]:
+    total = sum(row["weights"] for row in tensors)
+    return [
         {
             "what": f"round {number}",
             "amount": amount,
@@ -154,33 +169,13 @@ def plan(network: Network, settings: PruneSettings) -> list[PlanRow]:
             "left": sum(counts[number - 1] for counts in left.values()),
             "epochs": settings.train.epochs if settings.train else 0,
         }
-        for number, amount in enumerate(amounts, 1)
+        for number, amount in enumerate(settings.amounts(), 1)
     ]
-    note = {"estimated": True} if settings.scope == "global" else {}
-    tensors: list[PlanRow] = [
-        {"what": name, "shape": list(weight.shape), "weights": weight.numel(), "left": left[name], **note}
-        for name, weight in weights.items()
-    ]
-    return rounds + tensors
-
-
-def check(outlook: Outlook, settings: PruneSettings) -> None:
-    """Raise UserError for a training that could not begin, and for first weights that there are not."""
-    if settings.train is not None:
-        check_train(outlook, settings.train)
-    if settings.weights == "rewind":
-        _check_rewind(outlook.network, outlook.first_edits)
-
-
-def leave(network: Network, settings: PruneSettings) -> None:
-    """Give the network the masks of the last round, as far as its weights tell now, in place."""
-    weights = select_weights(network, settings.layers)
-    add_masks(network, choose_masks(weights, network.masks, settings.amount, settings.scope).masks)
 
 
 def _results(folder: Path, settings: PruneSettings, own: str | bool) -> tuple[Network, Network]:
     """What a finished round left: the network, and the one whose weights the next round ranks."""
-    network = load(folder / RESULT, allow_import=own)
+    network = load(folder / NETWORK, allow_import=own)
     return network, network if settings.masks_from == "kept" else load(folder / LAST, allow_import=own)
 
 
@@ -204,9 +199,7 @@ def _run_round(current: Round, network: Network, ranked: Network, settings: Prun
     part = context.part(current.name)
     if settings.train is not None:
         start = _start(pruned, current, settings, context)
-        distillation = settings.train.distillation
-        teacher = load_teachers(distillation.teachers, start, context.allow_import) if distillation else None
-        trained = run_training(start, settings.train, part, teacher=teacher)
+        trained = run_training(start, settings.train, part)
         if settings.masks_from == "last":
             last = copy(trained.network)
             last.module.load_state_dict(trained.last)
@@ -215,7 +208,7 @@ def _run_round(current: Round, network: Network, ranked: Network, settings: Prun
         line["accuracy_trained"] = trained.selection_accuracy
     # The line first: a round whose network is there has its line, and a line without one is cut off again.
     context.log(line)
-    save(pruned, part.folder / RESULT)
+    save(pruned, part.folder / NETWORK)
     part.clear_state()
 
 
@@ -262,7 +255,7 @@ def _reinitialized(network: Network, current: Round, context: Context) -> Networ
     if architecture.edits:
         # Edits make new tensors: the family's rule sets those too.
         family = family_named(architecture.family)
-        apply_edits(fresh.module, architecture.edits)
+        replay(fresh.module, architecture.edits)
         parsed = parse(family.settings, architecture.settings, "model")
         family.initialize(fresh.module, parsed, generator_for(seed, "edited"))
     return fresh
@@ -276,4 +269,4 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-STAGES.add("prune", Stage(PruneSettings, prune, plan, check=check, leave=leave, weighs=True))
+STAGES.add("prune", Stage(PruneSettings, prune, plan, weighs=True))

@@ -15,7 +15,7 @@ from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network
 from netpress.settings import Fraction, Settings, between
-from netpress.stage import STAGES, Context, PlanRow, Stage
+from netpress.stage import STAGES, Context, Outlook, Plan, Stage
 
 
 class PruneToGateSettings(Settings):
@@ -72,11 +72,12 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
     return best
 
 
-def plan(network: Network, settings: PruneToGateSettings) -> list[PlanRow]:
+def plan(outlook: Outlook, settings: PruneToGateSettings) -> Plan:
     """One row: the weights in play and how many amounts there are to look at, at most."""
-    total = total_density(densities(network, settings.layers))
-    looks = sum(1 for _ in _amounts(network, settings))
-    return [{"what": "sweep", "weights": total.weights, "nonzero": total.nonzero, "evaluations": looks, "epochs": 0}]
+    total = total_density(densities(outlook.network, settings.layers))
+    looks = sum(1 for _ in _amounts(outlook.network, settings))
+    row = {"what": "sweep", "weights": total.weights, "nonzero": total.nonzero, "evaluations": looks, "epochs": 0}
+    return Plan([row], outlook.network)
 
 
 def _amounts(network: Network, settings: PruneToGateSettings) -> Iterator[float]:

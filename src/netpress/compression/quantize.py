@@ -6,24 +6,22 @@
 
 from typing import Any
 
-from torch import nn
-
-from netpress.compression.fold import FoldSettings, fold
-from netpress.compression.fold import leave as leave_folded
-from netpress.compression.quantization.assignment import choose_formats, describe, record_formats, trim_masks
+from netpress.compression.fold import FoldSettings, fold, with_folds
+from netpress.compression.quantization.assignment import choose_formats, describe, round_others, trim_masks
 from netpress.compression.quantization.automatic import choose_widths
 from netpress.compression.quantization.post_training import calibrate, put_layers
-from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, copy
-from netpress.network.edits.folding import find_foldable_norms, merge_statistics
+from netpress.network.edits.folding import merge_statistics
 from netpress.numerics.accumulators import operand_bits
+from netpress.numerics.claims import check_claims, layer_sums
 from netpress.numerics.formats import Fixed, Integer
-from netpress.numerics.integer import check_claims, layer_sums
-from netpress.numerics.layers import freeze, quantized_layers
-from netpress.stage import STAGES, Context, Outlook, PlanRow, Stage
-from netpress.training import MeanTeacher, load_teachers, run_training
+from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
+from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
+from netpress.tracing.foldable import find_foldable_norms
+from netpress.training import run_training
 from netpress.training.train import check_within as check_training
 
 
@@ -44,7 +42,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         )
     start = copy(network)
     start.module.to(context.device)
-    if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module):
+    if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module, start.input.size):
         start = fold(start, FoldSettings(), context)
         start.module.to(context.device)
     quantized = calibrate(start, formats, settings, context)
@@ -56,9 +54,9 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         if context.dataset is not None:
             line["accuracy_calibrated"] = evaluate(quantized, context.data.selection).accuracy
         _train(quantized, start, settings, context)
-    freeze(quantized.module)
+    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
     merge_statistics(quantized.module)
-    record_formats(quantized)
+    round_others(quantized)
     trim_masks(quantized)
     check_claims(layer_sums(quantized.module))
     said = f"{context.name}: {len(formats)} layers quantized"
@@ -71,44 +69,46 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     return quantized
 
 
-def plan(network: Network, settings: QuantizeSettings) -> list[PlanRow]:
-    """One row for each layer: its formats. Raises UserError as the stage would."""
-    epochs = settings.train.epochs if settings.train else 0
+def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
+    """One row for each layer: its formats; then one for the training.
+
+    Raises UserError as the stage would, for widths that cannot be chosen any more, and for a training that could not
+    begin.
+    """
+    network = outlook.network
+    formats = choose_formats(network.module, settings)
+    if settings.bits == "auto":
+        outlook.refuse_quantized('bits = "auto"', "widths are chosen for a network in floats")
+    _check_accumulators(formats)
+    if settings.train is not None:
+        check_training(outlook, settings.train, own_teacher=True)
     auto = f"one of {', '.join(str(bits) for bits in settings.widths)} bits"
     rows: list[PlanRow] = [
         {
             "what": name,
-            "weights": describe(chosen.weight) if settings.bits is None else auto,
-            "inputs": describe(chosen.input) if settings.bits is None else auto,
-            "bias": describe(chosen.bias),
-            "arithmetic": chosen.arithmetic,
+            "weights": describe(layer.weight) if settings.bits is None else auto,
+            "inputs": describe(layer.input) if settings.bits is None else auto,
+            "bias": describe(layer.bias),
+            "arithmetic": layer.arithmetic,
         }
-        for name, chosen in choose_formats(network.module, settings).items()
+        for name, layer in formats.items()
     ]
-    return [*rows, {"what": "training", "epochs": epochs}] if epochs else rows
+    if settings.train is not None:
+        rows.append({"what": "training", "epochs": settings.train.epochs})
+    folds = settings.folds and not quantized_layers(network.module)
+    planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
+    put_layers(planned, formats)
+    return Plan(rows, planned)
 
 
-def check(outlook: Outlook, settings: QuantizeSettings) -> None:
-    """Raise UserError for widths that cannot be chosen any more, and for a training that could not begin."""
-    if settings.bits == "auto":
-        outlook.refuse_quantized('bits = "auto"', "widths are chosen for a network in floats")
-    for name, formats in choose_formats(outlook.network.module, settings).items():
-        narrowest = max(operand_bits(formats.weight), operand_bits(formats.input))
-        if formats.integer and isinstance(formats.accumulators, int) and formats.accumulators <= narrowest:
+def _check_accumulators(formats: dict[str, LayerFormats]) -> None:
+    for name, layer in formats.items():
+        narrowest = max(operand_bits(layer.weight), operand_bits(layer.input))
+        if layer.integer and isinstance(layer.accumulators, int) and layer.accumulators <= narrowest:
             raise UserError(
-                f"accumulators = {formats.accumulators}: no wider than the {narrowest} bits of a value in {name}, "
+                f"accumulators = {layer.accumulators}: no wider than the {narrowest} bits of a value in {name}, "
                 'which they sum products of; give many more, or "tree"'
             )
-    if settings.train is not None:
-        check_training(outlook, settings.train, own_teacher=True)
-
-
-def leave(network: Network, settings: QuantizeSettings) -> None:
-    """Put the layers in that the stage would, in place, norms folded first where it folds them; values stay."""
-    formats = choose_formats(network.module, settings)
-    if settings.folds and not quantized_layers(network.module):
-        leave_folded(network)
-    put_layers(network, formats)
 
 
 def _train(quantized: Network, start: Network, settings: QuantizeSettings, context: Context) -> None:
@@ -118,12 +118,7 @@ def _train(quantized: Network, start: Network, settings: QuantizeSettings, conte
         for scale, name in ((layer.weight_scale, "weight_steps"), (layer.input_scale, "input_steps")):
             if scale is not None:
                 scale.requires_grad_(name in settings.learn)
-    teacher: nn.Module | None = None
-    distillation = settings.train.distillation
-    if distillation is not None:
-        names = distillation.teachers
-        teacher = load_teachers(names, start, context.allow_import) if names else MeanTeacher([start], start.input)
-    run_training(quantized, settings.train, context.part("train"), teacher=teacher)
+    run_training(quantized, settings.train, context.part("train"), own_teacher=start)
 
 
-STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan, check=check, leave=leave))
+STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan))

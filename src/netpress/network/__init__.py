@@ -1,15 +1,8 @@
 """A network is data: an architecture, tensors, masks and number formats, in one `.netpress` file."""
 
-from netpress.network.network import (
+from netpress.network.file import (
     SUFFIX,
-    Architecture,
-    InputSpec,
-    Network,
-    build,
-    check_finite,
     check_out,
-    copy,
-    create,
     describe,
     find_file,
     inspect_file,
@@ -18,6 +11,7 @@ from netpress.network.network import (
     resolve,
     save,
 )
+from netpress.network.network import Architecture, InputSpec, Network, build, check_finite, copy, create
 
 __all__ = [
     "SUFFIX",

@@ -50,11 +50,13 @@ class NetworkLike(Protocol):
 
     module: nn.Module
     masks: dict[str, Tensor]
-    formats: dict[str, dict[str, Any]]
     facts: dict[str, Any]
 
     @property
     def input(self) -> Any: ...
+
+    @property
+    def formats(self) -> dict[str, dict[str, Any]]: ...
 
 
 def score(

@@ -1,4 +1,4 @@
-"""Which layer of a network gets which formats."""
+"""Which layer gets which formats, and what else of the network is rounded and masked for its file."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
 from netpress.errors import UserError
 from netpress.network import Network
+from netpress.network.formats import REST, brief
 from netpress.network.selection import kinds_of, layers_with_weights, select
 from netpress.numerics.formats import AnyFormat, Binary, Float16, Ternary, parse_format
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLinear, check_formats, quantized_layers
-from netpress.settings import Settings
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear, QuantizedConv2d, QuantizedLinear)
 
@@ -82,25 +82,20 @@ def _apply(rule: FormatRule, names: list[str], chosen: dict[str, LayerFormats]) 
             chosen[name] = chosen[name].model_copy(update=update)
 
 
-def record_formats(network: Network) -> None:
-    """Write the formats of everything the network stores into `network.formats`, and round to them, in place.
+def round_others(network: Network) -> None:
+    """Round what no quantized layer owns to float16, in place, where the layers compute in float16; note it as formats.
 
-    The tensors of quantized layers have those layers' formats; where these compute in float16, so do all other
-    modules, and their tensors become float16 numbers too. Under `NAME.input` stands the format of what
-    enters a layer, under `*` that of all other values that are computed.
+    So the other tensors become float16 numbers, and under `*` stands that all other values are such too.
     """
-    layers = quantized_layers(network.module)
-    formats: dict[str, dict[str, Any]] = {}
-    for name, layer in layers.items():
-        formats |= {f"{name}.{key}": _brief(chosen) for key, chosen in layer.tensor_formats().items()}
-    if any(layer.formats.arithmetic == "float16" for layer in layers.values()):
-        half = _brief(Float16())
-        formats["*"] = half
-        for name, tensor in network.module.state_dict().items():
-            if name not in formats and tensor.is_floating_point():
-                tensor.copy_(tensor.half())
-                formats[name] = half
-    network.formats = formats
+    network.other_formats = {}
+    if all(layer.formats.arithmetic != "float16" for layer in quantized_layers(network.module).values()):
+        return
+    half, owned = brief(Float16()), network.formats
+    network.other_formats[REST] = half
+    for name, tensor in network.module.state_dict().items():
+        if name not in owned and tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+            network.other_formats[name] = half
 
 
 def trim_masks(network: Network) -> None:
@@ -109,10 +104,11 @@ def trim_masks(network: Network) -> None:
     A weight that was rounded to zero no longer exists; a tensor whose mask would cost more bits than the zeros
     that it saves is stored whole (MSUNet, 2019).
     """
+    formats = network.formats
     for name, weight in network.weights().items():
         exists = (weight.detach() != 0).cpu()
         network.masks.pop(name, None)
-        if mask_pays(exists, parse_format(network.formats.get(name, {"kind": "float32"}), f"formats.{name}")):
+        if mask_pays(exists, parse_format(formats.get(name, {"kind": "float32"}), f"formats.{name}")):
             network.masks[name] = exists
 
 
@@ -122,11 +118,6 @@ def mask_pays(exists: Tensor, format: AnyFormat) -> bool:
     if isinstance(format, Ternary | Binary):
         return zeros > 0
     return zeros * format.bits > exists.numel()
-
-
-def _brief(format: Settings) -> dict[str, Any]:
-    """A format as the file holds it: the kind, and what differs from that kind's defaults."""
-    return {"kind": format.kind, **format.model_dump(exclude_defaults=True)}  # type: ignore[attr-defined]
 
 
 def describe(format: Any) -> str:

@@ -2,14 +2,14 @@
 
 import torch
 
-from netpress.compression.quantization.assignment import choose_formats, record_formats
+from netpress.compression.quantization.assignment import choose_formats, round_others
 from netpress.compression.quantization.scales import calibrate_weights, correct_biases, set_inputs, watch_inputs
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images, normalize
 from netpress.errors import UserError
 from netpress.network import Network, copy
 from netpress.network.edits.folding import merge_statistics
-from netpress.network.edits.quantizing import put_quantizers
+from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
 from netpress.process.devices import generator_for
 from netpress.stage import Context
@@ -24,9 +24,9 @@ def quantize_once(network: Network, settings: QuantizeSettings, context: Context
     """
     formats = choose_formats(network.module, settings)
     quantized = calibrate(network, formats, settings, context)
-    freeze(quantized.module)
+    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
     merge_statistics(quantized.module)
-    record_formats(quantized)
+    round_others(quantized)
     return quantized
 
 
@@ -62,6 +62,6 @@ def calibrate(
 def put_layers(network: Network, formats: dict[str, LayerFormats]) -> None:
     """Put quantized layers in the places of those named, values stay. Raises UserError where one cannot be."""
     try:
-        network.architecture.edits.append(put_quantizers(network.module, formats))
+        network.edit(Quantize.of(formats))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -1,4 +1,7 @@
-"""Setting the scales and zero points of quantized layers from weights and from training images."""
+"""Setting the scales and zero points of quantized layers, from their weights and from training images.
+
+Then correcting the biases, so that rounding does not move the means. `netpress.numerics.calibration` has the methods.
+"""
 
 from collections.abc import Mapping
 from typing import Any

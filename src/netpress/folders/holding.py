@@ -1,4 +1,8 @@
-"""Folders that netpress works in: kept from other processes, and cleared of nothing but what netpress wrote."""
+"""Holding a folder: other processes stay out, and clearing removes nothing but what netpress wrote.
+
+with held(Path("runs/digits")):   # another netpress that asks for the same folder fails at once
+    ...
+"""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +38,15 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def refuse_other_contents(folder: Path, mark: str, what: str) -> None:
+    """Raise UserError where `folder` holds something, but not the file `mark`: it is somebody's, and holds no `what`.
+
+    To be asked before a lock is laid in it.
+    """
+    if not is_empty(folder) and not (folder / mark).exists():
+        raise UserError(f"--out {folder}: is not empty and holds no {what}; choose another folder")
 
 
 def is_empty(folder: Path) -> bool:
