@@ -19,6 +19,7 @@ from netpress.network import Network, resolve, save
 from netpress.network.data import load_data
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
+from netpress.process.world import World
 from netpress.recipe.overrides import apply_overrides, data_changes, read_data_changes
 from netpress.recipe.reading import read_recipe
 from netpress.recipe.schema import Recipe
@@ -161,7 +162,7 @@ def sensitivity(
     with TemporaryDirectory() as work:
         context = Context(
             folder=Path(work),
-            device=choose_device(device),
+            world=World(choose_device(device)),
             seed=seed,
             console=console,
             dataset=loaded,

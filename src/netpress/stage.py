@@ -25,6 +25,7 @@ from netpress.folders.stage import METRICS, STATE, StageFolder, format_metrics, 
 from netpress.network import Network
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.registry import Registry
 from netpress.scoring import ScoreSettings
 from netpress.settings import Settings
@@ -32,7 +33,7 @@ from netpress.settings import Settings
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may use: its folder, the data, the device, its seed, and the terminal.
+    """What a stage may use: its folder, the data, the world that it runs in, its seed, and the terminal.
 
     `seed` belongs to this stage alone (derived from the run's seed and the stage's place).
     `initial` is the network as the run created it, before any training, for stages that
@@ -40,7 +41,7 @@ class Context:
     """
 
     folder: Path
-    device: torch.device
+    world: World
     seed: int
     console: Console
     dataset: Dataset | None = None
@@ -52,6 +53,11 @@ class Context:
     """How the run counts its score, for stages that trade with it; None where nothing is counted."""
     allow_import: bool = False
     """Whether files from elsewhere, such as teachers, may name a class to import: what the command was given."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.world.device
 
     @property
     def data(self) -> Dataset:

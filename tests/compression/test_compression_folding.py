@@ -13,6 +13,7 @@ from netpress.errors import Failure, UserError
 from netpress.network import Network, create, load, save
 from netpress.network.edits.folding import FoldNorms
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.stage import Context, Outlook
 from netpress.tracing.foldable import find_foldable_norms
 
@@ -34,7 +35,7 @@ def network() -> Network:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), name="03-fold")
+    return Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True), name="03-fold")
 
 
 def test_folding_keeps_answers_masks_and_zeros(network: Network, context: Context, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from netpress.errors import Failure, UserError
 from netpress.models.registry import parse_model
 from netpress.network import Network, copy, create, load
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
 
@@ -32,7 +33,7 @@ def network() -> Network:
 
 @pytest.fixture
 def context(shades: Dataset, network: Network, tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), shades, copy(network), name="02-prune")
+    return Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True), shades, copy(network), name="02-prune")
 
 
 def settings_of(**values: Any) -> PruneSettings:
@@ -93,7 +94,7 @@ def test_rounds_leave_what_the_plan_says(network: Network, context: Context) -> 
 
 
 def test_one_shot_needs_no_data(network: Network, context: Context, tmp_path: Path) -> None:
-    bare = Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True))
+    bare = Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True))
     pruned = prune(network, settings_of(amount=0.5, scope="layer", layers=["depthwise", "classifier"]), bare)
     assert pruned.masks.keys() == {n for n in network.weights() if "depthwise" in n or "classifier" in n}
     for name, mask in pruned.masks.items():
@@ -148,7 +149,7 @@ def test_reinitializing_draws_new_weights_each_round(
 
 def test_rewinding_needs_where_to(network: Network, context: Context) -> None:
     settings = settings_of(amount=0.6, weights="rewind", train=TRAIN)
-    nowhere = Context(context.folder, context.device, 1, context.console, context.dataset, name="02-prune")
+    nowhere = Context(context.folder, context.world, 1, context.console, context.dataset, name="02-prune")
     with pytest.raises(UserError, match="rewind"):
         prune(network, settings, nowhere)
     network.architecture.edits.append({"kind": "fold_norms", "pairs": []})
@@ -183,7 +184,7 @@ def test_an_interrupted_pruning_goes_on_to_the_same_bits(
 
     again = tmp_path / "again"
     again.mkdir()
-    other = Context(again, context.device, 1, context.console, context.dataset, context.initial, name="02-prune")
+    other = Context(again, context.world, 1, context.console, context.dataset, context.initial, name="02-prune")
     real, calls = pruning_module.run_training, 0
 
     def interrupt(*arguments: Any, **more: Any) -> Any:

@@ -24,6 +24,7 @@ from netpress.numerics.layers import LayerFormats, QuantizedConv2d, quantized_la
 from netpress.numerics.packing import encode_tensor, part_bits
 from netpress.process.console import Console
 from netpress.process.devices import generator_for
+from netpress.process.world import World
 from netpress.program import execute, lower
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
@@ -48,7 +49,7 @@ def data() -> Dataset:
 
 @pytest.fixture
 def context(data: Dataset, tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 3, Console(quiet=True), data, name="01-quantize")
+    return Context(tmp_path, World(torch.device("cpu")), 3, Console(quiet=True), data, name="01-quantize")
 
 
 def _network(family: str = "c_efficientnet", **settings: object) -> Network:

@@ -20,6 +20,7 @@ from netpress.evaluation import evaluate
 from netpress.network import Network, create, load, save
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.scoring import ScoreSettings, score
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
@@ -30,7 +31,7 @@ from netpress.training import TrainSettings, train
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     data = load_dataset(DataSettings(image_size=8), None, 0, Console(quiet=True))
     folder = tmp_path_factory.mktemp("sensitivity")
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, score_settings=ScoreSettings())
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, score_settings=ScoreSettings())
 
 
 @pytest.fixture(scope="module")

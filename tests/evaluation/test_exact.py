@@ -21,6 +21,7 @@ from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.claims import layer_sums
 from netpress.numerics.layers import LayerFormats, quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.program import exact_layers
 from netpress.settings import parse
 from netpress.stage import Context
@@ -102,7 +103,7 @@ def images(count: int, seed: int, size: int = 9) -> Images:
 
 def context(folder: Path) -> Context:
     data = Dataset("random", images(8, 1), images(4, 2), images(6, 3), tuple("0123"), (0.5,) * 3, (0.25,) * 3, "")
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, name="quantize")
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, name="quantize")
 
 
 @settings(deadline=None, max_examples=25)
@@ -175,7 +176,9 @@ def quantized(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Netw
     settings = {"widths": "tiny", "width_factor": 0.5, "classes": 10, "image_size": 16}
     network = create("c_efficientnet", settings, mean=digits.mean, std=digits.std, seed=1)
     network.facts["dataset"] = "digits"
-    run = Context(tmp_path_factory.mktemp("run"), torch.device("cpu"), 3, Console(quiet=True), digits, name="quantize")
+    run = Context(
+        tmp_path_factory.mktemp("run"), World(torch.device("cpu")), 3, Console(quiet=True), digits, name="quantize"
+    )
     values = {"preset": "int8", "calibration_images": 32, "calibration": {"kind": "minmax"}}
     return quantize(network, parse(QuantizeSettings, values), run)
 

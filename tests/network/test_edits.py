@@ -23,6 +23,7 @@ from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.formats import Ternary
 from netpress.numerics.layers import LayerFormats, quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
@@ -81,7 +82,7 @@ def pruned() -> Network:
 
 @pytest.fixture
 def context(shades: Dataset, tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), shades, name="02-stage")
+    return Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True), shades, name="02-stage")
 
 
 def answers(network: Network) -> Tensor:

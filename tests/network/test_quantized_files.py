@@ -25,6 +25,7 @@ from netpress.evaluation import predict
 from netpress.network import Network, create, inspect_file, load, save
 from netpress.network.edits.folding import merge_statistics
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
@@ -47,7 +48,7 @@ def images(count: int, size: int, classes: int = 10) -> Images:
 def context(folder: Path, size: int = 16, classes: int = 10) -> Context:
     sets = (images(count, size, classes) for count in (16, 4, 8))
     data = Dataset("random", *sets, tuple(map(str, range(classes))), (0.4,) * 3, (0.2,) * 3, "")
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, name="quantize")
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, name="quantize")
 
 
 def quantized(preset: str, folder: Path, family: str = "c_efficientnet", pruned: float = 0.0, **more: Any) -> Network:

@@ -21,6 +21,7 @@ from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from netpress.numerics.sums import Window, convolution_sums, floats_sum_exactly, linear_sums
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.program import exact_layers
 from netpress.settings import parse
 from netpress.stage import Context
@@ -142,7 +143,7 @@ def test_networks_in_exact_integers_are_their_simulation(what: str, tmp_path: Pa
     network = Network(module, Architecture("import", {}), InputSpec(3, 9, 9, *shape), tuple("0123"))
     images = Images(whole(0, 256, 40, 3, 9, 9).to(torch.uint8), whole(0, 4, 40))
     data = Dataset("random", images, images, images, tuple("0123"), *shape, "")
-    context = Context(tmp_path, CPU, 3, Console(quiet=True), data, name="quantize")
+    context = Context(tmp_path, World(CPU), 3, Console(quiet=True), data, name="quantize")
     quantized = quantize(network, parse(QuantizeSettings, {"preset": "int8"}), context)
     with torch_set(what):
         measured = evaluate_exactly(quantized, images)

@@ -22,6 +22,7 @@ from netpress.numerics.claims import layer_sums
 from netpress.numerics.formats import Float16, Integer
 from netpress.numerics.layers import LayerFormats, quantized_layers, quantized_like
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.program import exact_layers, execute, lower
 from netpress.program.execution import calculate, run
 from netpress.program.operations import (
@@ -66,7 +67,7 @@ def floats(count: int, size: int = SIZE) -> Tensor:
 def context(folder: Path) -> Context:
     names, half = tuple("0123456789"), (0.5,) * 3
     data = Dataset("random", images(16, 1), images(4, 2), images(4, 3), names, half, half, "")
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, name="quantize")
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, name="quantize")
 
 
 @cache

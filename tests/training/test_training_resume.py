@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from netpress.data import Dataset, Images
 from netpress.network import Architecture, InputSpec, Network
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import TrainSettings, loop, run_training
@@ -90,7 +91,14 @@ def make_network(masked: bool = True) -> Network:
 def make_context(folder: Path, save_every_seconds: float = 0.0) -> Context:
     folder.mkdir(parents=True, exist_ok=True)
     return Context(
-        folder, torch.device("cpu"), 11, Console(quiet=True), make_dataset(), None, save_every_seconds, "01-train"
+        folder,
+        World(torch.device("cpu")),
+        11,
+        Console(quiet=True),
+        make_dataset(),
+        None,
+        save_every_seconds,
+        "01-train",
     )
 
 

@@ -21,6 +21,7 @@ from netpress.folders.stage import STAGE_FILES
 from netpress.network import Network, check_out, copy, own_class, resolve
 from netpress.network.data import adopt, load_data_at_hand
 from netpress.process.devices import choose_device, set_threads
+from netpress.process.world import World
 from netpress.recipe.overrides import apply_overrides, data_changes
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import save_result
@@ -70,7 +71,7 @@ def apply_stage(
     with _work_folder(out, request | {"changes": changes, "network": _fingerprint(network)}) as folder:
         context = Context(
             folder=folder,
-            device=device,
+            world=World(device),
             seed=seed,
             console=options.console,
             dataset=images,

@@ -16,6 +16,7 @@ from netpress.folders.stage import StageFolder
 from netpress.network import Network, copy, load, own_class, save
 from netpress.network.data import adopt, create_for, load_run_data
 from netpress.process.devices import choose_device, seed_for
+from netpress.process.world import World
 from netpress.recipe.schema import Recipe
 from netpress.report import make_report
 from netpress.runs.environment import describe_environment, settle_threads
@@ -84,7 +85,7 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
     return initial, [
         Context(
             folder=run.stage(name).path,
-            device=device,
+            world=World(device),
             seed=seed_for(recipe.seed, "stage", index),
             console=console,
             dataset=dataset,
