@@ -21,7 +21,7 @@ from netpress.network import load
 from netpress.recipe.reading import read_recipe, shipped
 from netpress.recipe.schema import check_recipe
 from netpress.report.sweep import Point, draw_points
-from netpress.runs.jobs import RunOptions
+from netpress.runs.jobs import InTurn, RunOptions
 from netpress.runs.pipeline import run_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
 from netpress.runs.sweep.members import shared_stages
@@ -349,6 +349,24 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     assert wild["state"].startswith("failed: ") and wild["accuracy"] == ""
     assert calm["state"] == "done" and float(calm["accuracy"]) > 0
     assert "not finished" in (tmp_path / "out" / "sweep.html").read_text()
+
+
+def test_who_runs_the_members_is_the_callers_choice(tmp_path):
+    class Backwards:
+        def run(self, jobs, work, tell):
+            self.names = [job.name for job in jobs]
+            outcomes = [outcome for job in reversed(jobs) for outcome in InTurn().run([job], work, tell)]
+            return outcomes[::-1]
+
+    executor = Backwards()
+    sweep = read_sweep(written(tmp_path, {"seeds": [1, 2]}, QUICK))
+    backwards = run_sweep(sweep, tmp_path / "backwards", executor=executor)
+    assert executor.names == ["seed-1", "seed-2"]
+    finished = [(tmp_path / "backwards" / name / "score.json").stat().st_mtime_ns for name in executor.names]
+    assert finished[0] > finished[1]
+    forwards = run_sweep(sweep, tmp_path / "forwards")
+    figures = [[row.figures["loss"] for row in result.table.rows] for result in (backwards, forwards)]
+    assert figures[0] == figures[1]
 
 
 def test_every_stage_has_its_row(tmp_path):

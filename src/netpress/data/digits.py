@@ -72,9 +72,8 @@ def _read(settings: DataSettings, folder: Path | None, seed: int, console: Conso
 def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
     source = read_digits(SMALLEST)
     train, _ = divide(settings, source.train.labels, seed)
-    return Survey(
-        settings.dataset, len(train), 3, settings.image_size or DEFAULT_SIZE, len(source.classes), source.classes
-    )
+    side = settings.image_size or DEFAULT_SIZE
+    return Survey(settings.dataset, len(train), 3, side, len(source.classes), source.classes)
 
 
 DATASETS.add(

@@ -97,9 +97,8 @@ def _list(
 
 def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
     listing, train, _ = _list(settings, folder, seed, Console(quiet=True))
-    return Survey(
-        settings.dataset, len(train), 3, settings.image_size or DEFAULT_SIZE, len(listing.classes), listing.classes
-    )
+    side = settings.image_size or DEFAULT_SIZE
+    return Survey(settings.dataset, len(train), 3, side, len(listing.classes), listing.classes)
 
 
 DATASETS.add(

@@ -1,7 +1,6 @@
 """A network is data: an architecture, tensors, masks and number formats, in one `.netpress` file."""
 
 from netpress.network.file import (
-    SUFFIX,
     check_out,
     describe,
     find_file,
@@ -14,7 +13,6 @@ from netpress.network.file import (
 from netpress.network.network import Architecture, InputSpec, Network, build, check_finite, copy, create
 
 __all__ = [
-    "SUFFIX",
     "Architecture",
     "InputSpec",
     "Network",

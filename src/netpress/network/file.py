@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from netpress.errors import Failure, UserError, quote, shorten
 from netpress.files import atomic_write, is_there, refuse_other_tools
+from netpress.folders.stage import NETWORK
 from netpress.models.bounds import TooLarge, bounded_building
 from netpress.models.registry import IMPORTED, parse_model
 from netpress.network.description import KEY, VERSION, Description, check_description, checksum, read_file
@@ -64,9 +65,9 @@ def find_file(path: Path) -> Path:
     """The network file that `path` means: itself, or the one in a run's or a stage's folder. Raises UserError."""
     if not path.is_dir():
         return path
-    file = path / f"network{SUFFIX}"
+    file = path / NETWORK
     if not file.exists():
-        raise UserError(f"{path}: no network{SUFFIX} in this folder; is the run finished?")
+        raise UserError(f"{path}: no {NETWORK} in this folder; is the run finished?")
     return file
 
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from netpress.errors import NetpressError, UserError
 from netpress.files import is_folder
-from netpress.network import SUFFIX, InputSpec, Network, describe, resolve
+from netpress.folders.stage import NETWORK
+from netpress.network import InputSpec, Network, describe, resolve
 from netpress.network.data import class_places, is_unnamed
 from netpress.network.edits.folding import FoldNorms
 from netpress.tracing.foldable import find_foldable_norms
@@ -59,7 +60,7 @@ def check_teachers(names: tuple[str, ...], student: Network, allow_import: bool 
     if not names:
         raise UserError("distillation.teachers: names no network file or run folder, so nothing teaches")
     for name in names:
-        path = Path(name) / f"network{SUFFIX}" if is_folder(name) else Path(name)
+        path = Path(name) / NETWORK if is_folder(name) else Path(name)
         try:
             found = describe(path)
         except NetpressError as error:
