@@ -182,14 +182,16 @@ def network() -> Network:
 
 def quantized(accumulators: object = "tree") -> Network:
     """Layers that compute with integers, as the quantize stage leaves them."""
-    from netpress.compression.quantization.layout import record_formats
-    from netpress.network.edits.folding import fold_norms
+    from netpress.compression.quantization.assignment import round_others
+    from netpress.network.edits.folding import FoldNorms
     from netpress.network.selection import layers_with_weights
+    from netpress.numerics.calibration import MinMax
     from netpress.numerics.formats import Integer
     from netpress.numerics.layers import LayerFormats, freeze, quantized_like
+    from netpress.tracing.foldable import find_foldable_norms
 
     made = network()
-    fold_norms(made.module)
+    made.edit(FoldNorms(pairs=tuple(find_foldable_norms(made.module, made.input.size))))
     formats = LayerFormats(
         weight=Integer(bits=5),
         input=Integer(bits=6, scale="tensor", signed=False, zero_point=True),
@@ -201,8 +203,8 @@ def quantized(accumulators: object = "tree") -> Network:
     for name, parameter in made.module.named_parameters():
         if name.endswith("weight_scale"):
             parameter.data.fill_(0.01)
-    freeze(made.module)
-    record_formats(made)
+    freeze(made.module, MinMax())
+    round_others(made)
     return made
 
 

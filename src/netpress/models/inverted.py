@@ -40,6 +40,8 @@ class Branch:
 
     def _fits(self, x: Tensor) -> bool:
         conv, last = self.depthwise.conv, self.project.conv
+        if type(conv) is not nn.Conv2d:  # an edit of the network's structure may have put something else there
+            return False
         kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
         return (
             is_widening(self.expand)

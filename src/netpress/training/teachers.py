@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from netpress.errors import NetpressError, UserError
 from netpress.files import is_folder
-from netpress.network import SUFFIX, InputSpec, Network, describe, resolve
+from netpress.folders.stage import NETWORK
+from netpress.network import InputSpec, Network, describe, resolve
 from netpress.network.data import class_places, is_unnamed
-from netpress.network.edits.folding import fold_norms
+from netpress.network.edits.folding import FoldNorms
+from netpress.tracing.foldable import find_foldable_norms
 
 
 class MeanTeacher(nn.Module):
@@ -58,7 +60,7 @@ def check_teachers(names: tuple[str, ...], student: Network, allow_import: bool 
     if not names:
         raise UserError("distillation.teachers: names no network file or run folder, so nothing teaches")
     for name in names:
-        path = Path(name) / f"network{SUFFIX}" if is_folder(name) else Path(name)
+        path = Path(name) / NETWORK if is_folder(name) else Path(name)
         try:
             found = describe(path)
         except NetpressError as error:
@@ -82,7 +84,7 @@ def load_teachers(names: tuple[str, ...], student: Network, allow_import: bool =
     networks = [resolve(name, allow_import=allow_import) for name in names]
     for network in networks:
         with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
-            fold_norms(network.module)
+            network.edit(FoldNorms(pairs=tuple(find_foldable_norms(network.module, network.input.size))))
     by_number = student.data is not None and student.data.settings.classes_by_number
     places = [
         class_places(network, student.classes, f"the student of teacher {name}", by_number)
