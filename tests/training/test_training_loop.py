@@ -16,6 +16,7 @@ from netpress.network import Architecture, InputSpec, Network, create, save
 from netpress.settings import parse
 from netpress.stage import Outlook
 from netpress.training import MeanTeacher, TrainSettings, load_teachers, loop, plan, run_training, train
+from netpress.training.part import Part
 from netpress.training.step import TrainingStep
 
 
@@ -41,6 +42,27 @@ def test_it_learns_and_masked_weights_stay_gone(tmp_path):
     assert {"stage", "round", "learning_rate", "regularizer", "selection_accuracy", "images_per_second", "seconds"} <= (
         lines[-1].keys()
     )
+
+
+class _Recorder(Part):
+    """Writes down the moments that it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattribute__(self, name):
+        if name in ("begin_round", "begin_epoch", "begin_step", "after_backward", "move", "after_move", "close"):
+            self.told.append(name)
+        return super().__getattribute__(name)
+
+
+def test_a_part_is_told_everything_in_order(tmp_path, monkeypatch):
+    recorder, make_parts = _Recorder(), TrainingStep._make_parts
+    monkeypatch.setattr(TrainingStep, "_make_parts", lambda step: make_parts(step) | {"recorder": recorder})
+    run_training(make_network(), _settings(epochs=2, rounds=2, batch_size=20), make_context(tmp_path, 1e9))
+    step = ["begin_step", "after_backward", "move", "after_move"]
+    epoch = ["begin_epoch", *step, *step]  # 40 images
+    assert recorder.told == [*epoch, "begin_round", *epoch, "close"]
 
 
 def _script_accuracies(monkeypatch, accuracies: list[float]) -> None:

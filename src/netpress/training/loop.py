@@ -1,4 +1,7 @@
-"""The training loop: rounds of epochs of steps, and going on after an interruption."""
+"""The training loop: rounds of epochs of steps, and going on after an interruption.
+
+The loop takes the steps, tells the parts what happens (`netpress.training.part`), and saves what they remember.
+"""
 
 import time
 from contextlib import nullcontext
@@ -246,9 +249,9 @@ class _Training:
                     )
                 restore(self.parts, tensors, values["parts"])
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-                said = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200]
                 raise Failure(
-                    f"{self.context.folder}: its saved state is damaged ({said}); "
+                    f"{self.context.folder}: its saved state is damaged ({reason}); "
                     "delete state.safetensors to begin anew"
                 ) from error
         self.context.truncate_log(self.figures.lines)

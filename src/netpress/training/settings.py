@@ -1,6 +1,6 @@
 """What a training can be asked to do: the settings of the `train` stage.
 
-The defaults are a plain, sound training; the recipes of the published systems name what they change.
+The defaults are a plain, sound training. The recipes of the published systems name what they change.
 """
 
 from typing import Annotated, Literal, Self
