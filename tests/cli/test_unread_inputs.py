@@ -8,6 +8,8 @@ import netpress
 from netpress.errors import UserError
 from netpress.network import create, save
 from netpress.recipe.reading import read_recipe
+from netpress.runs.apply import apply_stage
+from netpress.runs.jobs import RunOptions
 from netpress.settings import SettingsError
 
 FOLD_ONLY = {"name": "x", "model": {"family": "c_efficientnet", "preset": "tiny"}, "stages": [{"kind": "fold"}]}
@@ -173,3 +175,8 @@ def test_sensitivity_in_python_is_the_command(call, place):
     code, out, error = call("sensitivity", "net.netpress", *words)
     assert code == 0, error
     assert json.loads(out) == [vars(row) for row in measured.rows]
+
+
+def test_an_apply_has_no_run_to_begin_anew(place):
+    with pytest.raises(UserError, match="no run to begin anew"):
+        apply_stage("fold", str(place / "net.netpress"), place / "o", options=RunOptions(fresh=True))

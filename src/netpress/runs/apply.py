@@ -53,6 +53,8 @@ def apply_stage(
     what the network was trained on.
     """
     options = options or RunOptions()
+    if options.fresh:
+        raise UserError(f"fresh: there is no run to begin anew; remove {out}.work to forget an interrupted apply")
     stage, settings, changes = _read_settings(kind, overrides, classes_by_number, dataset)
     if isinstance(network, str):
         network = resolve(network, allow_import=options.allow_import)
