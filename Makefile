@@ -1,6 +1,7 @@
 # Each target sets up what it needs; a second call installs nothing.
 #   make demo    the main job on the embedded data: train, prune, score, report
 #   make test    the tests           make check   style and types
+#   make test-fast  the quick ones, under a minute
 #   make bench   speed and memory    make setup   only the environment
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-fast check bench clean
 
 setup: $(READY)
 
@@ -24,7 +25,10 @@ demo: $(READY)
 	@$(BIN)/netpress run digits --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --durations 10
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) --durations 10 -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .

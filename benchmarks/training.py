@@ -42,8 +42,7 @@ from netpress.process.devices import available_cores, choose_device, generator_f
 from netpress.process.memory import keep_freed_memory
 from netpress.settings import parse
 from netpress.training import TrainSettings
-from netpress.training.losses import cross_entropy
-from netpress.training.state import lay_out
+from netpress.training.placement import lay_out
 from netpress.training.step import StepRandomness, TrainingStep
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -78,7 +77,7 @@ def make_step(images: Images, network: Network, **changes: Any) -> TrainingStep:
     lay_out(network.module, images.images.device)
     network.module.train()
     settings = parse(TrainSettings, SETTINGS | changes)
-    return TrainingStep(network, settings, images, network.input.mean, network.input.std)
+    return TrainingStep(network, settings, images)
 
 
 # --- the plain loop -------------------------------------------------------------------------------------------------
@@ -311,13 +310,13 @@ def time_parts(step: TrainingStep, batch: Tensor, repeats: int) -> dict[str, flo
         note("normalize", lambda: normalize(kept["augment"], MEAN, STD))
         note("mix", lambda: mix(kept["normalize"], step.images.labels[batch], settings.mix, draw("mix")))
         note("forward", lambda: step.forward(kept["mix"][0]))
-        note("loss", lambda: cross_entropy(kept["forward"], kept["mix"][1], step.table))
-        step.optimizer.zero_grad(set_to_none=True)
+        note("loss", lambda: step.loss(kept["forward"], kept["mix"][1], kept["mix"][0]))
+        step.module.zero_grad(set_to_none=True)
         note("backward", lambda: kept["loss"].backward())
         if step.penalty is not None:
             note("srip", lambda: step.penalty(draw("srip")).backward())
         note("masks", lambda: (step.masks.mask_gradients(), step.masks.mask_weights()))
-        note("optimizer", lambda: step.optimizer.step())
+        note("optimizer", lambda: step.optimizer.move(0.01))
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 

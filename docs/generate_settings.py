@@ -17,9 +17,9 @@ from pydantic_core import PydanticUndefined
 
 from netpress.data import DataSettings
 from netpress.models.registry import FAMILIES
-from netpress.recipe.schema import stages
 from netpress.scoring import ScoreSettings
 from netpress.settings import Settings
+from netpress.stage import STAGES
 
 PAGE = Path(__file__).parent / "settings.md"
 INTRODUCTION = """# Settings
@@ -42,7 +42,7 @@ def render() -> str:
 def _sections() -> Iterator[tuple[str, type[Settings]]]:
     yield "[data]", DataSettings
     yield from ((f"[model] family = {name!r}", family.settings) for name, family in FAMILIES.all().items())
-    yield from ((f"[[stages]] kind = {kind!r}", stage.settings) for kind, stage in stages().items())
+    yield from ((f"[[stages]] kind = {kind!r}", stage.settings) for kind, stage in STAGES.all().items())
     yield "[score]", ScoreSettings
 
 

@@ -11,7 +11,7 @@ from netpress.errors import UserError
 from netpress.files import is_folder, is_there, parse_json, parse_toml, parse_toml_value, read_file
 from netpress.imports.released import read_released
 from netpress.network import create, describe, load
-from netpress.recipe.schema import read_recipe
+from netpress.recipe.reading import read_recipe
 from netpress.scoring import verify
 from netpress.tracing.onnx.file import load_model
 from netpress.training import load_teachers

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from netpress.data.digits import read_digits
-from netpress.recipe.schema import check_recipe, shipped
+from netpress.recipe.reading import shipped
+from netpress.recipe.schema import check_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]

@@ -1,21 +1,44 @@
-"""The Python API: the same things that the command line does, as functions."""
+"""The Python API: what the command line does, as functions.
+
+result = run("digits", out="runs/first", set=["stages.0.epochs=2"])
+evaluate(result.network).accuracy
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from netpress.compression.quantization.sensitivity import Sensitivity, measure_sensitivity
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.errors import UserError
 from netpress.evaluation import Evaluation, evaluate_exactly
 from netpress.evaluation import evaluate as evaluate_images
 from netpress.network import Network, resolve, save
 from netpress.network.data import load_data
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
-from netpress.recipe.overrides import read_data_changes
-from netpress.recipe.schema import Recipe, check_recipe, read_recipe
+from netpress.process.world import World
+from netpress.recipe.overrides import apply_overrides, data_changes, read_data_changes
+from netpress.recipe.reading import read_recipe
+from netpress.recipe.schema import Recipe
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import RunResult, run_recipe
 from netpress.scoring import score
+from netpress.settings import parse
+from netpress.stage import Context
 
-__all__ = ["evaluate", "load", "run", "save", "score"]
+__all__ = ["evaluate", "load", "run", "save", "score", "sensitivity"]
+
+_ALONE = "since each layer is quantized alone, without training"
+UNUSED = {
+    "widths": "give --widths",
+    "auto_images": "give --images",
+    **dict.fromkeys(("rules", "train", "learn", "correct_biases", "arithmetic"), _ALONE),
+    **dict.fromkeys(("bits", "target_accuracy", "target_score"), "since no widths are chosen"),
+}
+"""Settings of the stage `quantize` that the measurement does not look at, and what to do."""
 
 
 def run(
@@ -26,31 +49,34 @@ def run(
     set: Sequence[str] = (),
     device: str = "auto",
     seed: int | None = None,
+    epochs_scale: float = 1.0,
     fresh: bool = False,
+    save_every: float = 60.0,
+    threads: int | None = None,
     console: Console | None = None,
     allow_import: bool = False,
 ) -> RunResult:
     """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
 
-    `set` takes overrides such as "stages.0.epochs=2". An interrupted run goes on when called again.
+    `set` takes overrides such as "stages.0.epochs=2", and `epochs_scale` multiplies every number of epochs. Both work
+    on a recipe given as values too, which stays as it is. An interrupted run goes on when called again; its state is
+    saved at least every `save_every` seconds.
     A network file that the recipe names, to begin with or as a teacher, may import its author's own class only with
     `allow_import`.
     Raises netpress.errors.UserError or Failure.
     """
-    if isinstance(recipe, dict):
-        recipe = check_recipe(recipe if seed is None else {**recipe, "seed": seed})
-    if not isinstance(recipe, Recipe):
-        recipe = read_recipe(str(recipe), set, seed)
+    recipe = read_recipe(str(recipe) if isinstance(recipe, Path) else recipe, set, seed, epochs_scale)
     folder = Path(out) if out else Path("runs") / recipe.name
-    return run_recipe(
-        recipe,
-        folder,
+    options = RunOptions(
         data=Path(data) if data else None,
         device=device,
         fresh=fresh,
-        console=console,
+        console=console or Console(quiet=True),
+        save_every_seconds=save_every,
+        threads=threads,
         allow_import=allow_import,
     )
+    return run_recipe(recipe, folder, options)
 
 
 def load(network: str | Path, *, allow_import: bool = False) -> Network:
@@ -82,8 +108,65 @@ def evaluate(
     """
     if not isinstance(network, Network):
         network = load(network, allow_import=allow_import)
-    chosen = choose_device(device)
-    changes = read_data_changes(set, classes_by_number)
+    where = choose_device(device)
+    changes = read_data_changes(set, classes_by_number, dataset)
     folder = Path(data) if data else None
     loaded = load_data(network, folder, dataset, changes, console=console or Console(quiet=True))
-    return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=chosen)
+    return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=where)
+
+
+@dataclass(frozen=True)
+class LayerLosses:
+    """What each layer loses alone, at each width, and on how many images that was measured."""
+
+    rows: list[Sensitivity]
+    images: int
+
+
+def sensitivity(
+    network: Network | str | Path,
+    *,
+    widths: Sequence[int] = (8, 6, 4),
+    images: int = 1000,
+    data: str | Path | None = None,
+    dataset: str | None = None,
+    set: Sequence[str] = (),
+    classes_by_number: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    console: Console | None = None,
+    allow_import: bool = False,
+) -> LayerLosses:
+    """How much accuracy each layer loses when it alone is quantized, at each of `widths` in bits.
+
+    `images` images of those set apart to select on decide. `set` takes settings of the stage `quantize`, such as
+    "preset=int4", and of the data, such as "data.validation=0.2". The other arguments are as for `evaluate`.
+    Raises UserError, also for a setting that changes nothing here.
+    """
+    values: dict[str, Any] = {"kind": "quantize"}
+    apply_overrides(values, set)
+    changes = data_changes(values, classes_by_number, dataset)
+    for key, reason in UNUSED.items():
+        if key in values:
+            raise UserError(f"--set {key}: changes nothing here, {reason}")
+    if not widths or not all(2 <= width <= 16 for width in widths):
+        raise UserError(f"--widths {','.join(map(str, widths))}: a width is 2 to 16 bits")
+    if images < 1:
+        raise UserError(f"--images {images}: must be at least 1")
+    settings = parse(QuantizeSettings, values, "sensitivity")
+    if not isinstance(network, Network):
+        network = load(network, allow_import=allow_import)
+    console = console or Console(quiet=True)
+    folder = Path(data) if data else None
+    loaded = load_data(network, folder, dataset, changes, seed=seed, selects=True, console=console)
+    with TemporaryDirectory() as work:
+        context = Context(
+            folder=Path(work),
+            world=World(choose_device(device)),
+            seed=seed,
+            console=console,
+            dataset=loaded,
+            name="sensitivity",
+        )
+        rows = measure_sensitivity(network, settings, context, widths, images)
+    return LayerLosses(rows, min(images, len(loaded.selection)))

@@ -1,13 +1,16 @@
-"""The two ways a command can end badly, and what a person is told.
+"""The two ways in which a command can fail, and what a person reads.
 
-Messages say what was wrong, where, and what to do. The command line prints them
-without a traceback and exits with `exit_code`.
+    raise UserError("--data elsewhere: no such folder; name the one that holds train/ and test/")
 
-What a message quotes comes from recipes, files and command lines, which may hold anything: a value of 100,000 letters,
-a sequence that moves the cursor. So every message is made fit to be read here, in one place.
+A message says what was wrong, where, and what to do. The command line prints it without a traceback and exits with
+`exit_code`.
+
+Messages quote recipes, files and command lines, which may hold anything: a value of 100,000 letters, letters that move
+the cursor. So `NetpressError` makes every message fit to be read.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 QUOTED = 80  # letters of one quoted value
@@ -55,6 +58,15 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[: limit - end]}...({len(text) - limit:,} letters)...{text[-end:]}"
 
 
+SHOWN = 5  # names listed in a message before it says how many more
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are: `a, b, c, d, e and 7 more`."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def visible(text: str) -> str:
     """`text` with everything that is not printed written as an escape (\\x1b), lines and tabs left as they are."""
     if text.isprintable():
@@ -76,9 +88,9 @@ _LONG_WORD = re.compile(rf"\S{{{_WORD + 1},}}")
 
 
 def _readable_line(line: str) -> str:
-    line = _LONG_WORD.sub(lambda found: shorten(found[0], _WORD // 2), visible(line).replace("\t", " "))
+    line = _LONG_WORD.sub(lambda word: shorten(word[0], _WORD // 2), visible(line).replace("\t", " "))
     line = shorten(line, 4 * LINE)  # what follows looks at some letters many times
-    return shorten(_LONG_QUOTE.sub(lambda found: found[1] + shorten(found[2], QUOTED) + found[1], line), LINE)
+    return shorten(_LONG_QUOTE.sub(lambda text: text[1] + shorten(text[2], QUOTED) + text[1], line), LINE)
 
 
 def _escape(letter: str) -> str:

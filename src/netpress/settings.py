@@ -1,9 +1,13 @@
-"""Frozen, typed, strict settings, and errors that name every wrong key at once.
+"""Settings are frozen, typed and strict, and one error names every wrong key.
 
-Every part of netpress declares its settings beside its code as a subclass of
-`Settings`; `netpress.recipe.schema` joins them. Values come from TOML or from the command
-line, so they are validated in pydantic's JSON mode: strict (no "3" for 3, no 1 for
-true), with lists accepted where a tuple is declared.
+    class Momentum(Settings):
+        momentum: Share = 0.9
+
+    parse(Momentum, {"momentum": 0.5})
+
+Every part of netpress declares its settings beside its code, as a subclass of `Settings`; `netpress.recipe.schema`
+joins them. `parse` takes values from TOML or from the command line in pydantic's JSON mode: "3" is no 3, and 1 is no
+true, but a list may stand where a tuple is declared.
 """
 
 import json
@@ -116,8 +120,7 @@ def parse(kind: type[S], values: Mapping[str, Any], path: str = "", source: str 
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        found = _one_branch(error.errors(include_url=False))
-        problems = [_describe(problem, path, kind) for problem in found]
+        problems = [_describe(problem, path, kind) for problem in _one_branch(error.errors(include_url=False))]
         raise SettingsError(problems, source) from None
 
 

@@ -21,18 +21,19 @@ from torch import Tensor
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
+from netpress.folders.stage import METRICS, STATE, StageFolder, format_metrics, read_metrics
 from netpress.network import Network
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
+from netpress.registry import Registry
+from netpress.scoring import ScoreSettings
 from netpress.settings import Settings
-
-STATE = "state.safetensors"
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may use: its folder, the data, the device, its seed, and the terminal.
+    """What a stage may use: its folder, the data, the world that it runs in, its seed, and the terminal.
 
     `seed` belongs to this stage alone (derived from the run's seed and the stage's place).
     `initial` is the network as the run created it, before any training, for stages that
@@ -40,7 +41,7 @@ class Context:
     """
 
     folder: Path
-    device: torch.device
+    world: World
     seed: int
     console: Console
     dataset: Dataset | None = None
@@ -48,10 +49,15 @@ class Context:
     save_every_seconds: float = 60.0
     name: str = "stage"
     on_log: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
-    layer_scores: Callable[[Network], dict[str, float]] | None = None
-    """What each operation of a network adds to its score, by the run's own rules: for stages that trade with it."""
+    score_settings: ScoreSettings | None = None
+    """How the run counts its score, for stages that trade with it; None where nothing is counted."""
     allow_import: bool = False
     """Whether files from elsewhere, such as teachers, may name a class to import: what the command was given."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.world.device
 
     @property
     def data(self) -> Dataset:
@@ -71,7 +77,7 @@ class Context:
         line = {"stage": self.name, **line}
         try:
             with (self.folder / METRICS).open("a", encoding="utf-8", newline="\n") as metrics:
-                metrics.write(json.dumps(line) + "\n")
+                metrics.write(format_metrics([line]))
         except OSError as error:
             raise Failure(f"{self.folder / METRICS}: cannot be written: {error.strerror}") from error
         self.on_log(line)
@@ -82,8 +88,7 @@ class Context:
 
     def truncate_log(self, lines: int) -> None:
         """Keep only the first `lines` lines: what was logged after the state was saved is logged again."""
-        kept = self.logged()[:lines]
-        atomic_write(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+        atomic_write(self.folder / METRICS, format_metrics(self.logged()[:lines]))
 
     def save_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Replace the stage's saved state, at once or not at all. `values` must be plain JSON."""
@@ -108,46 +113,19 @@ class Context:
 
     def clear_state(self) -> None:
         """Forget the saved state, that of parts too, once the stage's result is safe."""
-        for path in self.folder.rglob(STATE):
-            path.unlink(missing_ok=True)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics.jsonl; [] where there is none.
-
-    What an interruption or a power cut leaves at the end (half a line, zero bytes) is left out. Raises Failure where
-    a line before others is damaged.
-    """
-    if not path.exists():
-        return []
-    found = [_parse(line) for line in path.read_bytes().split(b"\n")[:-1]]  # the rest was cut short
-    while found and found[-1] is None:
-        found.pop()
-    lines = [line for line in found if line is not None]
-    if len(lines) < len(found):
-        number = found.index(None) + 1
-        raise Failure(f"{path}: line {number} is damaged; remove that line (its figures are lost) and start again")
-    return lines
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        StageFolder(self.folder).clear_state()
 
 
 PlanRow = dict[str, Any]
 """One line of `netpress plan`: {"what": ..., plus figures by name}."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outlook:
-    """What is known of a run before anything of it has run; it is walked along the stages, see `foresee`.
+    """What a stage can know before anything of the run has run.
 
-    `network` has the structure that the stages so far leave; its weights are those that the run begins with, or none
-    at all (the meta device) where no stage looks at them or they are many. It belongs to the walk, which changes it.
+    `network` has the structure that the stages before leave. Its weights are those that the run begins with, or none
+    at all (the meta device) if no stage looks at them or they are many.
     """
 
     network: Network
@@ -164,83 +142,79 @@ class Outlook:
             raise UserError(f"{what} after a stage that quantizes would take values off their formats; {instead}")
 
 
-StageFunction = Callable[[Network, Any, Context], Network]
-PlanFunction = Callable[[Network, Any], list[PlanRow]]
-CheckFunction = Callable[[Outlook, Any], None]
-LeaveFunction = Callable[[Network, Any], None]
+@dataclass(frozen=True)
+class Plan:
+    """What a stage would do, told without running it."""
+
+    rows: list[PlanRow]
+    """What it would touch and cost."""
+    network: Network
+    """What it would leave, as far as later stages must know: structure, masks, and the weights of the outlook."""
+
+
+RunFunction = Callable[[Network, Any, Context], Network]
+PlanFunction = Callable[[Outlook, Any], Plan]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A registered kind of stage."""
+    """One kind of stage: its settings, how it runs, how it plans.
 
-    kind: str
+    `settings` has a field `kind: Literal["name"] = "name"`. `run(network, settings, context)` returns the network that
+    the stage makes. `plan(outlook, settings)` says what it would make; it leaves the outlook as it is, and raises
+    UserError for what the stage would refuse, or could only spoil, once the stages before have run for hours.
+    `weighs` says that `plan` looks at weights.
+    """
+
     settings: type[Settings]
-    run: StageFunction
+    run: RunFunction
     plan: PlanFunction
-    check: CheckFunction
-    leave: LeaveFunction
-    weighs: bool
-    description: str
+    weighs: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The name by which recipes ask for it."""
+        return str(self.settings.model_fields["kind"].default)
+
+    @property
+    def description(self) -> str:
+        """What it does, in one line."""
+        return (self.settings.__doc__ or "").strip().split("\n")[0]
 
 
-_STAGES: dict[str, Stage] = {}
+STAGES = Registry[Stage](
+    "stage",
+    {
+        "train": "netpress.training.train",
+        "fold": "netpress.compression.fold",
+        "prune": "netpress.compression.prune",
+        "prune_to_gate": "netpress.compression.prune_to_gate",
+        "quantize": "netpress.compression.quantize",
+    },
+)
 
 
-def register_stage(
-    kind: str,
-    settings: type[Settings],
-    run: StageFunction,
-    plan: PlanFunction,
-    description: str = "",
-    *,
-    check: CheckFunction = lambda outlook, settings: None,
-    leave: LeaveFunction = lambda network, settings: None,
-    weighs: bool = False,
-) -> None:
-    """Make a kind of stage known to recipes and to `netpress apply`.
+def foresee(settings: Sequence[Settings], outlook: Outlook) -> dict[str, Plan]:
+    """The plan of each stage by the stage's name; each plans on the network that the one before would leave.
 
-    `settings` must have a field `kind: Literal[kind] = kind`. `plan` lists what the stage would touch and cost,
-    without running it. `check` raises UserError for what the stage would refuse, or could only spoil, once the stages
-    before have run for hours; `leave` makes the network what the stage leaves, as far as later stages must know: its
-    structure, its masks. `weighs` says that `plan` looks at weights.
+    Raises UserError, which names the stage, for the first stage that would be refused.
     """
-    if kind in _STAGES:
-        raise ValueError(f"the stage {kind} is registered twice")
-    first_line = (description or settings.__doc__ or "").strip().split("\n")[0]
-    _STAGES[kind] = Stage(kind, settings, run, plan, check, leave, weighs, first_line)
-
-
-def foresee(settings: Sequence[Settings], outlook: Outlook) -> list[tuple[str, list[PlanRow]]]:
-    """The name of each stage with what it would touch and cost, told without running anything.
-
-    Each is asked with the network as the stages before it leave it. Raises UserError, which names the stage, for the
-    first one that would be refused.
-    """
-    planned = []
+    plans: dict[str, Plan] = {}
     for index, one in enumerate(settings):
-        stage = stage_of(one)
         name = stage_name(index, one)
         try:
-            stage.check(outlook, one)
-            rows = stage.plan(outlook.network, one)
-            stage.leave(outlook.network, one)
+            plans[name] = stage_of(one).plan(outlook, one)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        planned.append((name, rows))
-    return planned
+        outlook = replace(outlook, network=plans[name].network)
+    return plans
 
 
 def stage_of(settings: Settings) -> Stage:
     """The stage that these are settings of."""
-    return _STAGES[settings.kind]  # type: ignore[attr-defined]
+    return STAGES[settings.kind]  # type: ignore[attr-defined]
 
 
 def stage_name(index: int, settings: Settings) -> str:
     """The name of the stage at place `index` (from 0) of a run, and of its folder: 01-train."""
     return f"{index + 1:02d}-{settings.kind}"  # type: ignore[attr-defined]
-
-
-def stages() -> dict[str, Stage]:
-    """All registered stages by kind. The rooms that register them must have been imported."""
-    return dict(_STAGES)

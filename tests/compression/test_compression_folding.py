@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from netpress.compression import FoldSettings, densities, fold, prune_once
-from netpress.compression.folding import plan
+from netpress.compression.fold import FoldSettings, fold, plan
+from netpress.compression.masks import densities
+from netpress.compression.prune import prune_once
 from netpress.errors import Failure, UserError
 from netpress.network import Network, create, load, save
-from netpress.network.edits.folding import find_foldable_norms
+from netpress.network.edits.folding import FoldNorms
 from netpress.process.console import Console
-from netpress.stage import Context
+from netpress.process.world import World
+from netpress.stage import Context, Outlook
+from netpress.tracing.foldable import find_foldable_norms
 
 
 @pytest.fixture
@@ -32,12 +35,12 @@ def network() -> Network:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), name="03-fold")
+    return Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True), name="03-fold")
 
 
 def test_folding_keeps_answers_masks_and_zeros(network: Network, context: Context, tmp_path: Path) -> None:
     pruned, _ = prune_once(network, 0.6)
-    norms = len(plan(pruned, FoldSettings()))
+    norms = len(plan(Outlook(pruned), FoldSettings()).rows)
     assert norms == sum(isinstance(layer, nn.BatchNorm2d) for layer in pruned.module.modules()) > 0
     folded = fold(pruned, FoldSettings(), context)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.module.modules())
@@ -58,26 +61,23 @@ def test_folding_keeps_answers_masks_and_zeros(network: Network, context: Contex
 def test_a_fold_that_changes_answers_is_refused(
     network: Network, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from netpress.compression import folding
+    real = FoldNorms.apply
 
-    real = folding.fold_norms
-
-    def careless(module: nn.Module) -> list[tuple[str, str]]:
-        pairs = real(module)
+    def careless(edit: FoldNorms, module: nn.Module) -> None:
+        real(edit, module)
         with torch.no_grad():
             module.get_submodule("stem.conv").bias.add_(0.5)  # type: ignore[union-attr, operator]
-        return pairs
 
-    monkeypatch.setattr(folding, "fold_norms", careless)
+    monkeypatch.setattr(FoldNorms, "apply", careless)
     with pytest.raises(Failure, match=r"03-fold: after folding, logits differ by .* tolerance of 0\.0001"):
         fold(network, FoldSettings(), context)
 
 
 def test_folding_comes_before_number_formats(network: Network, context: Context) -> None:
-    conv, norm = find_foldable_norms(network.module)[0]
+    conv, norm = find_foldable_norms(network.module, network.input.size)[0]
     for name in (f"{conv}.weight", f"{norm}.bias", norm):
-        network.formats = {name: {"kind": "float16"}}
+        network.other_formats = {name: {"kind": "float16"}}
         with pytest.raises(UserError, match="fold before the stage that gives formats"):
             fold(network, FoldSettings(), context)
-    network.formats = {"classifier.weight": {"kind": "float16"}}
+    network.other_formats = {"classifier.weight": {"kind": "float16"}}
     assert fold(network, FoldSettings(), context).formats == network.formats

@@ -6,19 +6,20 @@ from typing import Any
 import pytest
 import torch
 
-from netpress.compression import (
+from netpress.compression.masks import (
     add_masks,
     densities,
     masks_from_zeros,
     merge_masks,
-    prune_once,
     select_weights,
     total_density,
 )
+from netpress.compression.prune import prune_once
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.network import Network, copy, create, load, save
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import TrainSettings, run_training
@@ -99,7 +100,7 @@ def test_a_training_revives_no_weight(name: str, network: Network, shades: Datas
     pruned, _ = prune_once(network, 0.7)
     before = copy(pruned)
     settings = parse(TrainSettings, {"epochs": 2, "batch_size": 16, "augment": {"crop": 1}} | TRAININGS[name])
-    context = Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), shades)
+    context = Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True), shades)
     trained = run_training(pruned, settings, context)
     for tensors in (trained.network.module.state_dict(), trained.last):
         for key, mask in before.masks.items():

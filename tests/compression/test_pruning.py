@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from netpress.compression import PruneSettings, PruneToGateSettings, densities, prune, prune_to_gate, total_density
-from netpress.compression import gate as gate_module
-from netpress.compression import pruning as pruning_module
-from netpress.compression.pruning import plan, prune_once
+import netpress.compression.prune as pruning_module
+import netpress.compression.prune_to_gate as gate_module
+from netpress.compression.masks import densities, total_density
+from netpress.compression.prune import PruneSettings, plan, prune, prune_once
+from netpress.compression.prune_to_gate import PruneToGateSettings, prune_to_gate
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.models.registry import parse_model
 from netpress.network import Network, copy, create, load
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.settings import SettingsError, parse
-from netpress.stage import Context
+from netpress.stage import Context, Outlook
 
 TRAIN: dict[str, Any] = {"epochs": 1, "batch_size": 16, "augment": {"crop": 1}}
 CLASSES = ("a", "b", "c", "d")
@@ -31,7 +33,7 @@ def network() -> Network:
 
 @pytest.fixture
 def context(shades: Dataset, network: Network, tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), shades, copy(network), name="02-prune")
+    return Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True), shades, copy(network), name="02-prune")
 
 
 def settings_of(**values: Any) -> PruneSettings:
@@ -59,7 +61,9 @@ def starts_of_rounds(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
 def test_v1_has_the_released_count_after_each_round() -> None:
     choice = parse_model("c_efficientnet:released-v1")
     network = create("c_efficientnet", choice.settings.model_dump(mode="json"), seed=1)
-    rows = [row for row in plan(network, settings_of(amount=0.6, rounds=4, train=TRAIN)) if "amount" in row]
+    rows = [
+        row for row in plan(Outlook(network), settings_of(amount=0.6, rounds=4, train=TRAIN)).rows if "amount" in row
+    ]
     assert [row["amount"] for row in rows] == [0.15, 0.3, 0.45, 0.6]
     assert all(row["weights"] == 450_456 and row["epochs"] == 1 for row in rows)
     assert [row["left"] for row in rows] == [450_456 - math.floor(a * 450_455 / 100) - 1 for a in (15, 30, 45, 60)]
@@ -73,7 +77,7 @@ def test_v1_has_the_released_count_after_each_round() -> None:
 
 def test_rounds_leave_what_the_plan_says(network: Network, context: Context) -> None:
     settings = settings_of(amount=0.6, rounds=3, first_amount=0.3, train=TRAIN)
-    planned = [row["left"] for row in plan(network, settings) if "amount" in row]
+    planned = [row["left"] for row in plan(Outlook(network), settings).rows if "amount" in row]
     before = copy(network)
     pruned = prune(network, settings, context)
     assert same(network, before)
@@ -90,7 +94,7 @@ def test_rounds_leave_what_the_plan_says(network: Network, context: Context) -> 
 
 
 def test_one_shot_needs_no_data(network: Network, context: Context, tmp_path: Path) -> None:
-    bare = Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True))
+    bare = Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True))
     pruned = prune(network, settings_of(amount=0.5, scope="layer", layers=["depthwise", "classifier"]), bare)
     assert pruned.masks.keys() == {n for n in network.weights() if "depthwise" in n or "classifier" in n}
     for name, mask in pruned.masks.items():
@@ -145,7 +149,7 @@ def test_reinitializing_draws_new_weights_each_round(
 
 def test_rewinding_needs_where_to(network: Network, context: Context) -> None:
     settings = settings_of(amount=0.6, weights="rewind", train=TRAIN)
-    nowhere = Context(context.folder, context.device, 1, context.console, context.dataset, name="02-prune")
+    nowhere = Context(context.folder, context.world, 1, context.console, context.dataset, name="02-prune")
     with pytest.raises(UserError, match="rewind"):
         prune(network, settings, nowhere)
     network.architecture.edits.append({"kind": "fold_norms", "pairs": []})
@@ -180,7 +184,7 @@ def test_an_interrupted_pruning_goes_on_to_the_same_bits(
 
     again = tmp_path / "again"
     again.mkdir()
-    other = Context(again, context.device, 1, context.console, context.dataset, context.initial, name="02-prune")
+    other = Context(again, context.world, 1, context.console, context.dataset, context.initial, name="02-prune")
     real, calls = pruning_module.run_training, 0
 
     def interrupt(*arguments: Any, **more: Any) -> Any:
@@ -246,14 +250,14 @@ def test_amount_zero_takes_nothing(network: Network, context: Context) -> None:
 
 
 def test_the_plan_says_what_is_estimated(network: Network) -> None:
-    rows = plan(network, settings_of(amount=0.6, rounds=2, layers="pointwise", train=TRAIN))
+    rows = plan(Outlook(network), settings_of(amount=0.6, rounds=2, layers="pointwise", train=TRAIN)).rows
     rounds, tensors = rows[:2], rows[2:]
     assert all(row["estimated"] for row in tensors)
     assert [sum(row["left"][index] for row in tensors) for index in range(2)] == [row["left"] for row in rounds]
-    exact = plan(network, settings_of(amount=0.6, scope="layer"))
+    exact = plan(Outlook(network), settings_of(amount=0.6, scope="layer")).rows
     assert not any("estimated" in row for row in exact)
     with pytest.raises(UserError, match="layers"):
-        plan(network, settings_of(amount=0.6, layers="nowhere.*"))
+        plan(Outlook(network), settings_of(amount=0.6, layers="nowhere.*"))
 
 
 def gate_settings(**values: Any) -> PruneToGateSettings:
@@ -294,7 +298,7 @@ def test_the_sweep_ends_where_layers_would_be_emptied(
     pretend_accuracy(monkeypatch)
     pruned = prune_to_gate(network, gate_settings(gate=0.0, step=0.003, first_amount=0.98), context)
     assert all(bool(mask.any()) for mask in pruned.masks.values())
-    row = gate_module.plan(network, gate_settings(gate=0.5, step=0.25))[0]
+    row = gate_module.plan(Outlook(network), gate_settings(gate=0.5, step=0.25)).rows[0]
     assert row["evaluations"] == 3
 
 

@@ -8,27 +8,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netpress.compression import masks_from_zeros, prune_once
-from netpress.compression.quantization import (
-    QuantizeSettings,
-    choose_formats,
-    plan,
-    quantize,
-)
-from netpress.data import AugmentSettings, Dataset, Images
+from netpress.compression.masks import masks_from_zeros
+from netpress.compression.prune import prune_once
+from netpress.compression.quantization.assignment import choose_formats
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import plan, quantize
+from netpress.data import AugmentSettings, Dataset, Images, normalize
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict
-from netpress.network import Network, create, load, save
-from netpress.network.edits import apply_edits
-from netpress.network.edits.quantizing import put_quantizers
+from netpress.network import Network, build, create, load, save
+from netpress.network.edits.quantizing import Quantize
+from netpress.numerics.claims import layer_sums
 from netpress.numerics.formats import Binary, Fixed, Float16, Integer, Ternary, parse_format
-from netpress.numerics.integer import exact_execution
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, quantized_layers
 from netpress.numerics.packing import encode_tensor, part_bits
 from netpress.process.console import Console
 from netpress.process.devices import generator_for
+from netpress.process.world import World
+from netpress.program import execute, lower
 from netpress.settings import SettingsError, parse
-from netpress.stage import Context
+from netpress.stage import Context, Outlook
 from netpress.training import TrainSettings
 from netpress.training.losses import Distillation
 from netpress.training.optimizers import Adam
@@ -50,7 +49,7 @@ def data() -> Dataset:
 
 @pytest.fixture
 def context(data: Dataset, tmp_path: Path) -> Context:
-    return Context(tmp_path, torch.device("cpu"), 3, Console(quiet=True), data, name="01-quantize")
+    return Context(tmp_path, World(torch.device("cpu")), 3, Console(quiet=True), data, name="01-quantize")
 
 
 def _network(family: str = "c_efficientnet", **settings: object) -> Network:
@@ -74,8 +73,9 @@ def _settings(**values: object) -> QuantizeSettings:
 
 
 def _exactly(network: Network, images: Images) -> Tensor:
-    with exact_execution(network.module) as sums:
-        logits = predict(network, images)
+    sums = layer_sums(network.module)
+    with torch.no_grad():
+        logits = execute(lower(network), normalize(images.images, network.input.mean, network.input.std), sums).float()
     assert any(record.largest for record in sums.values())
     assert all(record.met_width <= record.needed_width <= record.claimed_width for record in sums.values())
     return logits
@@ -158,7 +158,7 @@ def test_rules_and_patterns(context: Context) -> None:
     assert chosen["blocks.0.expand.conv"].weight == Integer(bits=4)
     uniform = choose_formats(network.module, _settings(preset="int4", weights={"kind": "int", "bits": 5}))
     assert {formats.weight for formats in uniform.values()} == {Integer(bits=5)}
-    rows = plan(network, _settings(preset="int6"))
+    rows = plan(Outlook(network), _settings(preset="int6")).rows
     assert len(rows) == len(chosen)
     assert rows[0] == {
         "what": "stem.conv",
@@ -236,17 +236,15 @@ def test_settings_out_of_range(settings: dict[str, object], reason: str) -> None
 def test_layers_under_two_names_are_refused() -> None:
     module = _Shared()
     with pytest.raises(TypeError, match="second: the same module as first"):
-        put_quantizers(module, {"first": LayerFormats()})
+        Quantize.of({"first": LayerFormats()}).apply(module)
     assert type(module.first) is nn.Conv2d
 
 
 def test_the_edit_rebuilds_the_layers() -> None:
-    edits = []
     network = _network()
     formats = {name: LayerFormats(weight=Ternary()) for name in ("stem.conv", "classifier")}
-    edits.append(put_quantizers(network.module, formats))
-    with torch.device("meta"):
-        rebuilt = apply_edits(_network().module, edits)
+    network.edit(Quantize.of(formats))
+    rebuilt = build(network.architecture)
     assert set(quantized_layers(rebuilt)) == set(formats)
     stem = rebuilt.get_submodule("stem.conv")
     assert isinstance(stem, QuantizedConv2d) and stem.formats == formats["stem.conv"]

@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from netpress.cli import main
-from netpress.compression.quantization import QuantizeSettings, plan, quantize, quantize_once
 from netpress.compression.quantization.automatic import order_moves
+from netpress.compression.quantization.post_training import quantize_once
 from netpress.compression.quantization.sensitivity import Sensitivity, folded, measure_sensitivity, with_width
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import plan, quantize
 from netpress.data import DataSettings, load_dataset
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, create, load, save
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
-from netpress.scoring import score
+from netpress.process.world import World
+from netpress.scoring import choose_settings, score
 from netpress.settings import SettingsError, parse
-from netpress.stage import Context
+from netpress.stage import Context, Outlook
 from netpress.training import TrainSettings, train
 
 
@@ -28,8 +31,7 @@ from netpress.training import TrainSettings, train
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     data = load_dataset(DataSettings(image_size=8), None, 0, Console(quiet=True))
     folder = tmp_path_factory.mktemp("sensitivity")
-    scores = lambda network: score(network).shares()  # noqa: E731
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, layer_scores=scores)
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, score_settings=choose_settings())
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_an_accuracy_is_kept(network: Network, context: Context) -> None:
     assert min(layer.formats.weight.bits for layer in quantized_layers(made.module).values()) < 8  # type: ignore[union-attr]
     eight = quantize(network, QuantizeSettings(), context)
     assert score(made).score < score(eight).score
-    assert "one of 8, 5, 4, 3, 2 bits" in str(plan(network, parse(QuantizeSettings, values)))
+    assert "one of 8, 5, 4, 3, 2 bits" in str(plan(Outlook(network), parse(QuantizeSettings, values)).rows)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_settings_that_make_no_sense(network: Network, context: Context) -> None
             parse(QuantizeSettings, values)
     settings = parse(QuantizeSettings, {"bits": "auto", "target_score": 1})
     with pytest.raises(UserError, match="needs a run or `netpress apply`"):
-        quantize(network, settings, dataclasses.replace(context, layer_scores=None))
+        quantize(network, settings, dataclasses.replace(context, score_settings=None))
     with pytest.raises(UserError, match="this one is quantized already"):
         measure_sensitivity(quantize(network, QuantizeSettings(), context), QuantizeSettings(), context)
 

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netpress import api
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, DataSettings, Images, load_dataset
 from netpress.evaluation import ExactEvaluation, evaluate_exactly, predict
 from netpress.network import Architecture, InputSpec, Network, create, load, save
-from netpress.network.edits.quantizing import put_quantizers, quantizing_edit
-from netpress.numerics.integer import exact_execution
+from netpress.network.edits.quantizing import Quantize
+from netpress.numerics.claims import layer_sums
 from netpress.numerics.layers import LayerFormats, quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
+from netpress.program import exact_layers
 from netpress.settings import parse
 from netpress.stage import Context
 
@@ -100,7 +103,7 @@ def images(count: int, seed: int, size: int = 9) -> Images:
 
 def context(folder: Path) -> Context:
     data = Dataset("random", images(8, 1), images(4, 2), images(6, 3), tuple("0123"), (0.5,) * 3, (0.25,) * 3, "")
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, name="quantize")
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, name="quantize")
 
 
 @settings(deadline=None, max_examples=25)
@@ -144,13 +147,14 @@ def test_wide_sums_are_exact_where_floats_are_not() -> None:
     weight, value = {"kind": "fixed", "bits": 16}, {"kind": "fixed", "bits": 16}
     formats = parse(LayerFormats, {"weight": weight, "input": value, "arithmetic": "float32"})
     module = nn.Sequential(layer)
-    put_quantizers(module, {"0": formats})
+    Quantize.of({"0": formats}).apply(module)
     made = quantized_layers(module)["0"]
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randint(-(2**15), 2**15, (2, 600), generator=generator)
     made.weight.data = numbers[:1].float()
     module.eval()
-    with exact_execution(module) as sums, torch.no_grad():
+    sums = layer_sums(module)
+    with exact_layers(module, sums), torch.no_grad():
         answer = module(numbers[1:].float())
     by_hand = int((numbers[0] * numbers[1]).sum())
     assert abs(by_hand) > 2**24
@@ -172,7 +176,9 @@ def quantized(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Netw
     settings = {"widths": "tiny", "width_factor": 0.5, "classes": 10, "image_size": 16}
     network = create("c_efficientnet", settings, mean=digits.mean, std=digits.std, seed=1)
     network.facts["dataset"] = "digits"
-    run = Context(tmp_path_factory.mktemp("run"), torch.device("cpu"), 3, Console(quiet=True), digits, name="quantize")
+    run = Context(
+        tmp_path_factory.mktemp("run"), World(torch.device("cpu")), 3, Console(quiet=True), digits, name="quantize"
+    )
     values = {"preset": "int8", "calibration_images": 32, "calibration": {"kind": "minmax"}}
     return quantize(network, parse(QuantizeSettings, values), run)
 
@@ -225,7 +231,8 @@ def test_claims_that_are_too_narrow_are_refused_by_score_and_evaluation(
     try:
         narrow = before["classifier"].model_copy(update={"accumulators": 12})
         layers["classifier"].formats = narrow
-        quantized.architecture.edits[-1] = quantizing_edit({**before, "classifier": narrow})
+        edit = Quantize.of({**before, "classifier": narrow})
+        quantized.architecture.edits[-1] = edit.model_dump(mode="json")
         save(quantized, tmp_path / "n.netpress")
     finally:
         layers["classifier"].formats = before["classifier"]

@@ -10,7 +10,7 @@ from netpress.data import Images, Mixed
 from netpress.evaluation import best_class, evaluate, evaluate_exactly, rank_classes
 from netpress.network import Architecture, InputSpec, Network
 from netpress.numerics.layers import LayerFormats, quantized_like
-from netpress.training.losses import count_right
+from netpress.training.step import count_right
 
 CLASSES = 7
 

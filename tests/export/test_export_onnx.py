@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from netpress.cli import main
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.evaluation import predict
@@ -18,6 +19,7 @@ from netpress.export.onnx import check_onnx, export_onnx, first_divergence
 from netpress.network import Network, create, save
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.settings import parse
 from netpress.stage import Context
 
@@ -38,7 +40,7 @@ def _network() -> Network:
 def _quantized(folder: Path, **settings: object) -> Network:
     names = tuple(str(index) for index in range(10))
     data = Dataset("random", _images(16, 1), _images(8, 2), _images(8, 3), names, (0.5,) * 3, (0.2,) * 3, "")
-    context = Context(folder, torch.device("cpu"), 3, Console(quiet=True), data)
+    context = Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data)
     return quantize(_network(), parse(QuantizeSettings, {"calibration_images": 16, **settings}), context)
 
 

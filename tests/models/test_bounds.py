@@ -124,7 +124,7 @@ def test_trainings_that_make_no_sense(stage, message):
 
 
 def test_epochs_scaled_keep_more_than_their_warmup():
-    from netpress.recipe.schema import scale_recipe
+    from netpress.recipe.scaling import scale_recipe
 
     stage = {"kind": "train", "epochs": 14, "schedule": {"kind": "cosine", "warmup": 13.5}}
     recipe = check_recipe({"name": "x", "model": {"family": "resnet"}, "stages": [stage]})

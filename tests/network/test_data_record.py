@@ -16,7 +16,8 @@ from netpress.errors import UserError
 from netpress.network import create, describe, load, save
 from netpress.network.data import load_data, load_run_data
 from netpress.process.console import Console
-from netpress.runs.single import apply_stage
+from netpress.runs.apply import apply_stage
+from netpress.runs.jobs import RunOptions
 from netpress.settings import parse
 
 QUIET = Console(quiet=True)
@@ -73,9 +74,9 @@ def test_apply_selects_on_what_the_run_set_apart(run, flat, tmp_path, monkeypatc
     """Each image is another, so that bytes tell which set it is in; seeds of apply's own change nothing."""
     wanted = load_dataset(load(run / "network.netpress").data.settings, flat, 1, QUIET)
     seen = []
-    monkeypatch.setattr("netpress.runs.single.evaluate", lambda network, images, device: seen.append(images) or FINE)
+    monkeypatch.setattr("netpress.runs.apply.evaluate", lambda network, images, device: seen.append(images) or FINE)
     out = tmp_path / "p.netpress"
-    apply_stage("prune", str(run), out, ["amount=0.2"], data=flat, seed=7)
+    apply_stage("prune", str(run), out, ["amount=0.2"], seed=7, options=RunOptions(data=flat))
     assert rows(seen[0].images) == rows(wanted.validation.images)
     assert not rows(seen[0].images) & (rows(wanted.train.images) | rows(wanted.test.images))
     assert load(out).data == wanted.record

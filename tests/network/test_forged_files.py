@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_quantized_files import forge, images, quantized
+from test_network import forge
+from test_quantized_files import images, quantized
 from torch import Tensor
 
 from netpress.errors import Failure, NetpressError

@@ -1,15 +1,19 @@
 """The network file: rebuilt exactly, and refused when it is not what it should be."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from netpress.errors import Failure, NetpressError, UserError
 from netpress.network import copy, create, describe, load, resolve, save
-from netpress.network.description import KEY
+from netpress.network.description import KEY, checksum
 
 SETTINGS = {"widths": "tiny", "classes": 10}
 
@@ -117,13 +121,11 @@ def test_foreign_files_are_refused(tmp_path):
         resolve(str(tmp_path))
 
 
-def rewrite(path, change):
-    """Change a file's description and give it the checksum that belongs to it, as an attacker would."""
-    from netpress.network.description import checksum
-
-    with safetensors.safe_open(path, framework="pt") as file:
-        description = json.loads(file.metadata()[KEY])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def forge(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> None:
+    """Change a file's description or tensors and give it the checksum that belongs to that, as an attacker would."""
+    with safetensors.safe_open(path, framework="pt") as opened:
+        description = json.loads(opened.metadata()[KEY])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     change(description, tensors)
     description.pop("checksum", None)
     description["checksum"] = checksum(description, tensors)
@@ -136,7 +138,7 @@ def test_a_forged_file_costs_nothing(pruned, tmp_path):
 
     path = tmp_path / "a.netpress"
     save(pruned, path)
-    rewrite(path, inflate)
+    forge(path, inflate)
     with pytest.raises(Failure, match="damaged or of another version"):
         load(path)
 
@@ -148,7 +150,7 @@ def test_a_forged_shape_is_refused(pruned, tmp_path):
 
     path = tmp_path / "a.netpress"
     save(pruned, path)
-    rewrite(path, inflate)
+    forge(path, inflate)
     with pytest.raises(Failure, match="damaged or of another version"):
         load(path)
 

@@ -13,17 +13,19 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_network import forge
 from torch import Tensor, nn
 
-from netpress.compression import prune_once
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.prune import prune_once
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.errors import NetpressError
 from netpress.evaluation import predict
 from netpress.network import Network, create, inspect_file, load, save
-from netpress.network.description import KEY, checksum
 from netpress.network.edits.folding import merge_statistics
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
@@ -46,7 +48,7 @@ def images(count: int, size: int, classes: int = 10) -> Images:
 def context(folder: Path, size: int = 16, classes: int = 10) -> Context:
     sets = (images(count, size, classes) for count in (16, 4, 8))
     data = Dataset("random", *sets, tuple(map(str, range(classes))), (0.4,) * 3, (0.2,) * 3, "")
-    return Context(folder, torch.device("cpu"), 3, Console(quiet=True), data, name="quantize")
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, name="quantize")
 
 
 def quantized(preset: str, folder: Path, family: str = "c_efficientnet", pruned: float = 0.0, **more: Any) -> Network:
@@ -187,17 +189,6 @@ def test_any_truncated_file_is_refused(share: float, file: bytes, tmp_path_facto
     path.write_bytes(file[: int(share * len(file))])
     refused(path)
     refused(path, inspect_file)
-
-
-def forge(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> None:
-    """Change a file's description or tensors and give it the checksum that belongs to that, as an attacker would."""
-    with safetensors.safe_open(path, framework="pt") as opened:
-        description = json.loads(opened.metadata()[KEY])
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    change(description, tensors)
-    description.pop("checksum", None)
-    description["checksum"] = checksum(description, tensors)
-    safetensors.torch.save_file(tensors, path, {KEY: json.dumps(description)})
 
 
 def huge_shape(description: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -21,11 +21,12 @@ from netpress.numerics.calibration import (
     calibrate_tensor,
     grid_of_range,
 )
+from netpress.numerics.claims import check_claims, layer_sums
 from netpress.numerics.formats import Binary, Fixed, Float16, Float32, GridFormat, Integer, Ternary, integer_range
-from netpress.numerics.integer import check_claims, exact_execution, layer_sums
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, freeze, plain_layers, quantized_like
 from netpress.numerics.packing import decode_tensor, encode_tensor
 from netpress.numerics.rounding import dequantize, quantize
+from netpress.program import exact_layers
 
 METHODS: list[AnyCalibration] = [MinMax(), Percentile(percent=99.0), SquaredError(), Sigma(deviations=6.0)]
 
@@ -45,7 +46,7 @@ def _quantized(layer: nn.Module, formats: LayerFormats, inputs: Tensor) -> nn.Mo
             new.input_scale.copy_(scale)
             if zero_point is not None and new.input_zero_point is not None:
                 new.input_zero_point.copy_(zero_point)
-    new.freeze()
+    new.freeze(MinMax())
     return new.eval()
 
 
@@ -110,7 +111,8 @@ def test_integer_sums_equal_the_simulation(
     quantized = _quantized(layer, formats, x)
     with torch.no_grad():
         simulated = quantized(x)
-        with exact_execution(quantized) as sums:
+        sums = layer_sums(quantized)
+        with exact_layers(quantized, sums):
             exact = quantized(x)
         # By hand: stored integers, padded with what stands for zero, multiplied as plain float64 values.
         integers = quantize(x, value, quantized.input_scale, quantized.input_zero_point)  # type: ignore[arg-type]
@@ -143,8 +145,9 @@ def test_narrow_accumulators_are_refused_by_name() -> None:
 def test_the_needed_width_is_reached_by_some_input() -> None:
     layer = quantized_like(nn.Linear(5, 1, bias=False), LayerFormats(arithmetic="float32"))
     layer.weight.data = torch.tensor([[3.0, -2.0, 5.0, 1.0, -1.0]])
-    with exact_execution(layer) as sums, torch.no_grad():
-        layer.eval()(torch.tensor([[255.0, 0.0, 255.0, 255.0, 0.0]]))
+    sums = layer_sums(layer.eval())
+    with exact_layers(layer, sums), torch.no_grad():
+        layer(torch.tensor([[255.0, 0.0, 255.0, 255.0, 0.0]]))
     assert sums[""].largest == sums[""].highest == 255 * 9
     assert sums[""].lowest == -255 * 3
     assert layer.products() == 5
@@ -228,7 +231,7 @@ def test_binary_weights_keep_their_real_values() -> None:
     layer.train()(torch.ones(1, 4)).sum().backward()
     assert torch.equal(layer.weight, before.clamp(-1, 1))  # training clips them
     assert layer.weight.grad is not None and torch.equal(layer.weight.grad, torch.ones(2, 4))
-    layer.freeze()
+    layer.freeze(MinMax())
     assert layer.weight.detach().unique().tolist() == [-1.0, 0.0, 1.0]
 
 
@@ -236,7 +239,7 @@ def test_half_is_half() -> None:
     layer = nn.Conv2d(3, 4, 3)
     formats = LayerFormats(weight=Float16(), input=Float16())
     half = quantized_like(layer, formats).eval()
-    half.freeze()
+    half.freeze(MinMax())
     x = torch.randn(2, 3, 5, 5, generator=_generator(5))
     answer = half(x).detach()
     assert answer.dtype == torch.float16
@@ -262,7 +265,7 @@ def test_freezing_changes_no_answer() -> None:
     x = torch.rand(2, 3, 5, 5, generator=_generator(9))
     layer.bias.data = layer.bias.half().float()
     before = layer(x)
-    freeze(layer)
+    freeze(layer, MinMax())
     assert torch.equal(layer(x), before)
     assert not any(p.requires_grad for p in (layer.weight_scale, layer.input_scale) if p is not None)
     parts = encode_tensor(layer.weight, layer.formats.weight, None, layer.weight_scale)

@@ -10,16 +10,19 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.evaluation import evaluate_exactly
 from netpress.network import Architecture, InputSpec, Network
 from netpress.numerics import sums
+from netpress.numerics.claims import layer_sums
 from netpress.numerics.formats import Fixed, Integer
-from netpress.numerics.integer import exact_execution
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from netpress.numerics.sums import convolution_sums, floats_sum_exactly, linear_sums
+from netpress.numerics.sums import Window, convolution_sums, floats_sum_exactly, linear_sums
 from netpress.process.console import Console
+from netpress.process.world import World
+from netpress.program import exact_layers
 from netpress.settings import parse
 from netpress.stage import Context
 
@@ -78,14 +81,15 @@ def test_convolutions_are_those_of_whole_numbers(
     ends = -(2 ** (bits - 1)), 2 ** (bits - 1)
     values, weight = whole(*ends, 2, inputs, 9, 8), whole(*ends, outputs, inputs // groups, *kernel, seed=1)
     largest = ends[0] ** 2 * weight[0].numel()
-    found = convolution_sums(values.float(), weight.float(), stride, dilation, groups, largest)
+    window = Window(stride, dilation=dilation, groups=groups)
+    found = convolution_sums(values.float(), weight.float(), window, largest)
     expected = functional.conv2d(values, weight, None, stride, 0, dilation, groups)  # int64
     assert found.shape == expected.shape
     assert torch.equal(found.long(), expected)
     assert not (found - found.round()).any()
     rows = values.flatten(2).flatten(0, 1)
     assert torch.equal(linear_sums(rows.float(), rows[:5].float()).long(), rows @ rows[:5].t())
-    none = convolution_sums(values[:0].float(), weight.float(), stride, dilation, groups, largest)
+    none = convolution_sums(values[:0].float(), weight.float(), window, largest)
     assert none.shape == (0, *expected.shape[1:])
 
 
@@ -139,12 +143,13 @@ def test_networks_in_exact_integers_are_their_simulation(what: str, tmp_path: Pa
     network = Network(module, Architecture("import", {}), InputSpec(3, 9, 9, *shape), tuple("0123"))
     images = Images(whole(0, 256, 40, 3, 9, 9).to(torch.uint8), whole(0, 4, 40))
     data = Dataset("random", images, images, images, tuple("0123"), *shape, "")
-    context = Context(tmp_path, CPU, 3, Console(quiet=True), data, name="quantize")
+    context = Context(tmp_path, World(CPU), 3, Console(quiet=True), data, name="quantize")
     quantized = quantize(network, parse(QuantizeSettings, {"preset": "int8"}), context)
     with torch_set(what):
         measured = evaluate_exactly(quantized, images)
     assert measured.largest_difference == 0 and measured.equal_answers == 1
-    with exact_execution(quantized.module) as records, torch.no_grad():
+    records = layer_sums(quantized.module)
+    with exact_layers(quantized.module, records), torch.no_grad():
         usual = quantized.module(images.images.float() / 128 - 2)
         with torch_set(what):
             assert torch.equal(quantized.module(images.images.float() / 128 - 2), usual)

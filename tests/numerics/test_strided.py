@@ -14,7 +14,7 @@ from netpress.models.registry import parse_model
 from netpress.numerics.layers import LayerFormats, quantized_like
 from netpress.numerics.strided import is_narrow_and_strided, keep_in_bounds
 from netpress.scoring import score
-from netpress.training.state import lay_out
+from netpress.training.placement import lay_out
 
 # In a process of its own, since oneDNN chooses its level once: gradients of narrow layers, and of networks with such
 # shortcuts, laid out as in a training, against the same in float64.
@@ -23,7 +23,7 @@ import sys, torch
 from torch import nn
 from netpress.models.registry import parse_model
 from netpress.numerics.strided import keep_in_bounds
-from netpress.training.state import lay_out
+from netpress.training.placement import lay_out
 
 torch.set_num_threads(int(sys.argv[1]))
 generator = torch.Generator().manual_seed(0)

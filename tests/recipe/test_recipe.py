@@ -6,9 +6,11 @@ import tomllib
 import pytest
 
 from netpress.errors import UserError
-from netpress.files import dump_toml
+from netpress.recipe.drafting import draft_recipe
 from netpress.recipe.overrides import apply_override
-from netpress.recipe.schema import check_recipe, draft_recipe, load_values, read_recipe, scale_recipe, shipped
+from netpress.recipe.reading import load_values, read_recipe, shipped
+from netpress.recipe.scaling import scale_recipe
+from netpress.recipe.schema import check_recipe
 from netpress.settings import SettingsError
 
 
@@ -17,7 +19,7 @@ def test_shipped_recipes_resolve_and_read_back_equal(name):
     recipe = read_recipe(name)
     assert recipe.name == name
     assert recipe.description
-    text = dump_toml(recipe.model_dump(mode="json", exclude_none=True))
+    text = recipe.text
     assert check_recipe(tomllib.loads(text)) == recipe
 
 

@@ -12,7 +12,7 @@ from test_report import Page, change, write_run
 
 import netpress
 from netpress.report import make_report
-from netpress.runs.single import apply_stage
+from netpress.runs.apply import apply_stage
 
 Call = Callable[..., tuple[int, str, str]]
 SHORT = ["data.dataset=folder", "data.image_size=16", "stages.0.epochs=1", "stages.1.train.epochs=2"]

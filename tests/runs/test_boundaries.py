@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from netpress import files
+from netpress.files import writing as files
+from netpress.folders.run import RunFolder
+from netpress.folders.stage import StageFolder
 from netpress.recipe.schema import check_recipe
 from netpress.runs import pipeline
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe
 from netpress.stage import Context
 from netpress.training.step import TrainingStep
@@ -59,7 +62,7 @@ class Points:
         monkeypatch.setattr(files, "atomic_path", watched)
         monkeypatch.setattr(files, "_flush", lambda path: None)  # the disk is slow, and no power is cut here
         monkeypatch.setattr(files, "_flush_folder", lambda path: None)
-        for owner, name in ((Context, "log"), (Context, "clear_state"), (TrainingStep, "update")):
+        for owner, name in ((Context, "log"), (StageFolder, "clear_state"), (TrainingStep, "update")):
             monkeypatch.setattr(owner, name, self.around(getattr(owner, name)))
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,10 +105,10 @@ def test_killed_around_the_boundary_and_anywhere(first, second, tmp_path, monkey
         }
     )
     points = Points(monkeypatch)
-    monkeypatch.setattr(pipeline, "make_report", lambda folder: folder / pipeline.REPORT)  # half of a run's time
+    monkeypatch.setattr(pipeline, "make_report", lambda folder: RunFolder(folder).report)  # half of a run's time
 
     def run(name: str) -> Path:
-        run_recipe(recipe, tmp_path / name, save_every_seconds=0.0)
+        run_recipe(recipe, tmp_path / name, RunOptions(save_every_seconds=0.0))
         return tmp_path / name
 
     expected = outcome(run("whole"))

@@ -14,12 +14,12 @@ import pytest
 from netpress import api
 from netpress.errors import Failure, UserError
 from netpress.files import dump_toml
+from netpress.folders.holding import held
 from netpress.network import create, load, save
-from netpress.process.folders import held, is_empty, remove_written
 from netpress.recipe.schema import check_recipe
+from netpress.runs.apply import apply_stage
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe
-from netpress.runs.single import apply_stage
-from netpress.stage import read_metrics
 
 QUICK = {
     "name": "quick",
@@ -29,41 +29,11 @@ QUICK = {
 }
 
 
-def test_a_lock_ends_with_its_process(tmp_path):
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom netpress.process.folders import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(Failure, match="another netpress"), held(tmp_path):
-            pass
-        process.kill()
-    with held(tmp_path):
-        assert is_empty(tmp_path)
-
-
-def test_only_what_was_written_is_removed(tmp_path):
-    folder = tmp_path / "stage"
-    (folder / "part").mkdir(parents=True)
-    (folder / "notes").mkdir()
-    for name in ("done.json", "part/.done.part.json", "part/done.json", "notes/mine.txt"):
-        (folder / name).write_text("x", encoding="utf-8")
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "done.json").write_text("x", encoding="utf-8")
-    (folder / "link").symlink_to(outside)
-    remove_written(folder, ("done.json",))
-    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["outside/done.json", "stage/notes/mine.txt"]
-    assert not (folder / "part").exists()
-
-
 def test_fresh_leaves_what_the_user_put_into_a_run(tmp_path):
     run_recipe(check_recipe(QUICK), tmp_path / "run")
     for name in ("thesis.txt", "01-train/notes.txt"):
         (tmp_path / "run" / name).write_text("mine", encoding="utf-8")
-    result = run_recipe(check_recipe({**QUICK, "seed": 2}), tmp_path / "run", fresh=True)
+    result = run_recipe(check_recipe({**QUICK, "seed": 2}), tmp_path / "run", RunOptions(fresh=True))
     assert load(tmp_path / "run" / "network.netpress").facts["accuracy"] == result.accuracy
     for name in ("thesis.txt", "01-train/notes.txt"):
         assert (tmp_path / "run" / name).read_text(encoding="utf-8") == "mine"
@@ -120,7 +90,7 @@ def test_apply_goes_on_only_where_it_was_asked_the_same_of_the_same_network(netw
     out, asked = tmp_path / "out.netpress", ["amount=0.5", "rounds=2", "train={epochs=1}"]
     expected = apply_stage("prune", str(tmp_path / "b.netpress"), out, asked, dataset="digits")
     with monkeypatch.context() as patched:
-        patched.setattr("netpress.runs.single.save_result", interrupted)
+        patched.setattr("netpress.runs.apply.save_result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             apply_stage("prune", str(network), out, asked, dataset="digits")
     assert list((tmp_path / "out.netpress.work").rglob("network.netpress"))
@@ -139,17 +109,7 @@ def test_a_damaged_file_of_a_run_is_one_sentence(name, bytes_, tmp_path):
     with pytest.raises((Failure, UserError), match=str(folder)):
         run_recipe(check_recipe(QUICK), folder)
     if not name.startswith("01"):
-        run_recipe(check_recipe(QUICK), folder, fresh=True)
-
-
-def test_lines_that_a_power_cut_damaged(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    for end in (b"", b'{"epoch": 3', b"\0" * 20, b"\0\0\n\0\0\n", b"\0\0\n\0"):
-        path.write_bytes(b'{"epoch": 1}\n{"epoch": 2}\n' + end)
-        assert read_metrics(path) == [{"epoch": 1}, {"epoch": 2}]
-    path.write_bytes(b'{"epoch": 1}\n\0\0\0\n{"epoch": 3}\n')
-    with pytest.raises(Failure, match="line 2 is damaged"):
-        read_metrics(path)
+        run_recipe(check_recipe(QUICK), folder, RunOptions(fresh=True))
 
 
 def test_inspect_takes_a_run_folder(call, tmp_path):

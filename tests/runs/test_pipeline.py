@@ -13,9 +13,10 @@ import torch
 
 import netpress
 from netpress.errors import Failure, UserError
+from netpress.folders.holding import held
 from netpress.network import load
-from netpress.process.folders import held
 from netpress.recipe.schema import check_recipe
+from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe
 
 TRAIN = {"epochs": 3, "batch_size": 32, "orthogonality": {"coefficient": 0.1}, "average": {"decay": 0.9}}
@@ -159,7 +160,7 @@ def test_another_recipe_or_other_data_is_refused(tmp_path):
     run_recipe(check_recipe(QUICK), tmp_path / "run")
     with pytest.raises(UserError, match="--fresh"):
         run_recipe(check_recipe(QUICK | {"seed": 6}), tmp_path / "run")
-    result = run_recipe(check_recipe(QUICK | {"seed": 6}), tmp_path / "run", fresh=True)
+    result = run_recipe(check_recipe(QUICK | {"seed": 6}), tmp_path / "run", RunOptions(fresh=True))
     assert result.folder == tmp_path / "run"
     environment = tmp_path / "run" / "environment.json"
     values = json.loads(environment.read_text()) | {"data_checksum": "other"}
@@ -172,7 +173,7 @@ def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     for fresh in (False, True):
         with pytest.raises(UserError, match="holds no run"):
-            run_recipe(check_recipe(QUICK), tmp_path, fresh=fresh)
+            run_recipe(check_recipe(QUICK), tmp_path, RunOptions(fresh=fresh))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     with pytest.raises(UserError, match="--out"):
         run_recipe(check_recipe(QUICK), tmp_path / "thesis.txt")

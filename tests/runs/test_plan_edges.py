@@ -26,13 +26,15 @@ from netpress.files import dump_toml
 from netpress.models.registry import FAMILIES
 from netpress.network import create, save
 from netpress.recipe.overrides import set_value
-from netpress.recipe.schema import Sweep, check_recipe, load_values, read_recipe, shipped
+from netpress.recipe.reading import load_values, read_recipe, shipped
+from netpress.recipe.schema import check_recipe
+from netpress.recipe.sweep_schema import Sweep
 from netpress.runs import planning
 from netpress.runs.planning import plan_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep
-from netpress.scoring import ScoreSettings
+from netpress.scoring import CONVENTIONS
 from netpress.settings import Settings, SettingsError
-from netpress.stage import stages
+from netpress.stage import STAGES
 
 SECONDS = 20  # for one plan
 MEMORY = 2 << 20  # KiB, for all of this
@@ -125,9 +127,10 @@ def places(kind: type[Settings], values: dict[str, Any], path: str, depth: int =
 def every_setting() -> list[tuple[dict[str, Any], str]]:
     found = [(BASE, key) for key in (*BASE, "description", "seed", "score", "sweep", "extends", "stages.0", "new")]
     found += places(DataSettings, BASE | {"data": {}}, "data")
-    found += places(ScoreSettings, BASE | {"score": {}}, "score")
+    for name, convention in CONVENTIONS.all().items():
+        found += places(convention.settings, BASE | {"score": {"convention": name}}, "score")
     found += places(Sweep, BASE | {"sweep": {"seeds": [1]}}, "sweep")
-    for name, stage in stages().items():
+    for name, stage in STAGES.all().items():
         values = BASE | {"stages": [{"kind": name, **REQUIRED.get(name, {})}]}
         found += places(stage.settings, values, "stages.0")
     for name, family in FAMILIES.all().items():

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from netpress import files
 from netpress.data import Dataset, Images
 from netpress.errors import Failure
-from netpress.network import Network, create, load, save
+from netpress.files import writing as files
+from netpress.network import Network, copy, create, load, save
 from netpress.process.console import Console
-from netpress.runs import pipeline
+from netpress.process.world import World
 from netpress.runs.pipeline import run_stage
 from netpress.settings import parse
-from netpress.stage import Context, stages
+from netpress.stage import STAGES, Context
 from netpress.training.step import TrainingStep
 
 TRAIN = {"epochs": 2, "batch_size": 16, "average": {"decay": 0.9}, "mix": {"kind": "cutmix"}}
@@ -118,7 +118,7 @@ OTHERS = {
 
 def settings_of(kind: str) -> Any:
     values = (OTHERS | KINDS)[kind]
-    return parse(stages()[kind.split()[-1]].settings, {"kind": kind.split()[-1], **values}, kind)
+    return parse(STAGES[kind.split()[-1]].settings, {"kind": kind.split()[-1], **values}, kind)
 
 
 DATA = make_dataset()
@@ -127,10 +127,12 @@ DATA = make_dataset()
 def run(kinds: tuple[str, ...], folder: Path) -> None:
     """The stages one after the other, as a run has them; called again, it goes on."""
     initial = first_network()
-    network = pipeline.copy(initial)
+    network = copy(initial)
     for index, kind in enumerate(kinds):
         name = f"{index + 1:02d}-{kind.split()[-1]}"
-        context = Context(folder / name, torch.device("cpu"), 11 + index, Console(quiet=True), DATA, initial, 0.0, name)
+        context = Context(
+            folder / name, World(torch.device("cpu")), 11 + index, Console(quiet=True), DATA, initial, 0.0, name
+        )
         network = run_stage(network, settings_of(kind), context)
 
 
@@ -200,7 +202,9 @@ def test_seeded_kills_change_no_byte(kinds, tmp_path, moments):
 
 
 def test_what_is_handed_on_lies_in_memory_as_the_file_gives_it(tmp_path):
-    context = Context(tmp_path / "01-train", torch.device("cpu"), 1, Console(quiet=True), DATA, None, 60.0, "01-train")
+    context = Context(
+        tmp_path / "01-train", World(torch.device("cpu")), 1, Console(quiet=True), DATA, None, 60.0, "01-train"
+    )
     handed = run_stage(first_network(), settings_of("train"), context)
     for found in (handed, load(tmp_path / "01-train" / "network.netpress")):
         for name, tensor in found.module.state_dict().items():
@@ -215,15 +219,15 @@ def test_what_is_handed_on_lies_in_memory_as_the_file_gives_it(tmp_path):
 def test_a_new_network_and_its_file_are_one(tmp_path):
     """A run that starts from a family and one that starts from a file of the same network do the same."""
     save(first_network(), tmp_path / "first.netpress")
-    context = Context(tmp_path / "a", torch.device("cpu"), 1, Console(quiet=True), DATA, None, 60.0, "a")
+    context = Context(tmp_path / "a", World(torch.device("cpu")), 1, Console(quiet=True), DATA, None, 60.0, "a")
     run_stage(first_network(), settings_of("train"), context)
-    context = Context(tmp_path / "b", torch.device("cpu"), 1, Console(quiet=True), DATA, None, 60.0, "a")
+    context = Context(tmp_path / "b", World(torch.device("cpu")), 1, Console(quiet=True), DATA, None, 60.0, "a")
     run_stage(load(tmp_path / "first.netpress"), settings_of("train"), context)
     assert (tmp_path / "a" / "network.netpress").read_bytes() == (tmp_path / "b" / "network.netpress").read_bytes()
 
 
 def test_a_damaged_mark_is_made_again(tmp_path):
-    context = Context(tmp_path / "s", torch.device("cpu"), 1, Console(quiet=True), DATA, None, 60.0, "s")
+    context = Context(tmp_path / "s", World(torch.device("cpu")), 1, Console(quiet=True), DATA, None, 60.0, "s")
     run_stage(first_network(), settings_of("fold"), context)
     before = json.loads((tmp_path / "s" / "done.json").read_bytes())
     for damage in (b"", b"\0" * 40, b"[]", b'{"kind"'):
@@ -233,7 +237,7 @@ def test_a_damaged_mark_is_made_again(tmp_path):
 
 
 def test_a_state_that_lacks_something_is_one_sentence(tmp_path):
-    context = Context(tmp_path, torch.device("cpu"), 1, Console(quiet=True), DATA, None, 60.0, "s")
+    context = Context(tmp_path, World(torch.device("cpu")), 1, Console(quiet=True), DATA, None, 60.0, "s")
     for values in ({}, {"settings": settings_of("train").model_dump(mode="json"), "round": 0}):
         context.save_state({"sums": torch.zeros(3)}, values)
         with pytest.raises(Failure, match=r"saved state is damaged .* delete state\.safetensors"):

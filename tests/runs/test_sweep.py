@@ -18,8 +18,10 @@ from netpress.cli import main
 from netpress.errors import Failure, UserError
 from netpress.files import dump_toml
 from netpress.network import load
-from netpress.recipe.schema import check_recipe, read_recipe, shipped
+from netpress.recipe.reading import read_recipe, shipped
+from netpress.recipe.schema import check_recipe
 from netpress.report.sweep import Point, draw_points
+from netpress.runs.jobs import InTurn, RunOptions
 from netpress.runs.pipeline import run_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
 from netpress.runs.sweep.members import shared_stages
@@ -62,7 +64,7 @@ def test_members_are_every_variant_at_every_point_with_every_seed(tmp_path):
     assert (sweep.recipe.stages[0].epochs, sweep.table.epochs_scale) == (2, 0.5)
     assert third.recipe.sweep is None
     # What a sweep's folder keeps is itself a recipe of the same members.
-    (tmp_path / "kept.toml").write_text(dump_toml(sweep.recipe.model_dump(mode="json", exclude_none=True)))
+    (tmp_path / "kept.toml").write_text(sweep.recipe.text)
     assert [m.recipe for m in read_sweep(str(tmp_path / "kept.toml")).members] == [m.recipe for m in sweep.members]
 
 
@@ -315,7 +317,7 @@ def test_a_sweep_may_grow_but_not_change(tmp_path):
     changed = read_sweep(written(tmp_path, {"seeds": [1, 2]}, QUICK), ["stages.0.batch_size=48"])
     with pytest.raises(UserError, match="member seed-1 was begun with another recipe"):
         run_sweep(changed, out)
-    run_sweep(changed, out, fresh=True)
+    run_sweep(changed, out, RunOptions(fresh=True))
     assert (out / "seed-1" / "score.json").stat().st_mtime_ns > before
 
 
@@ -324,15 +326,15 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="holds no sweep"):
-        run_sweep(sweep, tmp_path / "mine", fresh=True)
+        run_sweep(sweep, tmp_path / "mine", RunOptions(fresh=True))
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
     run_recipe(check_recipe(QUICK), tmp_path / "single")
     with pytest.raises(UserError, match="holds a single run"):
-        run_sweep(sweep, tmp_path / "single", fresh=True)
+        run_sweep(sweep, tmp_path / "single", RunOptions(fresh=True))
     assert (tmp_path / "single" / "recipe.toml").exists()
     run_sweep(sweep, tmp_path / "swept")
     with pytest.raises(UserError, match="holds a sweep"):
-        run_recipe(check_recipe(QUICK), tmp_path / "swept", fresh=True)
+        run_recipe(check_recipe(QUICK), tmp_path / "swept", RunOptions(fresh=True))
     assert (tmp_path / "swept" / "seed-1" / "score.json").exists()
     with pytest.raises(UserError, match="stands for several runs"):
         run_recipe(sweep.recipe, tmp_path / "other")
@@ -347,6 +349,24 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     assert wild["state"].startswith("failed: ") and wild["accuracy"] == ""
     assert calm["state"] == "done" and float(calm["accuracy"]) > 0
     assert "not finished" in (tmp_path / "out" / "sweep.html").read_text()
+
+
+def test_who_runs_the_members_is_the_callers_choice(tmp_path):
+    class Backwards:
+        def run(self, jobs, work, tell):
+            self.names = [job.name for job in jobs]
+            outcomes = [outcome for job in reversed(jobs) for outcome in InTurn().run([job], work, tell)]
+            return outcomes[::-1]
+
+    executor = Backwards()
+    sweep = read_sweep(written(tmp_path, {"seeds": [1, 2]}, QUICK))
+    backwards = run_sweep(sweep, tmp_path / "backwards", executor=executor)
+    assert executor.names == ["seed-1", "seed-2"]
+    finished = [(tmp_path / "backwards" / name / "score.json").stat().st_mtime_ns for name in executor.names]
+    assert finished[0] > finished[1]
+    forwards = run_sweep(sweep, tmp_path / "forwards")
+    figures = [[row.figures["loss"] for row in result.table.rows] for result in (backwards, forwards)]
+    assert figures[0] == figures[1]
 
 
 def test_every_stage_has_its_row(tmp_path):

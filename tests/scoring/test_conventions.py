@@ -12,7 +12,7 @@ from torch import nn
 
 from netpress.errors import UserError
 from netpress.models.registry import parse_model
-from netpress.scoring import Row, ScoreCard, ScoreSettings, conventions, score, score_trace
+from netpress.scoring import Row, ScoreCard, choose_settings, conventions, score, score_trace
 from netpress.settings import SettingsError
 from netpress.tracing import Trace, trace
 
@@ -28,7 +28,7 @@ def traced(name: str) -> Trace:
 
 
 def card(name: str, convention: str, **options: object) -> ScoreCard:
-    return score_trace(traced(name), ScoreSettings(convention=convention, **options))
+    return score_trace(traced(name), choose_settings(convention, options=options))
 
 
 # --- kaist
@@ -71,13 +71,13 @@ def released() -> tuple[nn.Module, Trace]:
 
 @needs_release
 def test_the_released_network_by_kaists_count_and_by_the_official_one() -> None:
-    theirs = score_trace(released()[1], ScoreSettings(convention="kaist"))
+    theirs = score_trace(released()[1], choose_settings("kaist"))
     assert theirs.params == 108_108.75
     assert theirs.operations == 26_052_115
     assert theirs.score == pytest.approx(0.0054454, abs=5e-8)
-    complete = score_trace(released()[1], ScoreSettings(convention="kaist", complete=True))
+    complete = score_trace(released()[1], choose_settings("kaist", options={"complete": True}))
     assert complete.score == pytest.approx(0.0054598, abs=5e-8)
-    official = score_trace(released()[1], ScoreSettings())
+    official = score_trace(released()[1], choose_settings())
     assert official.score == pytest.approx(0.0054598, abs=1e-7)
     # What is left between the two: an average has an addition less than values (1,068 channels are averaged),
     # and a class has exactly as many additions as its own non-zeros say, not as the layer's mean.
@@ -109,7 +109,7 @@ def test_every_row_of_the_released_network_by_kaists_count() -> None:
         "shortcut.0": "shortcut.conv",
     }
     whole = {"conv1": "stem.conv", "stem_act.relu": "stem.activation", "avg": "pool", "linear": "classifier"}
-    rows = {row.name: row for row in score_trace(released()[1], ScoreSettings(convention="kaist")).rows}
+    rows = {row.name: row for row in score_trace(released()[1], choose_settings("kaist")).rows}
     compared, dead = 0, released()[1].dead()
     for line in layer_table():
         if line["type"] in ("BatchNorm2d", "Dropout"):
@@ -260,8 +260,8 @@ def test_waves_three_submissions_recomputed() -> None:
         (0.9515e6 * 9 / 32 + (pruned - scales) / 32, operations - saved, 0.045578, 0.04665),
     ]
     for params, ops, stated, honest in submissions:
-        assert params / kept.track.parameters + ops / kept.track.operations == pytest.approx(stated, abs=8e-6)
-        with_residual = params / kept.track.parameters + (ops + residual) / kept.track.operations
+        assert params / kept.track.params + ops / kept.track.operations == pytest.approx(stated, abs=8e-6)
+        with_residual = params / kept.track.params + (ops + residual) / kept.track.operations
         assert with_residual == pytest.approx(honest, abs=1.2e-5)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from netpress.errors import UserError
 from netpress.network import Network, create
-from netpress.scoring import Row, ScoreCard, ScoreSettings, score, score_trace, verify
-from netpress.scoring.verify import count_operation
+from netpress.scoring import Row, ScoreCard, choose_settings, score, score_trace, verify
+from netpress.scoring.vectors import counter_vector
 from netpress.tracing import trace
 
 VECTORS = Path(__file__).parents[1] / "data" / "counting_vectors.json"
@@ -70,7 +70,7 @@ def test_a_file_that_is_none(tmp_path: Path, text: str | None, message: str) -> 
 
 def test_an_operation_that_the_counter_does_not_have() -> None:
     with pytest.raises(UserError, match="SeparableConv2D: the counter has no such operation"):
-        count_operation("SeparableConv2D", {}, 0, 16)
+        counter_vector("SeparableConv2D", {}, 0, 16)
 
 
 # --- norms
@@ -182,14 +182,16 @@ def network() -> Network:
 
 def quantized(accumulators: object = "tree") -> Network:
     """Layers that compute with integers, as the quantize stage leaves them."""
-    from netpress.compression.quantization.layout import record_formats
-    from netpress.network.edits.folding import fold_norms
+    from netpress.compression.quantization.assignment import round_others
+    from netpress.network.edits.folding import FoldNorms
     from netpress.network.selection import layers_with_weights
+    from netpress.numerics.calibration import MinMax
     from netpress.numerics.formats import Integer
     from netpress.numerics.layers import LayerFormats, freeze, quantized_like
+    from netpress.tracing.foldable import find_foldable_norms
 
     made = network()
-    fold_norms(made.module)
+    made.edit(FoldNorms(pairs=tuple(find_foldable_norms(made.module, made.input.size))))
     formats = LayerFormats(
         weight=Integer(bits=5),
         input=Integer(bits=6, scale="tensor", signed=False, zero_point=True),
@@ -201,8 +203,8 @@ def quantized(accumulators: object = "tree") -> Network:
     for name, parameter in made.module.named_parameters():
         if name.endswith("weight_scale"):
             parameter.data.fill_(0.01)
-    freeze(made.module)
-    record_formats(made)
+    freeze(made.module, MinMax())
+    round_others(made)
     return made
 
 
@@ -334,7 +336,7 @@ def test_facts_and_size_come_from_the_network() -> None:
     card = score(made)
     assert (card.accuracy, card.meets_gate) == (0.81, True)
     assert score(made, (3, 16, 16)).operations < card.operations
-    settings = ScoreSettings(convention="kaist", mask="none")
+    settings = choose_settings("kaist", options={"mask": "none"})
     assert score(made, settings=settings).convention == "kaist"
 
 
@@ -350,7 +352,7 @@ def test_hard_swish_costs_the_same_however_it_is_written() -> None:
 def test_results_that_nobody_uses_are_pointed_out() -> None:
     traced = trace(create("c_efficientnet", {"widths": "v1", "released": True}).module, (3, 32, 32))
     assert len(traced.dead()) == 15
-    card = score_trace(traced, ScoreSettings())
+    card = score_trace(traced, choose_settings())
     assert "never used" in rows_of(card)["blocks.2.squeeze_excite.sigmoid"].note
     assert any(note.startswith("15 operations are executed") for note in card.notes)
 
@@ -371,21 +373,3 @@ def test_more_rules_of_the_text() -> None:
 def test_explanation_names_sources() -> None:
     text = score(network(), weight_bits=4, activation_bits=4).explain()
     assert "[counter]" in text and "[RIAIR" in text and "assumed: weights of 4 bits" in text
-
-
-def test_tables_for_a_terminal() -> None:
-    from rich.console import Console
-
-    from netpress.scoring.rendering import card_table, comparison_table
-
-    card = score(network(), accuracy=0.5)
-    console = Console(width=200, record=True, file=io.StringIO())
-    for per in ("layer", "kind", "block"):
-        console.print(card_table(card, per))
-    console.print(card_table(card, all_rows=True))
-    console.print(comparison_table({"mine": card, "theirs": score(network(), convention="kaist")}))
-    text = console.export_text()
-    assert "rows cost nothing and are not shown" in text
-    assert "blocks.0.depthwise.conv" in text
-    assert text.count(f"{card.score:.7f}") >= 5
-    assert "50.00% (below the gate)" in text

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.network import Network, create
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
@@ -22,6 +23,7 @@ from netpress.numerics.layers import quantized_layers
 from netpress.numerics.rounding import dequantize
 from netpress.numerics.rounding import quantize as round_to_integers
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.scoring import trace_network
 from netpress.settings import parse
 from netpress.stage import Context
@@ -101,7 +103,7 @@ def _quantized(folder: Path) -> Network:
     data = Dataset("random", *parts, tuple("0123456789"), (0.5,) * 3, (0.2,) * 3, "")
     values = {"preset": "int4", "arithmetic": "float32", "calibration_images": 16}
     network = create("c_efficientnet", {"widths": "tiny", "classes": 10, "image_size": 16}, seed=2)
-    context = Context(folder, torch.device("cpu"), 3, Console(quiet=True), data)
+    context = Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data)
     return quantize(network, parse(QuantizeSettings, values), context)
 
 

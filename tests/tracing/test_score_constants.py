@@ -223,14 +223,14 @@ def test_a_mask_reaches_what_is_made_of_the_weight() -> None:
 
 def test_a_made_weight_is_as_wide_as_the_widest_of_its_floats() -> None:
     traced = trace(Uses(lambda x, n: x @ (n.w @ n.v)), (8,))
-    from netpress.scoring import ScoreSettings, score_trace
+    from netpress.scoring import choose_settings, score_trace
 
     halves = {"w": {"kind": "float16"}, "v": {"kind": "float16"}, "*": {"kind": "float32"}}
     integers = halves | {"w": {"kind": "int", "bits": 8, "scale": "tensor"}}
-    assert score_trace(traced, ScoreSettings(), halves).params == 32
-    assert score_trace(traced, ScoreSettings(), integers).params == 64
+    assert score_trace(traced, choose_settings(), halves).params == 32
+    assert score_trace(traced, choose_settings(), integers).params == 64
     own = integers | {"weight": {"kind": "float16"}}
-    assert score_trace(traced, ScoreSettings(), own).params == 32
+    assert score_trace(traced, choose_settings(), own).params == 32
 
 
 def test_normalized_directions_keep_their_zeros() -> None:

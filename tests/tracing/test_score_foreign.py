@@ -234,7 +234,7 @@ def test_the_accuracy_of_a_file_is_shown_where_it_is_known(tmp_path: Path) -> No
     run = CliRunner().invoke(app, ["score", str(path)])
     assert "accuracy    not known: its file holds none; `netpress evaluate` measures it" in run.output
     network.facts |= {"accuracy": 0.8125, "dataset": "cifar100"}
-    network.formats["*"] = {"kind": "float16"}
+    network.other_formats["*"] = {"kind": "float16"}
     save(network, path)
     assert "accuracy    81.25%: meets the gate of 80%" in CliRunner().invoke(app, ["score", str(path)]).output
 

@@ -10,16 +10,19 @@ import torch
 from torch import nn
 
 from netpress import scoring
-from netpress.compression.quantization import QuantizeSettings, quantize
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
 from netpress.data import Dataset, Images
 from netpress.errors import Failure, UserError
 from netpress.network import Network, create
-from netpress.network.edits.folding import fold_norms
+from netpress.network.edits.folding import FoldNorms
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.scoring.onnx import OnnxGraph
 from netpress.settings import parse
 from netpress.stage import Context
+from netpress.tracing.foldable import find_foldable_norms
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -80,7 +83,7 @@ def test_an_export_costs_what_its_network_costs(family: str, settings: dict[str,
 
 def _folded(network: Network) -> Network:
     folded = copy.deepcopy(network)
-    fold_norms(folded.module)
+    folded.edit(FoldNorms(pairs=tuple(find_foldable_norms(folded.module, folded.input.size))))
     return folded
 
 
@@ -319,7 +322,7 @@ def test_an_8_bit_export_costs_what_its_network_costs_but_for_its_wider_scales(t
     values = {"arithmetic": "float32", "bias": {"kind": "float32"}, "calibration_images": 16}
     settings = parse(QuantizeSettings, values)
     network = _trained("c_efficientnet", {"widths": "tiny", "classes": 10, "image_size": 16}, zeros=0.5)
-    network = quantize(network, settings, Context(tmp_path, torch.device("cpu"), 3, Console(quiet=True), data))
+    network = quantize(network, settings, Context(tmp_path, World(torch.device("cpu")), 3, Console(quiet=True), data))
     export_onnx(network, tmp_path / "q.onnx")
     graph = onnx.load(tmp_path / "q.onnx").graph
     own, card = scoring.score(network), scoring.score(tmp_path / "q.onnx")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from netpress.errors import Failure, UserError
-from netpress.scoring import ScoreSettings, score_trace
+from netpress.scoring import choose_settings, score_trace
 from netpress.scoring.onnx import OnnxGraph
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -164,7 +164,7 @@ def _stop(*_: Any) -> None:
 
 def test_each_is_counted_right_or_refused_in_a_sentence(cases: list[Any], tmp_path: Path) -> None:
     assert len(cases) > 1000
-    path, settings = tmp_path / "case.onnx", ScoreSettings()
+    path, settings = tmp_path / "case.onnx", choose_settings()
     counted: Counter[str] = Counter()
     problems, checked = [], 0
     signal.signal(signal.SIGALRM, _stop)

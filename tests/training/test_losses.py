@@ -8,19 +8,15 @@ from torch import Tensor, nn
 
 from netpress.data import Mixed
 from netpress.errors import UserError
-from netpress.training.losses import (
-    AdaptiveLabelSmoothing,
-    CrossEntropy,
-    LabelSmoothing,
-    class_likeness,
-    classifier_weight,
-    count_right,
-    cross_entropy,
-    distill,
-    target_table,
-)
+from netpress.network import Architecture, InputSpec, Network
+from netpress.training.losses import AdaptiveLabelSmoothing, CrossEntropy, Distillation, LabelSmoothing, Lesson, Loss
+from netpress.training.losses.adaptive import class_likeness, classifier_weight
+from netpress.training.losses.distillation import distill
+from netpress.training.losses.labels import cross_entropy
+from netpress.training.step import count_right
 
 CLASSES = 7
+PIXELS = torch.rand(9, 3, 6, 6, generator=torch.Generator().manual_seed(8))  # of the batch
 
 
 def _draw(*shape: int, seed: int = 0) -> Tensor:
@@ -55,6 +51,13 @@ def _plain_likeness(weight: Tensor, transform) -> list[list[float]]:
     return table
 
 
+def _lesson(module: nn.Module | None = None, own_teacher: Network | None = None) -> Lesson:
+    module = module or nn.Linear(11, CLASSES)
+    spec = InputSpec(3, 6, 6, (0.5,) * 3, (0.25,) * 3)
+    student = Network(module, Architecture("none", {}), spec, tuple("abcdefg"))
+    return Lesson(student, torch.device("cpu"), own_teacher)
+
+
 def _mixed(weight: float = 0.3) -> Mixed:
     return Mixed(_labels(9, 1), _labels(9, 2), weight)
 
@@ -74,10 +77,10 @@ def test_mixed_smoothed_cross_entropy_equals_the_formula(weight, over):
 
     expected = weight * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_a.tolist()])
     expected += (1 - weight) * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_b.tolist()])
-    table = target_table(settings, CLASSES) if over else None
-    assert cross_entropy(logits, mixed, table).item() == pytest.approx(expected, rel=1e-5)
+    loss = settings.make(_lesson())
+    assert loss(logits, mixed, PIXELS).item() == pytest.approx(expected, rel=1e-5)
     if over is None:  # the table of plain cross-entropy says the same as no table
-        assert cross_entropy(logits, mixed, target_table(settings, CLASSES)).item() == pytest.approx(expected, rel=1e-5)
+        assert cross_entropy(logits, mixed, torch.eye(CLASSES)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -95,15 +98,21 @@ def test_adaptive_smoothing_equals_class_by_class(variant, transform):
 
     expected = 0.3 * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_a.tolist()])
     expected += 0.7 * _plain_cross_entropy(logits, [row(label) for label in mixed.labels_b.tolist()])
-    table = target_table(settings, CLASSES, likeness)
-    assert cross_entropy(logits, mixed, table).item() == pytest.approx(expected, rel=1e-5)
+    classifier = nn.Linear(11, CLASSES)
+    loss = settings.make(_lesson(classifier))
+    classifier.weight.data.copy_(weight)
+    assert loss(logits, mixed, PIXELS).item() != pytest.approx(expected, rel=1e-5)  # of the first weights
+    loss.begin_epoch()
+    assert loss(logits, mixed, PIXELS).item() == pytest.approx(expected, rel=1e-5)
+    classifier.weight.data.zero_()
+    again = settings.make(_lesson(classifier))
+    again.load_state_dict(loss.state_dict())
+    assert torch.equal(again(logits, mixed, PIXELS), loss(logits, mixed, PIXELS))
 
 
 def test_every_target_row_is_a_distribution():
-    weight = _draw(CLASSES, 5)
-    for settings in (CrossEntropy(), LabelSmoothing(), LabelSmoothing(over="others"), AdaptiveLabelSmoothing()):
-        likeness = class_likeness(weight, AdaptiveLabelSmoothing())
-        table = target_table(settings, CLASSES, likeness)
+    tables = [LabelSmoothing().targets(CLASSES), LabelSmoothing(over="others").targets(CLASSES)]
+    for table in (*tables, AdaptiveLabelSmoothing().targets(_draw(CLASSES, 5))):
         torch.testing.assert_close(table.sum(1), torch.ones(CLASSES))
         assert (table >= 0).all()
 
@@ -131,6 +140,32 @@ def test_distillation_is_the_divergence_of_softened_answers():
     expected = (p * (p.log() - q.log())).sum() / 4 * temperature**2
     assert distill(student, teacher, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
     assert distill(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-6)
+
+
+class _Teacher(nn.Module):
+    """Answers by the colours of the pixels that it is shown."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([images.mean(dim=(2, 3)), torch.zeros(len(images), CLASSES - 3)], dim=1)
+
+
+def test_a_distillation_shares_the_loss_with_a_teacher_that_sees_the_same_pixels():
+    logits, mixed, settings = _draw(9, CLASSES), _mixed(), Distillation(weight=0.3, temperature=2.0)
+    lesson = _lesson(own_teacher=Network(_Teacher(), Architecture("none", {}), _lesson().student.input, tuple("abc")))
+    labels = LabelSmoothing().make(lesson)
+    loss = settings.join(labels, lesson)(logits, mixed, PIXELS)
+    learned = distill(logits, _Teacher()(PIXELS), 2.0)
+    assert loss.item() == pytest.approx(0.7 * labels(logits, mixed, PIXELS).item() + 0.3 * learned.item(), rel=1e-5)
+
+
+def test_a_distillation_without_a_teacher_is_refused():
+    with pytest.raises(UserError, match="names no network file or run folder"):
+        Distillation().join(Loss(), _lesson())
+    with pytest.raises(UserError, match="names no network file or run folder"):
+        Distillation().check_teachers(_lesson().student, own_teacher=False, allow_import=False)
+    Distillation().check_teachers(_lesson().student, own_teacher=True, allow_import=False)
+    with pytest.raises(UserError, match="gone: no such"):  # a name counts, whoever else could teach
+        Distillation(teachers=("gone",)).check_teachers(_lesson().student, own_teacher=True, allow_import=False)
 
 
 def test_a_mixed_image_counts_as_the_shares_of_its_labels():

@@ -14,7 +14,9 @@ from netpress.evaluation import evaluate, predict
 from netpress.evaluation.accuracy import Evaluation
 from netpress.network import Architecture, InputSpec, Network, create, save
 from netpress.settings import parse
+from netpress.stage import Outlook
 from netpress.training import MeanTeacher, TrainSettings, load_teachers, loop, plan, run_training, train
+from netpress.training.part import Part
 from netpress.training.step import TrainingStep
 
 
@@ -40,6 +42,27 @@ def test_it_learns_and_masked_weights_stay_gone(tmp_path):
     assert {"stage", "round", "learning_rate", "regularizer", "selection_accuracy", "images_per_second", "seconds"} <= (
         lines[-1].keys()
     )
+
+
+class _Recorder(Part):
+    """Writes down the moments that it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattribute__(self, name):
+        if name in ("begin_round", "begin_epoch", "begin_step", "after_backward", "move", "after_move", "close"):
+            self.told.append(name)
+        return super().__getattribute__(name)
+
+
+def test_a_part_is_told_everything_in_order(tmp_path, monkeypatch):
+    recorder, make_parts = _Recorder(), TrainingStep._make_parts
+    monkeypatch.setattr(TrainingStep, "_make_parts", lambda step: make_parts(step) | {"recorder": recorder})
+    run_training(make_network(), _settings(epochs=2, rounds=2, batch_size=20), make_context(tmp_path, 1e9))
+    step = ["begin_step", "after_backward", "move", "after_move"]
+    epoch = ["begin_epoch", *step, *step]  # 40 images
+    assert recorder.told == [*epoch, "begin_round", *epoch, "close"]
 
 
 def _script_accuracies(monkeypatch, accuracies: list[float]) -> None:
@@ -117,7 +140,7 @@ def test_weights_that_go_bad_at_the_end_of_an_epoch_are_not_saved(tmp_path, monk
 
     def spoil(training):
         accuracy = end(training)
-        if training.epoch == 1:
+        if training.position.epoch == 1:
             with torch.no_grad():
                 training.taken.parameters[0].fill_(torch.nan)
         return accuracy
@@ -126,7 +149,7 @@ def test_weights_that_go_bad_at_the_end_of_an_epoch_are_not_saved(tmp_path, monk
     with pytest.raises(Failure, match="a weight is not finite in epoch"):
         run_training(make_network(), _settings(), context)
     tensors, values = context.load_state()
-    assert values["epoch"] == 1
+    assert values["parts"]["position"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
@@ -149,7 +172,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path):
     alone = Images(context.data.train.images[:1], context.data.train.labels[:1])
     with pytest.raises(UserError, match="leaves 1 images"):
         run_training(make_network(), _settings(), replace(context, dataset=replace(context.data, train=alone)))
-    with pytest.raises(UserError, match="a distillation needs a teacher"):
+    with pytest.raises(UserError, match=r"01-train: distillation\.teachers: names no network file"):
         run_training(make_network(), _settings(distillation={}), context)
 
 
@@ -172,10 +195,10 @@ def _constant(logits: list[float], mean: float = 0.5, std: float = 0.25) -> Netw
 
 
 def test_a_student_learns_its_teachers_answers(tmp_path):
-    network, teacher = make_network(), MeanTeacher([_constant([0.0, 0.0, 8.0, 0.0])], make_network().input)
+    network, teacher = make_network(), _constant([0.0, 0.0, 8.0, 0.0])
     settings = _settings(epochs=10, distillation={"weight": 1.0, "temperature": 1.0})
     context = make_context(tmp_path)
-    run_training(network, settings, context, teacher=teacher)
+    run_training(network, settings, context, own_teacher=teacher)
     assert (predict(network, context.data.test).argmax(1) == 2).all()
 
 
@@ -225,16 +248,16 @@ def test_evaluation_leaves_running_statistics_alone():
 
 
 def test_the_plan_names_rounds_and_the_layers_that_srip_touches():
-    rows = plan(make_network(), parse(TrainSettings, EVERYTHING))
+    rows = plan(Outlook(make_network()), parse(TrainSettings, EVERYTHING)).rows
     assert [row["what"] for row in rows] == ["round 1", "round 2", "SRIP 3"]
     assert rows[0]["epochs"] == 2
     assert rows[2]["shape"] == [8, 8, 1, 1]
     paper = _settings(epochs=600, rounds=4, schedule={"kind": "cosine", "per": "epoch", "minimum": 0.0005})
-    first, last = plan(make_network(), paper)[0]["learning_rate"]
+    first, last = plan(Outlook(make_network()), paper).rows[0]["learning_rate"]
     assert first == pytest.approx(0.099989, abs=5e-7)
     assert last == pytest.approx(0.0005)
     with pytest.raises(UserError, match="depthwise"):
-        plan(make_network(), _settings(orthogonality={"on": "depthwise"}))
+        plan(Outlook(make_network()), _settings(orthogonality={"on": "depthwise"}))
 
 
 def test_bfloat16_is_a_setting(tmp_path):
@@ -255,7 +278,7 @@ def test_an_epoch_passes_once_over_the_images_for_each_policy(tmp_path, monkeypa
     run_training(make_network(), settings, context)
     assert sorted(shown) == list(range(80))  # 40 images, twice
     assert 0 <= context.logged()[0]["train_accuracy"] <= 1
-    assert plan(make_network(), settings)[0]["passes"] == 2
+    assert plan(Outlook(make_network()), settings).rows[0]["passes"] == 2
 
 
 def test_a_missing_policy_file_is_named_before_anything_runs(tmp_path):
@@ -263,7 +286,7 @@ def test_a_missing_policy_file_is_named_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match=r"none\.json"):
         run_training(make_network(), settings, make_context(tmp_path))
     with pytest.raises(UserError, match=r"none\.json"):
-        plan(make_network(), settings)
+        plan(Outlook(make_network()), settings)
 
 
 @pytest.mark.parametrize("warm", [True, False])

@@ -13,8 +13,9 @@ from netpress.training import TrainSettings
 from netpress.training.averaging import WeightAverage
 from netpress.training.masking import MaskHolder
 from netpress.training.norms import NormWarmup
-from netpress.training.optimizers import AdamW, Constant, Cosine, Sgd, Step, decay_groups, make_optimizer, rate_at
-from netpress.training.state import load_optimizer, optimizer_tensors, prefixed, section
+from netpress.training.optimizers import AdamW, Optimizer, Sgd, decay_groups, make_optimizer
+from netpress.training.part import Part, State, collect, prefixed, restore, section
+from netpress.training.schedules import Constant, Cosine, Step, rate_at
 
 
 def test_the_cosine_of_2019_starts_below_the_full_rate_and_ends_at_the_minimum():
@@ -57,12 +58,12 @@ def test_biases_and_norms_do_not_decay_unless_asked():
 
 @pytest.mark.parametrize("settings", [Sgd(), AdamW()])
 def test_an_optimizer_goes_on_from_its_saved_buffers(settings):
-    def advance(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    def advance(module: nn.Module, optimizer: Optimizer, steps: range) -> None:
         for step in steps:
             images = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(step))
-            optimizer.zero_grad()
+            module.zero_grad()
             module(images).square().sum().backward()
-            optimizer.step()
+            optimizer.move(0.01)
 
     def fresh() -> nn.Module:
         module = nn.Conv2d(3, 5, 2).to(memory_format=torch.channels_last)
@@ -72,14 +73,14 @@ def test_an_optimizer_goes_on_from_its_saved_buffers(settings):
         return module
 
     whole = fresh()
-    optimizer = make_optimizer(whole, settings)
+    optimizer = Optimizer(whole, settings)
     advance(whole, optimizer, range(3))
-    saved = {name: tensor.contiguous().clone() for name, tensor in optimizer_tensors(optimizer).items()}
+    saved = {name: tensor.contiguous().clone() for name, tensor in optimizer.state_dict().items()}
     parted = fresh()
     parted.load_state_dict(whole.state_dict())
     advance(whole, optimizer, range(3, 6))
-    again = make_optimizer(parted, settings)
-    load_optimizer(again, saved)
+    again = Optimizer(parted, settings)
+    again.load_state_dict(saved)
     advance(parted, again, range(3, 6))
     assert torch.equal(parted.weight, whole.weight)
     assert torch.equal(parted.bias, whole.bias)
@@ -92,6 +93,32 @@ def test_sections_are_what_was_prefixed():
     assert section("one-more", joined).keys() == {"d"}
 
 
+class _Counter(Part):
+    def __init__(self) -> None:
+        self.steps, self.total = 0, torch.zeros(2)
+
+    def state_dict(self) -> State:
+        return {"steps": self.steps, "total": self.total, "deep/er": self.total + 1}
+
+    def load_state_dict(self, state: State) -> None:
+        assert state.keys() == {"steps", "total", "deep/er"}
+        self.steps, self.total = state["steps"], state["total"]
+
+
+def test_parts_get_back_what_they_gave_and_nothing_of_others():
+    parts = {"one": _Counter(), "one-more": _Counter(), "silent": Part()}
+    parts["one"].steps, parts["one-more"].total = 3, torch.ones(2)
+    tensors, values = collect(parts)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+    assert values == {"one": {"steps": 3}, "one-more": {"steps": 0}, "silent": {}}  # plain JSON
+    again = {name: type(part)() for name, part in parts.items()}
+    restore(again, tensors, values)
+    assert (again["one"].steps, again["one-more"].steps) == (3, 0)
+    assert (again["one"].total.tolist(), again["one-more"].total.tolist()) == ([0, 0], [1, 1])
+    with pytest.raises(KeyError, match="late"):
+        restore(again | {"late": _Counter()}, tensors, values)
+
+
 def test_the_average_follows_its_recursion_and_gives_the_weights_back():
     module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2))
     average = WeightAverage(module, decay=0.9, warmup=False)
@@ -100,7 +127,7 @@ def test_the_average_follows_its_recursion_and_gives_the_weights_back():
         with torch.no_grad():
             module[0].weight.add_(step + 1)
         module(torch.randn(3, 2, generator=torch.Generator().manual_seed(step)))
-        average.update()
+        average.after_move()
         expected = 0.9 * expected + 0.1 * module[0].weight.detach()
     torch.testing.assert_close(average.tensors["0.weight"], expected)
     assert average.tensors["1.num_batches_tracked"] == 5
@@ -116,8 +143,8 @@ def test_a_warm_average_forgets_the_first_weights_soon():
     warm, cold = WeightAverage(module, 0.999), WeightAverage(module, 0.999, warmup=False)
     nn.init.ones_(module.weight)
     for _ in range(20):
-        warm.update()
-        cold.update()
+        warm.after_move()
+        cold.after_move()
     assert warm.tensors["weight"] > 0.95
     assert cold.tensors["weight"] < 0.05
 
@@ -193,5 +220,5 @@ def test_norms_look_back_over_a_tenth_of_the_steps_at_first():
     warmup.begin_step(1000)
     assert norm.momentum == 0.01
     warmup.begin_step(0)
-    warmup.restore()
+    warmup.close()
     assert norm.momentum == 0.01

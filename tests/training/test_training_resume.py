@@ -17,9 +17,14 @@ from torch import Tensor, nn
 from netpress.data import Dataset, Images
 from netpress.network import Architecture, InputSpec, Network
 from netpress.process.console import Console
+from netpress.process.world import World
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import TrainSettings, loop, run_training
+from netpress.training.keeping import KeptWeights
+from netpress.training.losses.adaptive import AdaptiveLoss
+from netpress.training.optimizers import Optimizer
+from netpress.training.position import EpochFigures
 from netpress.training.step import TrainingStep
 
 TIMES = {"seconds", "images_per_second"}
@@ -86,7 +91,14 @@ def make_network(masked: bool = True) -> Network:
 def make_context(folder: Path, save_every_seconds: float = 0.0) -> Context:
     folder.mkdir(parents=True, exist_ok=True)
     return Context(
-        folder, torch.device("cpu"), 11, Console(quiet=True), make_dataset(), None, save_every_seconds, "01-train"
+        folder,
+        World(torch.device("cpu")),
+        11,
+        Console(quiet=True),
+        make_dataset(),
+        None,
+        save_every_seconds,
+        "01-train",
     )
 
 
@@ -120,8 +132,10 @@ class Points:
         for owner, name in (
             (TrainingStep, "prepare"),
             (TrainingStep, "update"),
-            (TrainingStep, "begin_epoch"),
-            (TrainingStep, "begin_round"),
+            (AdaptiveLoss, "begin_epoch"),
+            (EpochFigures, "begin_epoch"),
+            (Optimizer, "begin_round"),
+            (KeptWeights, "finish"),
             (Context, "log"),
             (Context, "save_state"),
             (loop, "evaluate_module"),
@@ -252,7 +266,7 @@ def test_sigkill(tmp_path):
 def test_a_state_is_written_at_the_stated_interval(tmp_path, monkeypatch):
     saves = []
     save = Context.save_state
-    monkeypatch.setattr(Context, "save_state", lambda *a: (saves.append(a[2]["step"]), save(*a)))
+    monkeypatch.setattr(Context, "save_state", lambda *a: (saves.append(a[2]["parts"]["position"]["step"]), save(*a)))
     settings = parse(TrainSettings, PLAIN | {"batch_size": 8})
     run_training(make_network(), settings, replace(make_context(tmp_path), save_every_seconds=1e9))
     assert saves == [0, 0]  # after each epoch

@@ -1,8 +1,8 @@
-"""Commands that write networks in other formats: export onnx."""
+"""`netpress export onnx`: a network in another format."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,14 +14,13 @@ from netpress.cli.options import (
     DataFolder,
     DatasetName,
     NetworkName,
+    given_options,
     print_json,
 )
 from netpress.errors import UserError
 
 if TYPE_CHECKING:
-    from netpress.data import Images
     from netpress.export.onnx import OnnxCheck
-    from netpress.network import Network
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -54,35 +53,29 @@ def export_as_onnx(
     """
     from netpress import api
     from netpress.export.onnx import check_onnx, export_onnx, stored_bytes
+    from netpress.network.data import load_data_at_hand
+    from netpress.process.console import Console
     from netpress.recipe.overrides import read_data_changes
 
     loaded = api.load(network, allow_import=allow_import)
-    if not check and (data is not None or dataset is not None):
-        raise UserError("--no-check compares nothing: leave out --data and --dataset, or --no-check")
-    changes = read_data_changes(overrides or [], classes_by_number)
-    images = _images(loaded, data, dataset, changes, quiet=as_json) if check else None
-    export_onnx(loaded, out)
     if not check:
+        compares = given_options(data=data, dataset=dataset, set=overrides, classes_by_number=classes_by_number)
+        compares += given_options(agreement=agreement, tolerance=tolerance)
+        if compares:
+            raise UserError(f"--no-check compares nothing: leave out {' and '.join(compares)}, or --no-check")
+        export_onnx(loaded, out)
         print_json({"file": str(out)}) if as_json else print(f"file        {out}")
         return
+    changes = read_data_changes(overrides or [], classes_by_number, dataset)
+    dataset_read = load_data_at_hand(loaded, data, dataset, changes, console=Console(quiet=as_json))
+    images = None if dataset_read is None else dataset_read.test
+    export_onnx(loaded, out)
     result = check_onnx(loaded, out, images, agreement=agreement, far=tolerance)
     network_bytes = stored_bytes(loaded)
     if as_json:
         print_json({"file": str(out), "network_bytes": network_bytes, **asdict(result)})
     else:
         _print(out, result, network_bytes)
-
-
-def _images(
-    network: "Network", data: Path | None, dataset: str | None, changes: dict[str, Any], quiet: bool
-) -> "Images | None":
-    """The test images; None where no data is at hand."""
-    from netpress.network.data import dataset_of, load_data
-    from netpress.process.console import Console
-
-    if data is None and dataset is None and "dataset" not in changes and dataset_of(network) != "digits":
-        return None
-    return load_data(network, data, dataset, changes, console=Console(quiet=quiet)).test
 
 
 def _print(out: Path, result: "OnnxCheck", network_bytes: int) -> None:

@@ -28,7 +28,7 @@ def list_choices(
 
 
 def _recipes() -> list[dict[str, Any]]:
-    from netpress.recipe.schema import shipped
+    from netpress.recipe.reading import shipped
 
     return [{"recipe": name, "what it does": description} for name, description in shipped().items()]
 
@@ -57,15 +57,15 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _stages() -> list[dict[str, Any]]:
-    from netpress.recipe.schema import stages
+    from netpress.stage import STAGES
 
-    return [{"stage": kind, "what it does": stage.description} for kind, stage in stages().items()]
+    return [{"stage": kind, "what it does": stage.description} for kind, stage in STAGES.all().items()]
 
 
 def _datasets() -> list[dict[str, Any]]:
     from netpress.data import DATASETS
 
-    return [{"dataset": name, "what it is": description} for name, description in DATASETS.items()]
+    return [{"dataset": name, "what it is": dataset.description} for name, dataset in DATASETS.all().items()]
 
 
 def _conventions() -> list[dict[str, Any]]:

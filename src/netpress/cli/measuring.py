@@ -1,4 +1,4 @@
-"""Commands that measure a network: evaluate."""
+"""`netpress evaluate`: the accuracy of a network."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
-    for command in (evaluate,):
-        app.command()(command)
+    app.command()(evaluate)
 
 
 def evaluate(
@@ -86,7 +85,7 @@ def _print_rest(measured: "Evaluation") -> None:
 
 def _show_exact(measured: "ExactEvaluation", as_json: bool) -> None:
     """Print what the integers gave; then a Failure if some input could overflow what the network claims."""
-    from netpress.numerics.integer import check_claims
+    from netpress.numerics.claims import check_claims
 
     figures = measured.as_json()
     if as_json:

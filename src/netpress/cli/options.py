@@ -1,4 +1,4 @@
-"""The options that several commands share, and how they print."""
+"""Options that several commands share, checks of options given together, and how tables and JSON are printed."""
 
 import itertools
 import json
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netpress.errors import visible
+from netpress.errors import UserError, visible
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 NetworkName = Annotated[
@@ -36,6 +36,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AllowImport = Annotated[
     bool, typer.Option("--allow-import", help="Trust network files that import their author's own Python class.")
 ]
+
+
+def given_options(**options: Any) -> list[str]:
+    """Those of `options` that were given, as a person writes them: `no_check=True` is --no-check."""
+    names = (name for name, value in options.items() if value is not None and value is not False and value != [])
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def refuse_together(**options: Any) -> None:
+    """Raise UserError where more than one is given of options that exclude each other."""
+    written = given_options(**options)
+    if len(written) > 1:
+        raise UserError(f"{' and '.join(written)} exclude each other; give one of them")
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Commands that do the work: run, plan, apply, report, new."""
+"""`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +38,9 @@ def run(
     device: DeviceName = "auto",
     seed: Seed = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where this folder holds a run.")] = False,
-    save_every: Annotated[float, typer.Option(metavar="SECONDS", help="Save the state at least this often.")] = 60.0,
+    save_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Save the state at least this often.")
+    ] = 60.0,
     threads: Threads = None,
     allow_import: AllowImport = False,
 ) -> None:
@@ -47,32 +49,14 @@ def run(
     A recipe with a [sweep] table is several runs, and ends in one table of them.
     """
     from netpress.process.console import Console
-    from netpress.recipe.schema import read_recipe
+    from netpress.recipe.reading import read_recipe
+    from netpress.runs.jobs import RunOptions
     from netpress.runs.pipeline import run_recipe
 
     asked = (recipe, overrides or [], seed, epochs_scale)
     resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
-    if resolved.sweep is not None:
-        from netpress.runs.sweep import read_sweep, run_sweep
-
-        swept = run_sweep(
-            read_sweep(*asked),
-            folder,
-            data=data,
-            device=device,
-            fresh=fresh,
-            console=Console(),
-            save_every_seconds=save_every,
-            threads=threads,
-            allow_import=allow_import,
-        )
-        print(swept.table.as_markdown())
-        print(f"report      {swept.page}")
-        return
-    result = run_recipe(
-        resolved,
-        folder,
+    options = RunOptions(
         data=data,
         device=device,
         fresh=fresh,
@@ -81,6 +65,14 @@ def run(
         threads=threads,
         allow_import=allow_import,
     )
+    if resolved.sweep is not None:
+        from netpress.runs.sweep import read_sweep, run_sweep
+
+        swept = run_sweep(read_sweep(*asked), folder, options)
+        print(swept.table.as_markdown())
+        print(f"report      {swept.page}")
+        return
+    result = run_recipe(resolved, folder, options)
     print(f"accuracy    {result.accuracy:.2%} of the test images")
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
@@ -97,7 +89,7 @@ def plan(
     allow_import: AllowImport = False,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
-    from netpress.recipe.schema import read_recipe
+    from netpress.recipe.reading import read_recipe
     from netpress.runs.planning import plan_recipe
 
     asked = (recipe, overrides or [], None, epochs_scale)
@@ -155,30 +147,27 @@ def apply(
     Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
     """
     from netpress.process.console import Console
-    from netpress.process.devices import set_threads
-    from netpress.runs.single import apply_stage
+    from netpress.runs.apply import apply_stage
+    from netpress.runs.jobs import RunOptions
 
-    if threads is not None:
-        set_threads(threads)
     apply_stage(
         stage,
         network,
         out,
         overrides or [],
-        data=data,
         dataset=dataset,
-        device=device,
         seed=seed or 0,
         classes_by_number=classes_by_number,
-        allow_import=allow_import,
-        console=Console(),
+        options=RunOptions(data=data, device=device, console=Console(), threads=threads, allow_import=allow_import),
     )
     print(f"network     {out}")
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
     """Write a run's report.html again, or a sweep's tables."""
-    if (folder / "sweep.csv").exists():
+    from netpress.folders.sweep import SweepFolder
+
+    if SweepFolder(folder).csv.exists():
         from netpress.runs.sweep import report_sweep
 
         print(report_sweep(folder))
@@ -193,7 +182,7 @@ def new(
     like: Annotated[str, typer.Option(metavar="RECIPE", help="The shipped recipe to begin from.")] = "digits",
 ) -> None:
     """Write NAME.toml, a commented recipe to edit."""
-    from netpress.recipe.schema import draft_recipe
+    from netpress.recipe.drafting import draft_recipe
 
     path = draft_recipe(name, like)
     print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress run {path}`")

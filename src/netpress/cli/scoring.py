@@ -1,4 +1,4 @@
-"""Commands that count: score, verify."""
+"""`netpress score` and `netpress verify`: the commands that count."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from netpress.cli.options import AllowImport, AsJson, Overrides, print_json, print_table
+from netpress.cli.options import AllowImport, AsJson, print_json, print_table, refuse_together
 from netpress.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -39,45 +39,52 @@ def score(
         str | None,
         typer.Option(metavar="SIZES", help="Size of an image, as 3,224,224; for ONNX files that leave it open."),
     ] = None,
-    overrides: Overrides = None,
-    per: Annotated[Grouping, typer.Option(help="Rows of the table.")] = "block",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of a recipe's [score] table; repeatable."),
+    ] = None,
+    per: Annotated[Grouping | None, typer.Option(help="Rows of the table: by default block, in JSON layer.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the rules applied, with their sources.")] = False,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a row.")] = False,
     allow_import: AllowImport = False,
 ) -> None:
-    """Count a network's parameters and operations by a convention; several networks are compared."""
+    """Count a network's parameters and operations by a convention; several networks are compared.
+
+    --set takes the settings of a recipe's [score] table by their own names, such as mask=cheaper.
+    """
     from netpress.network import resolve
-    from netpress.recipe.overrides import parse_value
+    from netpress.recipe.overrides import join_options
     from netpress.scoring import choose_settings
     from netpress.scoring import score as count
 
-    options: dict[str, Any] = {"convention": convention, "track": track, "weight_bits": weight_bits}
+    refuse_together(json=as_json, csv=as_csv, explain=explain)
+    if per is not None and (explain or (len(networks) > 1 and not as_json and not as_csv)):
+        raise UserError(f"--per {per}: there are no rows of layers with --explain, nor where networks are compared")
+    options = {"convention": convention, "track": track, "weight_bits": weight_bits}
     options |= {"activation_bits": activation_bits, "accumulator": accumulator}
-    for override in overrides or []:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise UserError(f"--set {override}: write key=value")
-        options[key.strip()] = parse_value(value.strip())
-    settings = choose_settings(None, None, options)
+    values = join_options(overrides or [], options)
+    if "score" in values:
+        raise UserError("--set score: leave out `score.`, as in --set mask=cheaper; only this table can be set here")
+    settings = choose_settings(None, None, values)
     size = None if input_size is None else _size(input_size)
-    cards = {}
+    cards = []
     for name in networks:
-        found = Path(name) if name.lower().endswith(".onnx") else resolve(name, allow_import=allow_import)
-        cards[name] = count(found, size, settings=settings)
+        network = Path(name) if name.lower().endswith(".onnx") else resolve(name, allow_import=allow_import)
+        cards.append((name, count(network, size, settings=settings)))
     if as_json:
         # Every weight appears in a row of its layer; groups are for people.
-        values = [{"network": name} | card.as_json("layer" if per == "block" else per) for name, card in cards.items()]
-        print_json(values[0] if len(values) == 1 else values)
+        figures = [{"network": name} | card.as_json(per or "layer") for name, card in cards]
+        print_json(figures[0] if len(figures) == 1 else figures)
     elif as_csv:
-        for card in cards.values():
-            print(visible(card.as_csv(per)), end="")
+        for _, card in cards:
+            print(visible(card.as_csv(per or "block")), end="")
     elif explain:
-        print(visible("\n\n".join(f"{name}: {card.explain()}" for name, card in cards.items())))
+        print(visible("\n\n".join(f"{name}: {card.explain()}" for name, card in cards)))
     elif len(cards) == 1:
-        _print_card(*cards.popitem(), per)
+        _print_card(*cards[0], per or "block")
     else:
-        print_table([{"network": name} | _totals(card) for name, card in cards.items()])
+        print_table([{"network": name} | _totals(card) for name, card in cards])
 
 
 def _size(text: str) -> tuple[int, ...]:

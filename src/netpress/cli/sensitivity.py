@@ -1,7 +1,5 @@
-"""The command that finds out which layers take low widths badly: sensitivity."""
+"""`netpress sensitivity`: which layers take low widths badly."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +16,7 @@ from netpress.cli.options import (
     Seed,
     print_json,
     print_table,
+    refuse_together,
 )
 from netpress.errors import UserError
 
@@ -47,26 +46,23 @@ def sensitivity(
     where the data is to be read otherwise than the network says.
     """
     from netpress import api
-    from netpress.compression.quantization import QuantizeSettings
-    from netpress.compression.quantization.sensitivity import measure_sensitivity
-    from netpress.network.data import load_data
     from netpress.process.console import Console
-    from netpress.process.devices import choose_device
-    from netpress.recipe.overrides import apply_override, data_changes
-    from netpress.settings import parse
-    from netpress.stage import Context
 
-    values: dict[str, Any] = {"kind": "quantize"}
-    for override in overrides or []:
-        apply_override(values, override)
-    changes = data_changes(values, classes_by_number)
-    settings = parse(QuantizeSettings, values, "sensitivity")
-    loaded = api.load(network, allow_import=allow_import)
-    console = Console(quiet=as_json or as_csv)
-    found = load_data(loaded, data, dataset, changes, seed=seed or 0, selects=True, console=console)
-    with TemporaryDirectory() as folder:
-        context = Context(Path(folder), choose_device(device), seed or 0, console, found, name="sensitivity")
-        rows = measure_sensitivity(loaded, settings, context, _widths(widths), images)
+    refuse_together(json=as_json, csv=as_csv)
+    measured = api.sensitivity(
+        network,
+        widths=_widths(widths),
+        images=images,
+        data=data,
+        dataset=dataset,
+        set=overrides or [],
+        classes_by_number=classes_by_number,
+        device=device,
+        seed=seed or 0,
+        console=Console(quiet=as_json or as_csv),
+        allow_import=allow_import,
+    )
+    rows = measured.rows
     if as_json:
         print_json([vars(row) for row in rows])
     elif as_csv:
@@ -78,8 +74,7 @@ def sensitivity(
         for row in rows:
             layers.setdefault(row.layer, {"layer": row.layer})[f"{row.bits} bits"] = f"{row.lost:+.2%}"
         print_table(list(layers.values()))
-        count = min(images, len(found.selection))
-        print(f"\naccuracy that each layer loses alone, of {count:,} images that are selected on")
+        print(f"\naccuracy that each layer loses alone, of {measured.images:,} images that are selected on")
 
 
 def _widths(text: str) -> list[int]:
@@ -87,6 +82,4 @@ def _widths(text: str) -> list[int]:
         widths = sorted({int(width) for width in text.split(",")}, reverse=True)
     except ValueError:
         raise UserError(f"--widths {text}: write whole numbers, as in 8,6,4") from None
-    if not all(2 <= width <= 16 for width in widths):
-        raise UserError(f"--widths {text}: a width is 2 to 16 bits")
     return widths

@@ -1,4 +1,4 @@
-"""Commands that bring networks in and look into their files: import, inspect."""
+"""`netpress import` brings networks in; `netpress inspect` shows what a file holds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,6 @@ def import_released(
 
     check_out(out)
     network = import_kaist(file)
-    network.facts["dataset"] = "cifar100"
     save(network, out)
     weights = network.weights()
     total = sum(weight.numel() for weight in weights.values())
@@ -43,16 +42,16 @@ def inspect(
     """Show what a network file holds, tensor by tensor, and how many bits each takes on the disk."""
     from netpress.network import find_file, inspect_file
 
-    found = inspect_file(find_file(file))
+    contents = inspect_file(find_file(file))
     if as_json:
-        print_json(found)
+        print_json(contents)
         return
-    print_table(found["layers"])
+    print_table(contents["layers"])
     print()
-    counted = found["tensor_bits"] - found["alignment_bits"]
-    print(f"values      {counted - found['mask_bits']:,} bits, scales and zero points among them")
-    print(f"masks       {found['mask_bits']:,} bits")
-    print(f"alignment   {found['alignment_bits']:,} bits that fill up last bytes")
-    print(f"tensors     {found['tensor_bits']:,} bits in all; a score counts {counted:,} of them")
-    print(f"file        {found['file_bytes']:,} bytes, names and description included")
-    print(f"family      {found['architecture']['family']}")
+    counted = contents["tensor_bits"] - contents["alignment_bits"]
+    print(f"values      {counted - contents['mask_bits']:,} bits, scales and zero points among them")
+    print(f"masks       {contents['mask_bits']:,} bits")
+    print(f"alignment   {contents['alignment_bits']:,} bits that fill up last bytes")
+    print(f"tensors     {contents['tensor_bits']:,} bits in all; a score counts {counted:,} of them")
+    print(f"file        {contents['file_bytes']:,} bytes, names and description included")
+    print(f"family      {contents['architecture']['family']}")

@@ -1,8 +1,8 @@
-"""Which weights of a network exist: making masks, joining them, and counting what is left.
+"""Masks: making them, joining them, and counting the weights that they leave.
 
-A mask is a bool tensor of its parameter's shape, True where the weight exists; a network
-carries them by parameter name (`Network.masks`). What holds them during training is
-`netpress.training.masking`; nothing here wraps a module.
+A mask is a bool tensor of its parameter's shape, True where the weight exists. A network has its masks by parameter
+name (`Network.masks`). `netpress.training.masking` keeps removed weights at zero in training;
+`netpress.network.tensors` writes masks to the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,16 +43,16 @@ def select_weights(
     """
     if layers == ALL or list(layers) == [ALL]:
         return network.weights()
-    chosen = {f"{name}.weight" if name else "weight" for name, _ in select(network.module, layers, path)}
-    return {name: weight for name, weight in network.weights().items() if name in chosen}
+    names = {f"{name}.weight" if name else "weight" for name, _ in select(network.module, layers, path)}
+    return {name: weight for name, weight in network.weights().items() if name in names}
 
 
 def merge_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A weight exists where both say so; a tensor that only one of them knows follows that one."""
-    merged = dict(first)
+    both = dict(first)
     for name, mask in second.items():
-        merged[name] = merged[name].to(mask.device) & mask if name in merged else mask
-    return merged
+        both[name] = both[name].to(mask.device) & mask if name in both else mask
+    return both
 
 
 def add_masks(network: Network, masks: Mapping[str, Tensor]) -> None:
@@ -63,8 +63,8 @@ def add_masks(network: Network, masks: Mapping[str, Tensor]) -> None:
     parameters = network.weights()
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:
-            found = tuple(parameters[name].shape) if name in parameters else "no such weight"
-            raise Failure(f"a mask for {name} of shape {tuple(mask.shape)}, but the network has {found}")
+            shape = tuple(parameters[name].shape) if name in parameters else "no such weight"
+            raise Failure(f"a mask for {name} of shape {tuple(mask.shape)}, but the network has {shape}")
     network.masks = merge_masks(network.masks, {name: mask.cpu() for name, mask in masks.items()})
     apply_masks(network)
 
@@ -76,8 +76,8 @@ def apply_masks(network: Network) -> None:
 
 def masks_from_zeros(network: Network) -> dict[str, Tensor]:
     """Masks that make a network's zeros permanent, for one pruned elsewhere: tensors without zeros have none."""
-    found = {name: (weight.detach() != 0).cpu() for name, weight in network.weights().items()}
-    return {name: mask for name, mask in found.items() if not bool(mask.all())}
+    masks = {name: (weight.detach() != 0).cpu() for name, weight in network.weights().items()}
+    return {name: mask for name, mask in masks.items() if not bool(mask.all())}
 
 
 def densities(network: Network, layers: str | Sequence[str] = ALL) -> list[Density]:

@@ -2,12 +2,12 @@
 
 from netpress.data.augment import AugmentSettings, augment
 from netpress.data.batches import normalize, shuffled_batches
-from netpress.data.dataset import Dataset, Survey, default_folder, load_dataset, survey_dataset
+from netpress.data.dataset import Dataset, load_dataset, survey_dataset
 from netpress.data.images import Images
 from netpress.data.layout import has_test_folder
 from netpress.data.mixing import Mixed, MixSettings, mix
 from netpress.data.record import DataRecord
-from netpress.data.settings import DATASETS, DataSettings
+from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Survey
 
 __all__ = [
     "DATASETS",
@@ -15,12 +15,12 @@ __all__ = [
     "DataRecord",
     "DataSettings",
     "Dataset",
+    "DatasetReader",
     "Images",
     "MixSettings",
     "Mixed",
     "Survey",
     "augment",
-    "default_folder",
     "has_test_folder",
     "load_dataset",
     "mix",

@@ -1,4 +1,4 @@
-"""The order of images in an epoch, and what a network is given of them."""
+"""The order of the images in an epoch, and their normalization."""
 
 from collections.abc import Sequence
 

@@ -4,6 +4,7 @@ A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
 https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from netpress.data.division import divide, divide_source
 from netpress.data.images import Images, Source
 from netpress.data.pickles import read_arrays
+from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Parts, Survey
 from netpress.errors import Failure
 from netpress.files import download, sha256_of, unpack_tar
 from netpress.process.console import Console
@@ -68,6 +71,12 @@ RELEASES = {
         classes=100,
     ),
 }
+
+
+def default_folder() -> Path:
+    """Where data sets are kept when no --data is given: ~/.cache/netpress, or below $XDG_CACHE_HOME."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "netpress"
 
 
 def read_cifar(name: str, folder: Path, console: Console) -> Source:
@@ -147,3 +156,18 @@ def _labels(values: Any) -> list[int] | None:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         return None
     return values
+
+
+def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
+    return divide_source(read_cifar(settings.dataset, folder or default_folder(), console), settings, seed)
+
+
+def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
+    release = RELEASES[settings.dataset]
+    train, _ = divide(settings, torch.arange(release.train_images) % release.classes, seed)
+    return Survey(settings.dataset, len(train), 3, SIDE, release.classes, None)
+
+
+for dataset, entry in RELEASES.items():
+    photographs = f"60,000 photographs of {SIDE} x {SIDE} pixels, {entry.classes} classes (Krizhevsky 2009)"
+    DATASETS.add(dataset, DatasetReader(f"{photographs}; downloaded when absent", _read, _survey))

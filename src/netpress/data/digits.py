@@ -6,14 +6,19 @@ beside digits.npz for licence and format.
 """
 
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from netpress.data.division import divide, divide_source
 from netpress.data.images import Images, Source, draw_stratified
+from netpress.data.settings import DATASETS, DEFAULT_SIZE, DatasetReader, DataSettings, Parts, Survey
 from netpress.errors import Failure
+from netpress.process.console import Console
 
 TEST_IMAGES = 300
+SMALLEST = 4  # pixels: what a survey reads them at
 _BLOCK = 128  # images whose 64-bit values are held at a time
 _SPLIT_SEED = 0  # fixed: the test set is the same for every run
 
@@ -58,3 +63,20 @@ def enlarge(small: np.ndarray, size: int) -> np.ndarray:
         scaled = weights @ block @ weights.T * 255  # [block, size, size], in units of 1 / (16 unit^2)
         enlarged[start : start + _BLOCK] = (2 * scaled + 16 * unit**2) // (32 * unit**2)
     return enlarged
+
+
+def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
+    return divide_source(read_digits(settings.image_size or DEFAULT_SIZE), settings, seed)
+
+
+def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
+    source = read_digits(SMALLEST)
+    train, _ = divide(settings, source.train.labels, seed)
+    side = settings.image_size or DEFAULT_SIZE
+    return Survey(settings.dataset, len(train), 3, side, len(source.classes), source.classes)
+
+
+DATASETS.add(
+    "digits",
+    DatasetReader("1,797 handwritten digits that come with netpress, 10 classes", _read, _survey, embedded=True),
+)

@@ -7,26 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from netpress.data.images import Images, Source
-from netpress.data.layout import File, labels_of, list_folder
+from netpress.data.division import divide
+from netpress.data.images import Images
+from netpress.data.layout import File, Listing, labels_of, list_folder, refuse_single, take, warn_of_absent
 from netpress.data.pixels import AT_ONCE, Budget, PixelRules, Unreadable, read_image, strangers_files
-from netpress.errors import Failure
+from netpress.data.settings import DATASETS, DEFAULT_SIZE, DatasetReader, DataSettings, Parts, Survey
+from netpress.errors import Failure, UserError, some_of
 from netpress.process.console import Console
 from netpress.process.devices import available_cores
-
-_SHOWN = 5  # images named in a message before it says how many more
-
-
-def read_folder(folder: Path, size: int, test_fraction: float | None, seed: int, console: Console) -> Source:
-    """The images under `folder`, resized to `size` x `size` pixels, 3 channels; classes in the order of their names.
-
-    Either FOLDER/train/CLASS and FOLDER/test/CLASS, or FOLDER/CLASS with `test_fraction`
-    of every class drawn for the test set by `seed`. Raises UserError where the folder is
-    not laid out so, Failure with one message naming the images that cannot be read.
-    """
-    listing = list_folder(folder, test_fraction, seed, console)
-    train, test = read_files([listing.train, listing.test], folder, PixelRules(size), console)
-    return Source(train, test, listing.classes)
 
 
 def read_files(lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules, console: Console) -> list[Images]:
@@ -69,14 +57,51 @@ def read_files(lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules,
             bar.update(done + 1)
     if problems:
         raise Failure(
-            f"{folder}: {len(problems):,} of {len(places):,} images cannot be read: {_some(sorted(problems))}; "
+            f"{folder}: {len(problems):,} of {len(places):,} images cannot be read: {some_of(sorted(problems))}; "
             "replace or remove them"
         )
     if animated:
-        console.warn(f"{folder}: of {_some(animated)}, which hold several pictures, the first was taken")
+        console.warn(f"{folder}: of {some_of(animated)}, which hold several pictures, the first was taken")
     return parts
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
+    """Divides the names of the files, then decodes each image into its place: no pixel is held twice."""
+    listing, train, validation = _list(settings, folder, seed, console)
+    rules = PixelRules(settings.image_size or DEFAULT_SIZE, settings.max_pixels, settings.background)
+    first, second, third = read_files([train, validation, listing.test], listing.folder, rules, console)
+    return listing.classes, (first, second, third)
+
+
+def _list(
+    settings: DataSettings, folder: Path | None, seed: int, console: Console
+) -> tuple[Listing, list[File], list[File]]:
+    """The files of a folder data set, and those of them for training and validation."""
+    if folder is None:
+        raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
+    listing = list_folder(folder, settings.test_fraction, seed, console)
+    refuse_single(listing)
+    labels = labels_of(listing.train)
+    apart = listing.validation
+    if apart is not None and settings.select_on == "test":
+        console.warn(f'{folder}: select_on = "test" leaves the images for validation unused')
+        apart = []
+    trained, drawn = divide(settings, labels, seed, draws=apart is None)
+    train, validation = take(listing.train, trained), take(listing.train, drawn) if apart is None else apart
+    parts = {"validation": labels_of(validation), "test": labels_of(listing.test)}
+    if settings.train_images is None:
+        parts["training"] = labels[trained]
+    warn_of_absent(listing, parts, console)
+    return listing, train, validation
+
+
+def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
+    listing, train, _ = _list(settings, folder, seed, Console(quiet=True))
+    side = settings.image_size or DEFAULT_SIZE
+    return Survey(settings.dataset, len(train), 3, side, len(listing.classes), listing.classes)
+
+
+DATASETS.add(
+    "folder",
+    DatasetReader("your own images: a folder a class, below train/ and test/ or with a test_fraction", _read, _survey),
+)

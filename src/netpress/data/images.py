@@ -1,4 +1,4 @@
-"""Labelled images as one uint8 tensor, and how a set of them is divided."""
+"""Labelled images as one uint8 tensor, and draws in which each class keeps its share."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,10 @@
-"""How a data set of one's own lies in a folder: which files are images of which class, and which are apart.
+"""Lists the images in a folder of one's own: the class of each, and which are for validation or for the test.
 
-One rule at every depth: what begins with a dot is not looked at, and links are followed, to files as to folders, but
-never to a folder that holds the link or was read for the class before. No image is opened here.
+    photos/train/cat/1.jpg        or        photos/cat/1.jpg
+    photos/test/cat/2.jpg                   photos/dog/2.jpg
+
+The same rules hold at every depth. A name that begins with a dot is skipped. A link is followed, to a file or to a
+folder, unless the folder holds the link itself or was read for this class before. No image is opened here.
 """
 
 import unicodedata
@@ -13,12 +16,11 @@ import torch
 from torch import Tensor
 
 from netpress.data.images import draw_stratified
-from netpress.errors import Failure, UserError
+from netpress.errors import Failure, UserError, some_of
 from netpress.process.console import Console
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _PARTS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
-_SHOWN = 5  # names listed in a message before it says how many more
 
 File = tuple[Path, int]  # and the number of its class
 
@@ -76,26 +78,26 @@ def find_parts(folder: Path, console: Console | None = None) -> dict[str, Path]:
     A folder of such a name that holds no folders, like the others, is a class. Raises UserError where that is not
     clear. The console is told what is left out.
     """
-    found: dict[str, list[Path]] = {}
+    parts: dict[str, list[Path]] = {}
     others = []
     for path in _visible_folders(folder):
         part = _PARTS.get(path.name.casefold())
-        found.setdefault(part, []).append(path) if part else others.append(path)
-    several = [path for paths in found.values() for path in paths]
+        parts.setdefault(part, []).append(path) if part else others.append(path)
+    several = [path for paths in parts.values() for path in paths]
     if not several or not any(_visible_folders(path) for path in several):
         return {}  # nothing of such names, or classes that happen to be called so
-    for paths in found.values():
+    for paths in parts.values():
         if len(paths) > 1:
-            raise UserError(f"{folder}: has {_some([path.name for path in paths])} for the same part; keep one")
-    if others and not {"train", "test"} <= found.keys():
+            raise UserError(f"{folder}: has {some_of([path.name for path in paths])} for the same part; keep one")
+    if others and not {"train", "test"} <= parts.keys():
         raise UserError(
-            f"{folder}: {_some([path.name for path in several])} holds folders, and stands beside "
-            f"{_some([path.name for path in others])}; a data set has train/ and test/ with a folder a class in each, "
-            "or one folder a class: rename the one that is a class, or move it"
+            f"{folder}: {some_of([path.name for path in several])} holds folders, and stands beside "
+            f"{some_of([path.name for path in others])}; a data set has train/ and test/ with a folder a class in each,"
+            " or one folder a class: rename the one that is a class, or move it"
         )
     if others and console is not None:
-        console.warn(f"{folder}: {_some([path.name for path in others])} beside train/ and test/ was left out")
-    return {part: paths[0] for part, paths in found.items()}
+        console.warn(f"{folder}: {some_of([path.name for path in others])} beside train/ and test/ was left out")
+    return {part: paths[0] for part, paths in parts.items()}
 
 
 def has_test_folder(folder: Path) -> bool:
@@ -126,18 +128,18 @@ def warn_of_absent(listing: Listing, parts: dict[str, Tensor], console: Console)
         absent = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
         if absent and part == "training":
             raise UserError(
-                f"{listing.folder}: too few images of {_some(absent)}: none is left to train on; add some, or remove "
+                f"{listing.folder}: too few images of {some_of(absent)}: none is left to train on; add some, or remove "
                 "the class"
             )
         if absent and len(labels):
-            console.warn(f"{listing.folder}: no image of {_some(absent)} among the {part} images")
+            console.warn(f"{listing.folder}: no image of {some_of(absent)} among the {part} images")
 
 
 def _files_of(place: Path, named: dict[str, Path], console: Console) -> list[File]:
     """The files of a part beside train/: its classes are among those of `named`, by name."""
     own = _class_folders(place)
     if unknown := [name for name in own if name not in named]:
-        raise UserError(f"{place}: the classes {_some(unknown)} are not in {next(iter(named.values())).parent}")
+        raise UserError(f"{place}: the classes {some_of(unknown)} are not in {next(iter(named.values())).parent}")
     _warn_of_loose(place, console)
     validation = _PARTS[place.name.casefold()] == "validation"
     return _list_files(place, {name: own.get(name) for name in named}, console, required=not validation)
@@ -173,7 +175,7 @@ def refuse_single(listing: Listing) -> None:
     if len(listing.places) == 1:
         (path,) = listing.places
         inside = [folder.name for folder in _visible_folders(path)]
-        hint = f"; if its folders {_some(inside)} are the classes, give --data {path}" if len(inside) > 1 else ""
+        hint = f"; if its folders {some_of(inside)} are the classes, give --data {path}" if len(inside) > 1 else ""
         raise UserError(f"{path.parent}: holds one class, {path.name}, and a network tells two or more apart{hint}")
 
 
@@ -181,7 +183,7 @@ def _refuse_few(place: Path, classes: Sequence[str], labels: Tensor) -> None:
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     if few := [name for name, count in zip(classes, counts, strict=True) if count < 2]:
         raise UserError(
-            f"{place}: one image of {_some(few)} is too few to divide into training and test; add some, or remove "
+            f"{place}: one image of {some_of(few)} is too few to divide into training and test; add some, or remove "
             "the class"
         )
 
@@ -190,7 +192,7 @@ def _refuse_unclear(folder: Path) -> None:
     if len(parts := [path for path in _visible_folders(folder) if path.name.casefold() in _PARTS]) > 1:
         raise UserError(
             f"{parts[0]}: holds no class folders; put the images of each class into a folder of its name, or, where "
-            f"{_some([path.name for path in parts])} are classes, state data.test_fraction"
+            f"{some_of([path.name for path in parts])} are classes, state data.test_fraction"
         )
 
 
@@ -202,20 +204,20 @@ def _warn_of_loose(place: Path, console: Console) -> None:
 
 def _list_files(place: Path, named: Mapping[str, Path | None], console: Console, required: bool = True) -> list[File]:
     """Every image below the class folders, class by class, by name; of no class may be none where `required`."""
-    found: list[File] = []
+    files: list[File] = []
     empty, others = [], 0
     for index, (name, folder) in enumerate(named.items()):
         paths = sorted(_walk(folder, {_identity(place), _identity(place.parent)})) if folder is not None else []
         images = [path for path in paths if _is_image(path)]
         others += len(paths) - len(images)
-        found.extend((path, index) for path in images)
+        files.extend((path, index) for path in images)
         if not images:
             empty.append(name)
-    if empty and (required or not found):
-        raise UserError(f"{place}: no PNG, JPEG or WebP images of {_some(empty)}; add some or remove the class")
+    if empty and (required or not files):
+        raise UserError(f"{place}: no PNG, JPEG or WebP images of {some_of(empty)}; add some or remove the class")
     if others:
         console.warn(f"{place}: {others:,} files that are not PNG, JPEG or WebP were left out")
-    return found
+    return files
 
 
 def _is_image(path: Path) -> bool:
@@ -248,8 +250,3 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 def _identity(folder: Path) -> tuple[int, int]:
     facts = folder.stat()
     return facts.st_dev, facts.st_ino
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,16 +1,12 @@
-"""The fifteen operations of AutoAugment's family on uint8 batches, with Pillow's results.
+"""The fifteen operations of AutoAugment's family, on batches of uint8 images, with Pillow's results.
 
-Each operation means what Pillow's function of the same purpose does to one image, to
-the same bits: geometric operations take the nearest pixel in Pillow's 16.16 fixed point
-and fill with black; blends are computed in float32 and truncated, as ImagingBlend does.
-(Pillow built so that its compiler fuses multiply and add may differ by 1 of 255 in a
-blend; the wheels for x86-64 are not.) Cutout fills with the grey that Fast AutoAugment
-uses (Lim et al. 2019), drawn as ImageDraw.rectangle draws it.
+Each operation gives the bits that Pillow's function gives for one image. Geometric operations take the nearest pixel in
+Pillow's 16.16 fixed point, and fill with black. Blends are computed in float32 and truncated, as ImagingBlend does.
+(A Pillow whose compiler fuses multiply and add may differ by 1 of 255 in a blend; the wheels for x86-64 do not fuse.)
+Cutout fills with the grey of Fast AutoAugment (Lim et al. 2019), as ImageDraw.rectangle draws it.
 
-A step is an operation with a value. The steps that a batch needs are run group by
-group: all geometric steps are one gather, all blends one expression, and so on, however
-many different values they have. On a CPU with compiled kernels (`netpress.native`), the
-same is done image by image.
+A step is an operation with a value. A batch runs its steps group by group, whatever their values: all geometric steps
+are one gather, all blends one expression. A CPU with compiled kernels (`netpress.native`) does the same image by image.
 """
 
 import math
@@ -199,25 +195,25 @@ def _run_groups(images: Tensor, table: StepTable, taken: np.ndarray, steps: np.n
     kinds = table.kinds[steps]
     order, bounds = _arrange(taken, kinds)
     # One transfer for everything that the device needs to know.
-    told = np.stack([taken[order], steps[order], table.rows[steps[order]]])
-    told_there = torch.from_numpy(told).to(images.device)
+    orders = np.stack([taken[order], steps[order], table.rows[steps[order]]])
+    orders_there = torch.from_numpy(orders).to(images.device)
     whole = _as_words(images)
     at_a_time = max(1, _PIECE_BYTES // max(1, images[0].numel())) if images.device.type == "cpu" else len(images)
     for begin, end, group in bounds:
         for start in range(begin, end, at_a_time):
             stop = min(end, start + at_a_time)
-            where, step, row = told_there[:, start:stop]
-            chosen = whole.index_select(0, where).view(torch.uint8).view(-1, *images.shape[1:])
+            where, step, row = orders_there[:, start:stop]
+            piece = whole.index_select(0, where).view(torch.uint8).view(-1, *images.shape[1:])
             counts = np.bincount(kinds[order[start:stop]], minlength=len(OPERATIONS))
             if group == GEOMETRY:
-                changed = _move(chosen, *table.places_of(row))
+                changed = _move(piece, *table.places_of(row))
             elif group == LOOK_UP:
-                changed = _look_up(chosen, table.fixed, row, table.numbers[step], counts)
+                changed = _look_up(piece, table.fixed, row, table.numbers[step], counts)
             elif group == BLEND:
-                changed = _blend(chosen, table.numbers[step], int(counts[KINDS["Color"]]))
+                changed = _blend(piece, table.numbers[step], int(counts[KINDS["Color"]]))
             else:
                 drawn = order[start:stop]
-                changed = _fill(chosen, _corners(centres[drawn], table.sides[steps[drawn]], images.shape))
+                changed = _fill(piece, _corners(centres[drawn], table.sides[steps[drawn]], images.shape))
             whole[where] = _as_words(changed)
 
 
@@ -266,13 +262,13 @@ def _look_up(images: Tensor, fixed: Tensor, rows: Tensor, factors: Tensor, count
     values = images.flatten(2).long()  # [batch, channels, pixels]
     tables = torch.empty(batch, channels, 256, dtype=torch.uint8, device=images.device)
     ends = np.cumsum(counts)
-    given, contrast, stretched, last = (
+    ready, contrast, stretched, last = (
         int(ends[KINDS[n]]) for n in ("Brightness", "Contrast", "AutoContrast", "Equalize")
     )
-    if given:
-        tables[:given] = fixed.index_select(0, rows[:given])[:, None]
-    if given < contrast:
-        tables[given:contrast] = _contrast(images[given:contrast], factors[given:contrast])[:, None]
+    if ready:
+        tables[:ready] = fixed.index_select(0, rows[:ready])[:, None]
+    if ready < contrast:
+        tables[ready:contrast] = _contrast(images[ready:contrast], factors[ready:contrast])[:, None]
     if contrast < last:
         planes = images[contrast:].flatten(2).flatten(0, 1)
         low, high = planes.amin(1, keepdim=True), planes.amax(1, keepdim=True)  # faster than aminmax

@@ -1,8 +1,8 @@
-"""What a pickle would do, found out without doing it: which operations, how many, how much they could make.
+"""Counts what a pickle would do, before anything runs it.
 
-A pickle is a program for a small stack machine. A few bytes of it can ask for a table of a billion remembered objects,
-or nest tuples until Python's stack ends. So before a machine is given one, its operations are read, skipping
-their data, and counted: this takes memory for nothing and time for no more than OPERATIONS.
+A pickle is a program for a small stack machine. A few bytes of it can ask for a table of a billion objects, or nest
+tuples until Python's stack ends. So its operations are read first, without their data, and counted: how many there
+are, and how much they could make. This takes almost no memory, and no more time than OPERATIONS operations need.
 """
 
 import pickletools

@@ -1,10 +1,9 @@
-"""Reads the pickled arrays of old data sets without running anything that they name.
+"""Reads the pickled arrays of old data sets, and runs nothing that they name.
 
-A pickle is a small program: it may name any function of any installed package and have
-it called. This reader resolves only the names by which numpy arrays are pickled, and
-gives them stand-ins that record what they are told. So no code of numpy runs on the
-file's data either; arrays are then made from the recorded bytes after checking them.
-What the program could take of memory and time is found out before it runs (`pickle_programs`).
+A pickle is a small program. It may name any function of any installed package and have it called. This reader knows
+only the names by which numpy pickles arrays, and puts recorders in their place, so that not even numpy's code runs on
+the file's data. The arrays are made afterwards, from the recorded bytes, once these are checked. `pickle_programs`
+refuses beforehand what would take too much memory or time.
 """
 
 import io

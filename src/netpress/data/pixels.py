@@ -1,7 +1,7 @@
-"""One image file, of whatever mode, as 8-bit colours of one size.
+"""Reads one image file, of any mode, as 8-bit colours of one size.
 
-Files are a stranger's work. Only decoders of formats that photographs come in are asked, the size is looked at before
-a pixel is decoded, and whatever a decoder raises is told as one reason.
+The file may come from a stranger. So only decoders of the formats of photographs are asked, the size is checked before
+a pixel is decoded, and every error of a decoder becomes one reason in words.
 """
 
 import threading

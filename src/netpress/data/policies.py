@@ -1,11 +1,10 @@
 """Augmentation policies: which operations an image goes through, and how strongly.
 
-A policy is a list of sub-policies; every image draws one of them and runs its steps in
-turn, each with its probability. Policies come from JSON files in the layout that
-`read_policy` describes (Fast AutoAugment's released ones fit), or are built in:
+A policy is a list of sub-policies. Every image draws one of them and runs its steps in turn, each with its probability.
+`read_policy` reads policies from JSON files, such as those that Fast AutoAugment released. Two are built in:
 
-- `trivial`: TrivialAugment, one operation at one of 31 strengths (Mueller and Hutter
-  2021, the wide space; a shift goes up to the image's whole side, as theirs of 32 pixels does on CIFAR).
+- `trivial`: TrivialAugment, one operation at one of 31 strengths (Mueller and Hutter 2021, the wide space; a shift goes
+  up to the image's whole side, as theirs of 32 pixels does on CIFAR).
 - `rand`: RandAugment, some operations in a row at one strength (Cubuk et al. 2020).
 """
 

@@ -1,4 +1,4 @@
-"""How a network's images were read and divided, as its file says it."""
+"""What a network's file says of its images: how they were read and divided."""
 
 from typing import Annotated, Any
 

@@ -1,19 +1,37 @@
-"""What a recipe's [data] table may say."""
+"""What a recipe's [data] table may say, and which data sets it may name."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
+from netpress.data.images import Images
 from netpress.data.pixels import AT_ONCE
-from netpress.errors import UserError
+from netpress.errors import UserError, quote
+from netpress.process.console import Console
+from netpress.registry import Registry
 from netpress.settings import Count, Settings, above, between
 
-DATASETS = {
-    "digits": "1,797 handwritten digits that come with netpress, 10 classes",
-    "cifar10": "60,000 photographs of 32 x 32 pixels, 10 classes (Krizhevsky 2009); downloaded when absent",
-    "cifar100": "60,000 photographs of 32 x 32 pixels, 100 classes (Krizhevsky 2009); downloaded when absent",
-    "folder": "your own images: a folder a class, below train/ and test/ or with a test_fraction",
-}
+DATASETS = Registry["DatasetReader"](
+    "data set",
+    {
+        "digits": "netpress.data.digits",
+        "cifar10": "netpress.data.cifar",
+        "cifar100": "netpress.data.cifar",
+        "folder": "netpress.data.folder",
+    },
+)
+"""Every data set that a recipe may name, with the file that reads it."""
+
+
+def _registered(name: str) -> str:
+    if name not in DATASETS:
+        *others, last = (repr(other) for other in DATASETS)
+        raise ValueError(f"{quote(name)} is not one of {', '.join(others)} or {last}")
+    return name
+
 
 LARGEST_DIGITS = 256  # pixels; the 1,797 images then take 353 MB
 
@@ -23,8 +41,9 @@ OpenFraction = Annotated[float, above(0), between(0, 0.9)]
 class DataSettings(Settings):
     """Which images to learn from, and how they are divided."""
 
-    dataset: Literal["digits", "cifar10", "cifar100", "folder"] = "digits"
-    """The data set. `digits` comes with netpress; the others are read from the folder named by --data."""
+    dataset: Annotated[str, AfterValidator(_registered)] = "digits"
+    """`digits`, `cifar10`, `cifar100` or `folder`. The digits come with netpress; the others are read from the folder
+    named by --data."""
 
     train_images: Count | None = None
     """Train on this many images only, every class keeping its share (for trials). Validation and test stay whole."""
@@ -65,6 +84,9 @@ class DataSettings(Settings):
             raise ValueError(f"image_size = {self.image_size}: {self.dataset} has images of 32 pixels")
         if self.test_fraction is not None and self.dataset != "folder":
             raise ValueError(f"test_fraction: {self.dataset} comes with its own test images; only a folder needs it")
+        for key in ("background", "max_pixels"):
+            if self.dataset != "folder" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: changes nothing in {self.dataset}, only in a folder")
         return self
 
     def divide(self, count: int, draws: bool = True) -> tuple[int, int]:
@@ -85,3 +107,36 @@ class DataSettings(Settings):
 
 
 DEFAULT_SIZE = 32  # pixels, where image_size is not given
+
+Parts = tuple[Images, Images, Images]  # for training, validation, test
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a data set without reading an image."""
+
+    name: str
+    train_images: int
+    """So many are trained on."""
+    channels: int
+    side: int
+    """Pixels."""
+    count: int
+    """Classes."""
+    classes: tuple[str, ...] | None
+    """Their names; None where they are not known before the data set is read."""
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """A data set under a name in DATASETS: one line about it, and two functions.
+
+    `read(settings, folder, seed, console)` gives the names of the classes and the three parts, `survey(settings,
+    folder, seed)` counts without reading an image. Both raise UserError for a folder or settings that do not fit.
+    """
+
+    description: str
+    read: Callable[[DataSettings, Path | None, int, Console], tuple[tuple[str, ...], Parts]]
+    survey: Callable[[DataSettings, Path | None, int], Survey]
+    embedded: bool = False
+    """Whether it comes with netpress, so that it is read from no folder."""

@@ -1,7 +1,8 @@
 """How good a network is on a set of images."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +37,17 @@ def evaluate(
     `device` moves the network there first; None leaves it where it is. `batch_size` is chosen for speed by default.
     Raises Failure for weights or answers that are not numbers.
     """
-    check_finite(network)
-    module = network.module
-    if device is not None:
-        module.to(device)
-    measured = evaluate_module(module, images, network.input.mean, network.input.std, batch_size)
+    place(network, device)
+    measured = evaluate_module(network.module, images, network.input.mean, network.input.std, batch_size)
     check_answers(measured)
     return measured
+
+
+def place(network: Network, device: torch.device | str | None) -> None:
+    """Move the network to `device`, unless that is None. Raises Failure for weights that are not numbers."""
+    check_finite(network)
+    if device is not None:
+        network.module.to(device)
 
 
 def check_answers(measured: Evaluation) -> None:
@@ -60,42 +65,60 @@ def evaluate_module(
     batch_size: int | None = None,
 ) -> Evaluation:
     """Accuracy and loss of any module that maps [batch, channels, height, width] to logits [batch, classes]."""
-    training = module.training
-    module.eval()
     count = len(images.labels)
     figures = torch.zeros(3, dtype=torch.float64)
     classes = 0
-    try:
-        for logits, labels in _answers(module, images, mean, std, batch_size):
+    with evaluation_mode(module):
+        for pixels, labels in _batches(images, mean, std, _device_of(module, images), batch_size):
+            logits = module(pixels)
             classes = logits.shape[1]
             figures += _figures(logits.float(), labels).cpu()
-    finally:
-        module.train(training)
     right, right5, loss = (figures / max(1, count)).tolist()
     return Evaluation(right, right5 if classes > 5 else None, loss, count)
 
 
-@torch.inference_mode()
 def predict(network: Network, images: Images, batch_size: int | None = None) -> Tensor:
     """Logits of all images: [images, classes], on the CPU."""
-    training = network.module.training
-    network.module.eval()
+    return collect_answers(network.module, network, images, batch_size)
+
+
+@torch.inference_mode()
+def collect_answers(
+    answer: Callable[[Tensor], Tensor], network: Network, images: Images, batch_size: int | None = None
+) -> Tensor:
+    """What `answer` says of all images, as logits [images, classes] on the CPU.
+
+    answer: the network's module or what stands for it, from normalised [batch, channels, height, width] to logits.
+    """
+    with evaluation_mode(network.module):
+        device = _device_of(network.module, images)
+        batches = _batches(images, network.input.mean, network.input.std, device, batch_size)
+        return torch.cat([answer(pixels).float().cpu() for pixels, _ in batches])
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Within, the module is in evaluation mode; after, in the mode in which it was."""
+    training = module.training
+    module.eval()
     try:
-        answers = _answers(network.module, images, network.input.mean, network.input.std, batch_size)
-        return torch.cat([logits.float().cpu() for logits, _ in answers])
+        yield
     finally:
-        network.module.train(training)
+        module.train(training)
 
 
-def _answers(
-    module: nn.Module, images: Images, mean: tuple[float, ...], std: tuple[float, ...], batch_size: int | None
+def _device_of(module: nn.Module, images: Images) -> torch.device:
+    return next((tensor.device for tensor in module.parameters()), images.images.device)
+
+
+def _batches(
+    images: Images, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, batch_size: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and labels, batch by batch, on the module's device."""
-    device = next((tensor.device for tensor in module.parameters()), images.images.device)
+    """Normalised images and their labels, batch by batch, on the device."""
     if batch_size is None:  # a CPU is fastest where activations stay small, a GPU where there is much to do at once
         batch_size = 64 if device.type == "cpu" else 512
     for pixels, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
-        yield module(normalize(pixels.to(device), mean, std)), labels.to(device)
+        yield normalize(pixels.to(device), mean, std), labels.to(device)
 
 
 def _figures(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,19 +1,23 @@
 """How good a quantized network is with sums that are really integers, and whether its simulation says the same."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from netpress.data import Images
 from netpress.errors import UserError
-from netpress.evaluation.accuracy import Evaluation, check_answers, predict
+from netpress.evaluation.accuracy import Evaluation, check_answers, collect_answers, evaluation_mode, place, predict
 from netpress.evaluation.ranking import best_class, rank_classes
-from netpress.network import Network, check_finite
-from netpress.numerics.integer import LayerSums, exact_execution
+from netpress.network import Network
+from netpress.numerics.claims import LayerSums, layer_sums
 from netpress.numerics.layers import quantized_layers
+from netpress.program import exact_layers, execute, lower
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,14 @@ def evaluate_exactly(
     `device` moves the network there first. Raises UserError for a network without integer layers, Failure for
     weights or answers that are not numbers.
     """
-    check_finite(network)
+    place(network, device)
     module = network.module
-    if device is not None:
-        module.to(device)
+    sums = layer_sums(module)
+    if not sums:
+        raise UserError("no layer of this network computes with integers; `netpress apply quantize` makes such")
     floats = tuple(name for name, layer in quantized_layers(module).items() if not layer.formats.integer)
-    with exact_execution(module) as sums:
-        if not sums:
-            raise UserError("no layer of this network computes with integers; `netpress apply quantize` makes such")
-        exact = predict(network, images, batch_size)  # [images, classes]
+    with _exact_answers(network, sums) as answer:
+        exact = collect_answers(answer, network, images, batch_size)  # [images, classes]
     simulated = predict(network, images, batch_size)
     answers, others = rank_classes(exact, 5), best_class(simulated)
     labels = images.labels.cpu()
@@ -77,12 +80,28 @@ def evaluate_exactly(
         simulated_accuracy=_share(others == labels),
         equal_answers=_share(answers[:, 0] == others),
         largest_difference=float((exact - simulated).abs().max() / simulated.abs().max().clamp(min=1e-30)),
-        sums=dict(sums),
+        sums=sums,
         float_layers=floats,
     )
     check_answers(measured)
     return measured
 
 
-def _share(hits: torch.Tensor) -> float:
+@contextmanager
+def _exact_answers(network: Network, sums: Mapping[str, LayerSums]) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What answers in exact integers: the network's program.
+
+    None can be made of, say, a user's own class whose flow depends on values. There it is the module itself, each of
+    whose layers computes as its part of a program would.
+    """
+    try:
+        program = lower(network)
+    except UserError:
+        with evaluation_mode(network.module), exact_layers(network.module, sums):
+            yield network.module
+    else:
+        yield partial(execute, program, sums=sums)
+
+
+def _share(hits: Tensor) -> float:
     return float(hits.double().mean())

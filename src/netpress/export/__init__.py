@@ -1,1 +1,1 @@
-"""Networks out of, and into, other formats."""
+"""Networks written in other formats."""

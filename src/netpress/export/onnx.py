@@ -1,9 +1,12 @@
 """Networks as ONNX files, checked by running them (extra `onnx`).
 
-Quantized layers become QDQ: what enters goes through QuantizeLinear and DequantizeLinear with the layer's own scale
-and zero point, and the weights lie in the file as 8-bit integers behind a DequantizeLinear. ONNX has no
-narrower integers that runtimes compute with, so formats of fewer bits take 8 there, clipped to their own range.
-Everything else is float32, also where the network itself computes in float16.
+    export_onnx(network, "network.onnx")
+    check_onnx(network, "network.onnx").agreement   # share of images with the same answer
+
+A quantized layer becomes QDQ: its input passes QuantizeLinear and DequantizeLinear with the layer's own scale and zero
+point, and its weights are 8-bit integers in front of a DequantizeLinear. Runtimes compute with no narrower integers, so
+a format of fewer bits takes 8, clipped to its own range. Everything else is float32, even where the network itself
+computes in float16.
 """
 
 import copy
@@ -51,7 +54,7 @@ class OnnxCheck:
 
     count: int
     labelled: bool
-    """Whether these are images with known classes; random ones have no accuracy."""
+    """Whether these are images whose classes are known; random ones have no accuracy."""
     accuracy: float | None
     onnx_accuracy: float | None
     agreement: float
@@ -131,11 +134,11 @@ def check_onnx(
     error = _relative_error(ours, theirs)
     if (same < agreement) if images is not None else (error > far):
         where = first_divergence(network, batches[0], far)
-        said = f"agrees on {same:.2%} of {len(seen):,} answers, below {agreement:.2%}"
+        symptom = f"agrees on {same:.2%} of {len(seen):,} answers, below {agreement:.2%}"
         if images is None:
-            said = f"gives logits that are {error:.2%} off on random images, above {far:.2%}"
-        found = f"the first layer beyond {far:g} is {where}" if where else f"no single layer is off by {far:g}"
-        raise Failure(f"{path}: ONNX Runtime {said}; {found}")
+            symptom = f"gives logits that are {error:.2%} off on random images, above {far:.2%}"
+        place = f"the first layer beyond {far:g} is {where}" if where else f"no single layer is off by {far:g}"
+        raise Failure(f"{path}: ONNX Runtime {symptom}; {place}")
     first, module = batches[0], network.module.eval()
     here, there = _seconds(module, first), _seconds(session, first)
     return OnnxCheck(
@@ -207,9 +210,9 @@ class _QdqLayer(nn.Module):
     def __init__(self, layer: QuantizedLayer) -> None:
         super().__init__()
         self.layer = layer
-        chosen = layer.formats.input
-        if isinstance(chosen, Fixed | Integer):
-            low, high = integer_range(chosen)
+        number_format = layer.formats.input
+        if isinstance(number_format, Fixed | Integer):
+            low, high = integer_range(number_format)
             self.stored_type = torch.uint8 if low == 0 else torch.int8
             assert layer.input_scale is not None
             zero = layer.input_zero_point if layer.input_zero_point is not None else torch.zeros(())
@@ -218,7 +221,7 @@ class _QdqLayer(nn.Module):
             self.register_buffer("zero_point", zero.to(self.stored_type))
             # QuantizeLinear clips to its 8 bits by itself.
             self.clips = high - low < 255
-        self.rounds = isinstance(chosen, Fixed | Integer)
+        self.rounds = isinstance(number_format, Fixed | Integer)
         if layer.weight_scale is not None:
             self.register_buffer("weight", layer.integers().to(torch.int8))
             self.register_buffer("weight_scale", layer.weight_scale.detach().clone())
@@ -242,8 +245,8 @@ class _QdqLayer(nn.Module):
 
 def _node(kind: str, operands: tuple[Tensor, ...], dtype: torch.dtype, shape: Any, **attributes: int) -> Tensor:
     symbolic = torch.onnx.ops.symbolic
-    made: Tensor = symbolic(kind, operands, dict(attributes), dtype=dtype, shape=shape)
-    return made
+    output: Tensor = symbolic(kind, operands, dict(attributes), dtype=dtype, shape=shape)
+    return output
 
 
 class _Watched(nn.Module):
@@ -274,9 +277,11 @@ def _exportable(network: Network) -> nn.Module:
     """A float32 copy of the module with its quantized layers in the terms of ONNX."""
     module = copy.deepcopy(network.module).cpu().eval()
     for name, layer in quantized_layers(module).items():
-        for what, chosen in (("weights", layer.formats.weight), ("inputs", layer.formats.input)):
-            if isinstance(chosen, Fixed | Integer) and chosen.bits > 8:
-                raise UserError(f"{name}: {what} of {chosen.bits} bits; ONNX export takes formats of up to 8 bits")
+        for what, number_format in (("weights", layer.formats.weight), ("inputs", layer.formats.input)):
+            if isinstance(number_format, Fixed | Integer) and number_format.bits > 8:
+                raise UserError(
+                    f"{name}: {what} of {number_format.bits} bits; ONNX export takes formats of up to 8 bits"
+                )
         replace_module(module, name, _QdqLayer(layer))
     return module
 
@@ -360,7 +365,9 @@ def _session_of_all(path: Path) -> Callable[[Tensor], list[Tensor]]:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: [torch.from_numpy(made) for made in session.run(None, {name: images.contiguous().numpy()})]
+    return lambda images: [
+        torch.from_numpy(output) for output in session.run(None, {name: images.contiguous().numpy()})
+    ]
 
 
 def _session(path: Path) -> Callable[[Tensor], Tensor]:

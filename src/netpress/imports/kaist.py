@@ -25,5 +25,5 @@ def import_kaist(path: Path | str) -> Network:
     settings = choice.settings
     spec = InputSpec(settings.channels, settings.image_size, settings.image_size, released.mean, released.std)
     architecture = Architecture(released.family, released.settings)
-    facts = {"imported_from": Path(path).name}
+    facts = {"imported_from": Path(path).name, "dataset": "cifar100"}
     return Network(module.eval(), architecture, spec, released.classes, masks=released.masks, facts=facts)

@@ -22,6 +22,15 @@ MOST_ACTIVATIONS = 2**31
 """Values that one image leaves on its way through a network: 8 GiB in float32."""
 
 
+def check_activations(values: int) -> None:
+    """Raise UserError for a network through which one image leaves more than MOST_ACTIVATIONS values."""
+    if values > MOST_ACTIVATIONS:
+        raise UserError(
+            f"model: one image leaves {values:,} values on its way through this network, more than the "
+            f"{MOST_ACTIVATIONS:,} that netpress works with; choose a smaller network or smaller images"
+        )
+
+
 class TooLarge(UserError):
     """A network that no machine here could hold."""
 

@@ -1,15 +1,7 @@
 """A network is data: an architecture, tensors, masks and number formats, in one `.netpress` file."""
 
-from netpress.network.network import (
-    SUFFIX,
-    Architecture,
-    InputSpec,
-    Network,
-    build,
-    check_finite,
+from netpress.network.file import (
     check_out,
-    copy,
-    create,
     describe,
     find_file,
     inspect_file,
@@ -18,9 +10,9 @@ from netpress.network.network import (
     resolve,
     save,
 )
+from netpress.network.network import Architecture, InputSpec, Network, build, check_finite, copy, create
 
 __all__ = [
-    "SUFFIX",
     "Architecture",
     "InputSpec",
     "Network",

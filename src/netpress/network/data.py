@@ -1,8 +1,10 @@
-"""A network's images: divided as its file says that they were, and its classes matched by name.
+"""The images that belong to a network: the same split as in its training, the classes in its order.
 
-Whoever selects on images that a network was trained on is told a figure that is not true. So everything that reads
-images for a network that exists divides them as its record (`Network.data`) says; another split, or other images, must
-be asked for.
+    dataset = load_data(network, Path("cifar"), selects=True, console=console)
+
+An accuracy on images that the network was trained on is not true. So a network's file records which images it was
+made with, and how they were divided (`Network.data`), and whatever reads images for the network divides them alike.
+A user who wants another split, or other images, must ask for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +14,9 @@ from typing import Any
 
 import torch
 
-from netpress.data import DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
+from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
 from netpress.errors import UserError
-from netpress.network import Network
+from netpress.network import Network, create
 from netpress.process.console import Console
 from netpress.settings import parse
 
@@ -59,6 +61,30 @@ def load_data(
     return matched(network, loaded, settings.classes_by_number)
 
 
+def load_data_at_hand(
+    network: Network,
+    folder: Path | None,
+    dataset: str | None,
+    changes: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    selects: bool = False,
+    console: Console,
+) -> Dataset | None:
+    """As `load_data`, for who can do without: None where no data is named and the network's own must be fetched.
+
+    Raises UserError where there are `changes`, and no data that they could change.
+    """
+    own = dataset_of(network)
+    embedded = own is not None and own in DATASETS and DATASETS[own].embedded
+    if folder is not None or dataset is not None or "dataset" in changes or embedded:
+        return load_data(network, folder, dataset, changes, seed=seed, selects=selects, console=console)
+    if changes:
+        keys = ", ".join(f"data.{key}" for key in changes)
+        raise UserError(f"{keys}: changes nothing, since no data is read; name it with --data or --dataset")
+    return None
+
+
 def load_run_data(
     settings: DataSettings, folder: Path | None, seed: int, network: Network | None, console: Console
 ) -> Dataset:
@@ -92,6 +118,24 @@ def split_seed_of(settings: DataSettings, seed: int, network: Network | None) ->
             f"selected on that it was trained on; say {then}, or ask for another split with {ASK}"
         )
     return record.seed
+
+
+def create_for(
+    dataset: Dataset | Survey, family: str, settings: Mapping[str, Any], *, seed: int, shapes: bool = False
+) -> Network:
+    """A new network of `family` for these images, with `settings` of its own; `seed` and `shapes` as for `create`.
+
+    Before the images are read (a Survey) its classes have numbers for names. Raises UserError where the settings
+    contradict the images.
+    """
+    sizes = {"classes": dataset.count, "channels": dataset.channels, "image_size": dataset.side}
+    for key, value in sizes.items():
+        if settings.get(key, value) != value:
+            raise UserError(f"model.{key}: the recipe says {settings[key]}, {dataset.name} has {value}")
+    if isinstance(dataset, Survey):
+        return create(family, {**settings, **sizes}, seed=seed, shapes=shapes)
+    names, mean, std = dataset.classes, dataset.mean, dataset.std
+    return create(family, {**settings, **sizes}, classes=names, mean=mean, std=std, seed=seed, shapes=shapes)
 
 
 def adopt(network: Network, dataset: Dataset) -> None:

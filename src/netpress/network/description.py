@@ -1,8 +1,11 @@
-"""What a network file says of itself, read from the file and validated field by field, as a recipe is.
+"""The JSON in a network file: reading it, and validating every field, as a recipe's fields are.
 
-A checksum tells damage, not lies: whoever writes a file can write a checksum that fits. So nothing is built, decoded
-or shown of a description that is not whole: every field has a type and a range, every unknown key is refused, and
-what is said twice (classes, channels, size) must agree. What the tensors hold is `netpress.network`'s to check.
+    values, stored = read_file(path)            plain values, and the tensors beside them; the checksum is compared
+    description = check_description(values)     types, ranges, no unknown key
+
+The checksum finds damage. It does not find lies: whoever forges a file can write a checksum that fits. So nothing is
+built or decoded before the whole description is valid, and what it says twice (classes, channels, size) must agree.
+`netpress.network.file` checks the tensors.
 """
 
 import hashlib
@@ -128,13 +131,13 @@ class Description(Settings):
         """The settings of the architecture. Raises SettingsError, also where they disagree with input and classes."""
         family = FAMILIES[self.architecture.family]
         settings = parse(family.settings, self.architecture.settings, "architecture.settings")
-        said = {
+        twice = {
             "classes": (settings.classes, len(self.classes)),
             "channels": (settings.channels, self.input.channels),
             "height": (settings.image_size, self.input.height),
             "width": (settings.image_size, self.input.width),
         }
-        for what, (model, beside) in said.items():
+        for what, (model, beside) in twice.items():
             if model != beside:
                 raise ValueError(f"{what}: the architecture says {model}, the file beside it {beside}")
         return settings
@@ -162,8 +165,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = json.loads(text, parse_constant=_refuse_constant)
         if isinstance(values, dict) and values.get("version") == VERSION:
-            said = values.pop("checksum", None)
-            right = said == checksum(values, stored)
+            expected = values.pop("checksum", None)
+            right = expected == checksum(values, stored)
         else:
             right = None
     except OSError as error:

@@ -1,48 +1,29 @@
-"""A network is data: an architecture, tensors and number formats, in one `.netpress` file.
+"""A network: a module with what is needed to build it again, feed it, count it and ship it.
 
-The file is a safetensors file. Its metadata holds one JSON text under the key `netpress`:
+    network = create("c_efficientnet", {"widths": "tiny", "classes": 10}, seed=1)
+    network.edit(FoldNorms(pairs=(("stem.conv", "stem.norm"),)))     its structure changes by edits
+    network.masks["stem.conv.weight"]                                which weights exist
+    network.formats["stem.conv.weight"]                              how they are stored
 
-    {"version": 1,
-     "architecture": {"family": "c_efficientnet", "settings": {...}, "edits": [...]},
-     "input": {...}, "classes": [...], "facts": {...},
-     "formats": {tensor or activation name: number format},
-     "tensors": {name: {"shape": [...], ...}},
-     "data": {"settings": {...}, "seed": ..., "checksum": ...},   where it is known
-     "checksum": sha256 of all of the above and of every tensor's bytes}
-
-What lies in the file of each tensor is `netpress.network.tensors`'s business: packed values, masks, scales.
-
-Loading validates all that the file says (`netpress.network.description`), builds the family on the meta device,
-replays the edits, compares every name, shape and type with the file, and only then decodes tensors: a file that
-claims to be huge costs nothing.
+`netpress.network.file` writes it to a file and reads it.
 """
 
 import copy as copying
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from netpress.data import DataRecord
-from netpress.errors import Failure, UserError, quote, shorten
-from netpress.files import atomic_write, is_there, refuse_other_tools
-from netpress.models.bounds import TooLarge, bounded_building
-from netpress.models.registry import FAMILIES, IMPORTED, parse_model
-from netpress.network.description import KEY, VERSION, Description, check_description, checksum, read_file
-from netpress.network.edits import apply_edits
-from netpress.network.tensors import decode_state, encode_state, inspect_state
-from netpress.numerics.formats import parse_format
-from netpress.numerics.layers import quantized_layers
+from netpress.errors import Failure, UserError
+from netpress.models.bounds import bounded_building
+from netpress.models.registry import FAMILIES, IMPORTED
+from netpress.network.edits import Edit, replay
+from netpress.network.formats import layer_formats
 from netpress.process.devices import generator_for, seed_for
-from netpress.settings import SettingsError, parse
-
-SUFFIX = ".netpress"
+from netpress.settings import parse
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,8 @@ class Network:
     """A module with what is needed to rebuild, feed, count and ship it.
 
     `masks` maps a parameter's name to a bool tensor of its shape, True where the weight exists.
-    `formats` maps a tensor's or an activation's name to its number format (absent: float32).
+    `other_formats` maps tensors that no quantized layer owns to their number formats (absent: float32); `*` stands for
+    all values that are computed in between.
     `facts` are figures measured on it, such as `accuracy` (a fraction) and `dataset`.
     `data` says which images it was made with and how they were divided; None where nobody knows.
     """
@@ -84,13 +66,66 @@ class Network:
     input: InputSpec
     classes: tuple[str, ...]
     masks: dict[str, Tensor] = field(default_factory=dict)
-    formats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    other_formats: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     data: DataRecord | None = None
+
+    @property
+    def formats(self) -> dict[str, dict[str, Any]]:
+        """Every number format by name: those of the quantized layers (see `netpress.network.formats`), and others."""
+        return layer_formats(self.module) | self.other_formats
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Parameters of more than one dimension: what pruning may touch and a mask may describe."""
         return {name: weight for name, weight in self.module.named_parameters() if weight.dim() > 1}
+
+    def edit(self, edit: Edit) -> dict[str, int]:
+        """Change the structure, in place, and record how: the module, its masks and its formats stay consistent.
+
+        A mask follows its parameter, also to another name, and ends with it; so does a format. Returns the masks that
+        ended: for each name, how many weights it had removed. Works on shapes as on values. Raises what `edit.apply`
+        raises where it does not fit, and Failure, before anything changes, for a mask that fits no parameter.
+        """
+        check_masks(self)
+        parameters, tensors = dict(self.module.named_parameters()), _tensors(self.module)
+        edit.apply(self.module)
+        self.architecture.edits.append(edit.model_dump(mode="json"))
+        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        masks, self.masks = self.masks, {}
+        ended: dict[str, int] = {}
+        for name, mask in masks.items():
+            parameter = parameters[name]
+            if id(parameter) in names and parameter.shape == mask.shape:
+                self.masks[names[id(parameter)]] = mask
+            else:
+                ended[name] = int((~mask).sum())
+        self.other_formats = _moved_formats(self.other_formats, tensors, self.module)
+        return ended
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _moved_formats(
+    formats: dict[str, dict[str, Any]], before: dict[str, Tensor], module: nn.Module
+) -> dict[str, dict[str, Any]]:
+    """`formats` under the names that the tensors of `before` have now, without those that are gone or in a layer's."""
+    names = {id(tensor): name for name, tensor in _tensors(module).items()}
+    moved = {names.get(id(before[name])) if name in before else name: format for name, format in formats.items()}
+    owned = layer_formats(module)
+    return {name: format for name, format in moved.items() if name is not None and name not in owned}
+
+
+def check_masks(network: Network) -> None:
+    """Raise Failure, naming it, for a mask that belongs to no parameter of the network, or is not of its shape."""
+    parameters = dict(network.module.named_parameters())
+    for name, mask in network.masks.items():
+        if name not in parameters:
+            raise Failure(f"there is a mask for {name}, but the network has no such parameter")
+        if parameters[name].shape != mask.shape:
+            there, shape = tuple(parameters[name].shape), tuple(mask.shape)
+            raise Failure(f"the mask for {name} is of shape {shape}, but the parameter of {there}")
 
 
 def create(
@@ -129,159 +164,6 @@ def create(
     return Network(module.eval(), Architecture(family, parsed.model_dump(mode="json")), spec, names)
 
 
-def resolve(text: str, *, allow_import: bool | str = False) -> Network:
-    """The network that a person means by `text`: a file, a run folder, or NAME[:SETTINGS] of a new model.
-
-    `allow_import` as for `load`; it is not asked where `text` itself names the class to import.
-    """
-    path = Path(text)
-    refuse_other_tools(path)
-    if is_there(path):
-        return load(find_file(path), allow_import=allow_import)
-    if path.suffix == SUFFIX or "/" in text.partition(":")[0]:
-        raise UserError(f"{text}: no such file")
-    choice = parse_model(text)
-    return create(choice.family.name, choice.settings.model_dump(mode="json"))
-
-
-def find_file(path: Path) -> Path:
-    """The network file that `path` means: itself, or the one in a run's or a stage's folder. Raises UserError."""
-    if not path.is_dir():
-        return path
-    file = path / f"network{SUFFIX}"
-    if not file.exists():
-        raise UserError(f"{path}: no network{SUFFIX} in this folder; is the run finished?")
-    return file
-
-
-def copy(network: Network) -> Network:
-    """An independent copy: changing one leaves the other as it was."""
-    return copying.deepcopy(network)
-
-
-def save(network: Network, path: Path | str) -> None:
-    """Write the network to `path`, all or nothing.
-
-    Raises Failure if the disk is full, or for a network that could not be loaded again: values that are not finite,
-    tensors that its architecture does not have, classes or facts that no file may hold.
-    """
-    check_finite(network)
-    state = {name: tensor.detach().cpu() for name, tensor in network.module.state_dict().items()}
-    buffers = {name for name, _ in network.module.named_buffers(remove_duplicate=False)}
-    tensors, described = encode_state(state, buffers, network.masks, network.formats)
-    description: dict[str, Any] = {
-        "version": VERSION,
-        "architecture": asdict(network.architecture),
-        "input": asdict(network.input),
-        "classes": list(network.classes),
-        "facts": network.facts,
-        "formats": network.formats,
-        "tensors": described,
-    }
-    if network.data is not None:
-        description["data"] = network.data.as_json()
-    try:
-        check_description(description)
-        _check_formats(network)
-        if network.architecture.family != "import":
-            _check_tensors(build(network.architecture), described)
-    except (SettingsError, Failure, ValueError) as error:
-        raise Failure(f"{path}: this network cannot be saved: {_in_one_line(error)}") from None
-    # Shared parameters would make safetensors refuse; each name gets its own bytes.
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    description["checksum"] = checksum(description, tensors)
-    atomic_write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(description, separators=(",", ":"))}))
-
-
-def check_out(path: Path) -> None:
-    """Raise UserError where writing a network to `path` would take the place of something that is no network file."""
-    if path.is_dir():
-        raise UserError(f"--out {path}: is a folder; name the file to write")
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        head = file.read(8 + 64)  # the length of the description, and its beginning
-    if f'"{KEY}"'.encode() not in head:
-        raise UserError(f"--out {path}: is there and is no network file; move it away, or choose another name")
-
-
-def load(path: Path | str, *, allow_import: bool | str = False) -> Network:
-    """The network stored at `path`, rebuilt exactly as it was saved, in evaluation mode.
-
-    A network of a user's own class (family `import`) is rebuilt by importing that class, which runs its module's
-    code: that is refused unless `allow_import` is true, or names that very class (see `own_class`).
-    Raises UserError for a file that is not a network, Failure for one that is damaged or forged.
-    """
-    path = Path(path)
-    values, stored = read_file(path)
-    with _refuse_damage(path):
-        description = check_description(values)
-    own = description.architecture.family == "import"
-    if own:
-        _refuse_import(path, description, allow_import)
-    with _refuse_damage(path):
-        network = _rebuild(description, values, len(stored))
-        _check_tensors(network.module, values["tensors"])
-        state, network.masks = decode_state(values["tensors"], values["formats"], stored)
-        # In memory of their own: views of a file may lie unaligned, and Windows could not write that file anew.
-        state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-        network.module.load_state_dict(state, assign=True)
-        _check_numbers(network)
-    return network
-
-
-def own_class(network: Network) -> str | bool:
-    """What `allow_import` is for files that are made of this network: the user's own class that it is built by."""
-    architecture = network.architecture
-    return str(architecture.settings.get("target")) if architecture.family == "import" else False
-
-
-def describe(path: Path | str) -> dict[str, Any]:
-    """The JSON that a network file carries, validated, without building anything. Raises as `load`."""
-    path = Path(path)
-    values, _ = read_file(path)
-    with _refuse_damage(path):
-        check_description(values)
-    return values
-
-
-def inspect_file(path: Path | str) -> dict[str, Any]:
-    """What a network file holds, as plain values: its description, and for each tensor the bits it takes.
-
-    `tensor_bits` counts whole bytes of every stored part, masks included. `alignment_bits` of them only fill up
-    last bytes; all others are values, scales, zero points and masks, as a score counts them.
-    `file_bytes` adds names, JSON and the checksum. Every part's size is checked. Raises as `load`.
-    """
-    path = Path(path)
-    description, stored = read_file(path)
-    with _refuse_damage(path):
-        check_description(description)
-        layers = inspect_state(description["tensors"], description["formats"], stored)
-        totals = {key: sum(row[key] for row in layers) for key in ("tensor_bits", "mask_bits", "alignment_bits")}
-        rest = {key: description.get(key) for key in ("architecture", "input", "classes", "facts", "data")}
-    return {"file_bytes": path.stat().st_size, **totals, **rest, "layers": layers}
-
-
-def _refuse_import(path: Path, description: Description, allow_import: bool | str) -> None:
-    target = description.architecture.settings.get("target")
-    if allow_import is not True and allow_import != target:
-        raise UserError(
-            f"{path}: this network is built by code of its author's own ({quote(target)}); "
-            "if you trust it, say so with --allow-import (allow_import=True)"
-        )
-
-
-def _rebuild(description: Description, values: dict[str, Any], stored: int) -> Network:
-    architecture = Architecture(**values["architecture"])
-    with bounded_building(8 * stored + 1000, 2**62, "far beyond its tensors"):
-        module = build(architecture)
-    fields = description.input
-    spec = InputSpec(fields.channels, fields.height, fields.width, fields.mean, fields.std)
-    classes, formats, facts = description.classes, values["formats"], values["facts"]
-    module.eval()
-    return Network(module, architecture, spec, classes, formats=formats, facts=facts, data=description.data)
-
-
 def build(architecture: Architecture) -> nn.Module:
     """The module of an architecture, edits replayed, without weights (on the meta device where it can be)."""
     entry = FAMILIES[architecture.family]
@@ -289,67 +171,13 @@ def build(architecture: Architecture) -> nn.Module:
     device = "cpu" if architecture.family == "import" else "meta"  # others' constructors may compute with values
     with torch.device(device):
         module = entry.build(settings)
-        apply_edits(module, architecture.edits)
+        replay(module, architecture.edits)
     return module
 
 
-_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
-
-
-@contextmanager
-def _refuse_damage(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file's contents are put together is the file's fault, said in one line."""
-    try:
-        yield
-    except (*_BUGS, SettingsError, TooLarge, Failure) as error:
-        said = shorten(_in_one_line(error), 300)
-        raise Failure(f"{path}: this network file is damaged or of another version ({said})") from error
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _check_tensors(module: nn.Module, entries: dict[str, dict[str, Any]]) -> None:
-    """Raise ValueError unless the file has the tensors that the module has, of their shapes and types."""
-    built = {name: _kind_of(tensor) for name, tensor in module.state_dict().items()}
-    found = {name: (tuple(entry["shape"]), entry.get("dtype", "float32")) for name, entry in entries.items()}
-    for name in sorted(built.keys() | found.keys()):
-        if built.get(name) != found.get(name):
-            raise ValueError(f"{name}: the file has {found.get(name)}, the architecture {built.get(name)}")
-
-
-def _kind_of(tensor: Tensor) -> tuple[tuple[int, ...], str]:
-    return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-
-
-def _check_numbers(network: Network) -> None:
-    """Raise ValueError for tensors whose values nothing can be calculated with, and formats that no layer has."""
-    check_finite(network)
-    for name, part in network.module.named_modules():
-        variance = part._buffers.get("running_var")
-        if variance is not None and bool((variance < 0).any()):
-            raise ValueError(f"{name}.running_var: a variance below zero")
-    for name, layer in quantized_layers(network.module).items():
-        for scale in ("weight_scale", "input_scale"):
-            steps = getattr(layer, scale)
-            if steps is not None and not bool((steps > 0).all()):
-                raise ValueError(f"{name}.{scale}: a scale that is not above zero")
-    _check_formats(network)
-
-
-def _check_formats(network: Network) -> None:
-    """Raise ValueError unless the formats are those that the quantized layers compute with."""
-    layers = quantized_layers(network.module)
-    computed = {f"{name}.{key}": form for name, layer in layers.items() for key, form in layer.tensor_formats().items()}
-    for name, format in computed.items():
-        said = network.formats.get(name)
-        if said is None or parse_format(said) != format:
-            raise ValueError(f"formats.{name}: the layer computes with {format.kind}, the file says {quote(said)}")
-    stored = network.module.state_dict().keys()
-    for name in network.formats:
-        if name not in computed and name not in stored and name != "*":
-            raise ValueError(f"formats.{name}: no quantized layer computes with it")
+def copy(network: Network) -> Network:
+    """An independent copy: changing one leaves the other as it was."""
+    return copying.deepcopy(network)
 
 
 def check_finite(network: Network) -> None:

@@ -1,9 +1,9 @@
-"""Which layers a setting means: by kind, or by a pattern on their names.
+"""Which layers a setting means: layers of a kind, or layers whose names match a pattern.
 
     select(module, "pointwise")                      every 1x1 convolution
     select(module, ["stem", "blocks.0.*.conv"])      the first convolution, and some by name
 
-A setting that matches nothing is an error, never silence.
+A setting that matches no layer is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ Layers = list[tuple[str, nn.Module]]
 
 def layers_with_weights(module: nn.Module) -> Layers:
     """Every layer that owns a `weight` of more than one dimension, by name, in order of definition."""
-    found = []
+    layers = []
     for name, layer in module.named_modules():
         weight = layer._parameters.get("weight")
         if weight is not None and weight.dim() > 1:
-            found.append((name, layer))
-    return found
+            layers.append((name, layer))
+    return layers
 
 
 def select(module: nn.Module, what: str | Sequence[str], path: str = "layers") -> Layers:
@@ -34,7 +34,7 @@ def select(module: nn.Module, what: str | Sequence[str], path: str = "layers") -
     Raises UserError, with `path` as the setting's name, for an item that matches no layer.
     """
     layers = layers_with_weights(module)
-    chosen: set[str] = set()
+    selected: set[str] = set()
     items = [what] if isinstance(what, str) else what
     if not items:
         raise UserError(f"{path}: an empty list means no layer; leave the setting out, or name some")
@@ -45,22 +45,22 @@ def select(module: nn.Module, what: str | Sequence[str], path: str = "layers") -
             names = {name for name, _ in layers if fnmatchcase(name, item)}
         if not names:
             raise UserError(f"{path}: {_explain(item, layers)}")
-        chosen |= names
-    return [(name, layer) for name, layer in layers if name in chosen]
+        selected |= names
+    return [(name, layer) for name, layer in layers if name in selected]
 
 
 def kinds_of(module: nn.Module) -> dict[str, list[str]]:
     """The kinds that this module has, each with the names of its layers."""
     layers = layers_with_weights(module)
-    found = {kind: [name for name, _ in matching(module, layers)] for kind, matching in KINDS.items()}
-    return {kind: names for kind, names in found.items() if names}
+    by_kind = {kind: [name for name, _ in matching(module, layers)] for kind, matching in KINDS.items()}
+    return {kind: names for kind, names in by_kind.items() if names}
 
 
 def _explain(item: str, layers: Layers) -> str:
     names = [name for name, _ in layers]
-    shown = ", ".join(names[:3] + (["...", names[-1]] if len(names) > 4 else names[3:]))
+    examples = ", ".join(names[:3] + (["...", names[-1]] if len(names) > 4 else names[3:]))
     problem = "this network has no such layer" if item in KINDS else "matches no layer"
-    return f"{item!r}: {problem}; kinds are {', '.join(KINDS)}; its layers are called {shown}"
+    return f"{item!r}: {problem}; kinds are {', '.join(KINDS)}; its layers are called {examples}"
 
 
 def _convolutions(layers: Layers) -> list[tuple[str, nn.Conv2d]]:
@@ -76,9 +76,9 @@ def _stem(module: nn.Module, layers: Layers) -> Layers:
 
 
 def _pointwise(module: nn.Module, layers: Layers) -> Layers:
-    found = [(n, c) for n, c in _convolutions(layers) if c.kernel_size == (1, 1) and c.groups == 1]
+    single = [(n, c) for n, c in _convolutions(layers) if c.kernel_size == (1, 1) and c.groups == 1]
     stem = _stem(module, layers)
-    return [layer for layer in found if layer not in stem]
+    return [layer for layer in single if layer not in stem]
 
 
 def _depthwise(module: nn.Module, layers: Layers) -> Layers:

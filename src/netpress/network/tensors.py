@@ -1,10 +1,12 @@
-"""The tensors of a network as they lie in its file, and back.
+"""What a network file stores of each tensor and each mask: encoding and decoding.
 
-Each tensor has an entry, plain values: its `shape`; `dtype` where that is not float32; `masked` where a mask says
-which of its values exist. With neither a format nor a mask it is stored as it is, under its name. Any other is
-stored in parts, `NAME#values`, `NAME#mask` and so on (`packing.encode_tensor`); its scale is the tensor `NAME_scale`
-if there is one, so that no number is stored twice. A buffer that is one value all over (a counter, statistics that
-are merged into a norm) has that value as `constant` in its entry, and takes no bytes.
+    stem.norm.weight                                      a tensor without format and mask, as it is
+    stem.conv.weight#values, stem.conv.weight#mask        a tensor in parts: packed values, one bit a weight
+    stem.conv.weight_scale                                its scale, a tensor of the layer; no number is stored twice
+
+`netpress.numerics.packing` makes the parts. Beside them each tensor has an entry in the file's JSON: its `shape`,
+its `dtype` if that is not float32, and `masked` if it has a mask. A buffer whose values are all equal (a counter,
+statistics that are merged into a norm) is a `constant` in its entry and takes no bytes.
 """
 
 from collections.abc import Collection, Mapping
@@ -108,9 +110,9 @@ def inspect_state(entries: Mapping[str, Entry], formats: Formats, stored: Mappin
 def _inspect_tensor(
     name: str, entry: Entry, formats: Formats, mask: Tensor | None, stored: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    parts, chosen, plain = _parts_of(name, stored), _format(name, formats), name not in formats
+    parts, format, plain = _parts_of(name, stored), _format(name, formats), name not in formats
     constant = "constant" in entry
-    kind, bits = chosen.kind if not plain else str(entry.get("dtype", "float32")), chosen.bits
+    kind, bits = format.kind if not plain else str(entry.get("dtype", "float32")), format.bits
     if plain:
         bits = _dtype(entry).itemsize * 8
     if constant:
@@ -124,7 +126,7 @@ def _inspect_tensor(
         "values": 0 if constant else values,
         "tensor_bits": 0 if constant else part_bits(parts or {name: stored[name]}),
         "mask_bits": 0 if mask is None else mask.numel(),
-        "alignment_bits": 0 if constant else alignment_bits(parts, chosen, entry["shape"], mask),
+        "alignment_bits": 0 if constant else alignment_bits(parts, format, entry["shape"], mask),
     }
 
 

@@ -8,7 +8,18 @@ as wide as its widest input, so an add at level l (from 0) costs `first_bits + l
 import torch
 from torch import Tensor
 
-from netpress.numerics.formats import AnyFormat, Binary, Fixed, Float16, Float32, Integer, Power, Ternary
+from netpress.numerics.formats import (
+    AnyFormat,
+    Binary,
+    Fixed,
+    Float16,
+    Float32,
+    GridFormat,
+    Integer,
+    Power,
+    Ternary,
+    integer_range,
+)
 
 
 def tree_bits(count: Tensor, first_bits: int) -> Tensor:
@@ -39,6 +50,19 @@ def signed_width(largest: int) -> int:
 def range_width(lowest: int, highest: int) -> int:
     """Bits of the two's complement integers that hold every number from lowest (0 or less) to highest."""
     return max(signed_width(highest), signed_width(-lowest - 1) if lowest < 0 else 1)
+
+
+def sum_range(weight: Tensor, activations: GridFormat) -> tuple[int, int]:
+    """The least and the largest partial sum that any input could give, in any order of adding.
+
+    weight: stored integers [outputs, ...]. Every product lies in a range that holds 0, so a partial sum lies between
+    the sums of all lower and of all upper ends.
+    """
+    low, high = integer_range(activations)
+    weight = weight.double().flatten(1)
+    upper = torch.maximum(weight * low, weight * high).sum(1).max()
+    lower = torch.minimum(weight * low, weight * high).sum(1).min()
+    return int(lower), int(upper)
 
 
 def is_integer(format: AnyFormat) -> bool:

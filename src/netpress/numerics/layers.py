@@ -10,11 +10,11 @@ z, which stands for 0. Everything outside the sum is float32 or, in evaluation, 
 
 In training and in ordinary evaluation the integers live in float32, which holds them exactly up to 2**24; where
 torch's float32 sums are not exact (`netpress.numerics.sums`), evaluation takes sums that are.
-`netpress.numerics.integer` runs the same layers with integer sums of any size. The layers are subclasses of
+`netpress.program` makes integer operations of the same layers, for sums of any size. The layers are subclasses of
 `nn.Conv2d` and `nn.Linear`; their weights are floats on their grid, so other code reads them as usual.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -23,8 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from netpress.numerics.accumulators import is_integer, product_bits, tree_width
-from netpress.numerics.calibration import Sigma, calibrate_tensor
+from netpress.numerics.accumulators import is_integer, product_bits, sum_range, tree_width
+from netpress.numerics.calibration import AnyCalibration, calibrate_tensor
 from netpress.numerics.formats import (
     AnyFormat,
     Binary,
@@ -40,12 +40,12 @@ from netpress.numerics.formats import (
     significant_bits,
     zero_point_format,
 )
+from netpress.numerics.rescaling import Arithmetic, Rescaling
 from netpress.numerics.rounding import dequantize, pass_through, quantize, scale_gradient, snap, stored_scale
 from netpress.numerics.strided import keep_in_bounds
-from netpress.numerics.sums import floats_sum_exactly
+from netpress.numerics.sums import Window, convolution_sums, floats_sum_exactly, linear_sums
 from netpress.settings import Settings, between
 
-Arithmetic = Literal["float16", "float32"]
 Scales = tuple[Tensor | None, Tensor | None]
 """Of the weights, [] or [outputs], and of the input, []."""
 
@@ -58,7 +58,7 @@ class LayerFormats(Settings):
     input: NumberFormat = Integer(bits=8, scale="tensor", signed=False, zero_point=True)
     """Format of the values that enter the layer: one scale for the tensor."""
     bias: Annotated[Float16 | Float32 | Fixed, Field(discriminator="kind")] = Float16()
-    """Format of the bias; fixed point takes its exponent from the biases by Wave's SigmaMax, lambda 10."""
+    """Format of the bias; fixed point takes its exponent from the biases when the layer is frozen."""
     arithmetic: Arithmetic = "float16"
     """Arithmetic outside the sums, in evaluation: scale, bias, and what other modules do with the output."""
     accumulators: Literal["tree"] | Annotated[int, between(2, 64)] = Field(default="tree")
@@ -95,13 +95,12 @@ class QuantizedLayer(nn.Module):
     input_scale: nn.Parameter | None  # []
     input_zero_point: Tensor | None  # [], a whole number
     plain: bool  # compute as the float layer that this was: for tracing and exports
-    exact_sums: Callable[["QuantizedLayer", Tensor, Tensor], Tensor] | None
 
     def set_formats(self, formats: LayerFormats) -> None:
         """Add the tensors that the formats need, still without meaning: scales 1, zero point 0."""
         check_formats(formats)
         self.formats = formats
-        self.plain, self.exact_sums = False, None
+        self.plain = False
         device, weight = self.weight.device, formats.weight
         self.weight_scale = self.input_scale = None
         if isinstance(weight, Fixed | Integer | Ternary | Binary):
@@ -134,18 +133,23 @@ class QuantizedLayer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # narrower floats do not hold the integers
             scales = self.scales(x[0].numel())
             weight, values = self.stored_weight(scales[0]), self.stored_input(x, scales[1])
-            if self.exact_sums is not None and self.formats.integer:
-                return self.finish(self.exact_sums(self, values, weight), weight, scales, centred=False)
+            # In training the sums stay centred, which saves a pass. In evaluation the zero point's share is in the
+            # bias, as in a program; then simulation and exact integers round alike, and agree to the last bit.
+            zero = None if self.training else self.zero_sums(weight)
+            rescaling = self.rescaling(weight, scales, zero)
             if self.formats.integer and not self.training and not floats_sum_exactly(x.device):
-                from netpress.numerics.integer import integer_sums  # which knows these layers
-
-                return self.finish(integer_sums(self, values, weight), weight, scales, centred=False)
+                return rescaling.apply(self.exact_sum(values, weight))
             if self.input_zero_point is not None:
                 values = values - self.input_zero_point
-            return self.finish(self.sum(values, weight, None), weight, scales, centred=True)
+            sums = self.sum(values, weight, None)
+            return rescaling.apply(sums if zero is None else sums + self.spread(zero))
 
     def sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's sums of products."""
+        raise NotImplementedError
+
+    def exact_sum(self, values: Tensor, weight: Tensor) -> Tensor:
+        """The sums of stored integers, not centred and padded with the zero point, exact in whatever torch sums."""
         raise NotImplementedError
 
     def spread(self, per_channel: Tensor) -> Tensor:
@@ -182,32 +186,33 @@ class QuantizedLayer(nn.Module):
         """The stored integers of the weights, as floats without gradient."""
         return self.stored_weight(self.scales()[0]).detach()
 
-    def finish(self, sums: Tensor, weight: Tensor, scales: Scales, centred: bool) -> Tensor:
-        """From the sums to the output. `centred` sums are those of q - z, others those of q itself."""
+    def zero_sums(self, weight: Tensor) -> Tensor | None:
+        """What the input's zero point adds to the sums of stored integers: [outputs]; None without a zero point."""
+        return None if self.input_zero_point is None else weight.flatten(1).sum(1) * self.input_zero_point
+
+    def rescaling(self, weight: Tensor, scales: Scales, zero: Tensor | None) -> Rescaling:
+        """What makes the output of the sums. `zero`: what `zero_sums` says where the sums are not centred."""
         scale = self.weight.new_ones(())
         for factor in scales:
             scale = scale if factor is None else scale * factor
         bias = self.bias if self.bias is not None else scale.new_zeros(())
-        half = self.formats.arithmetic == "float16" and not self.training
-        # In training the sums stay centred, which saves a pass. In evaluation the constant is in the bias, as it will
-        # be where the network ships; then simulation and exact integers round alike, and agree to the last bit.
-        if self.input_zero_point is not None and not (centred and self.training):
-            zero = weight.flatten(1).sum(1) * self.input_zero_point  # [outputs]
+        if zero is not None:
             bias = bias - scale * zero
-            sums = sums + self.spread(zero) if centred else sums
-        if not half:
-            return sums.float() * self.spread(scale) + self.spread(bias)
+        if self.formats.arithmetic == "float32" or self.training:
+            return Rescaling("float32", None, self.spread(scale), self.spread(bias))
         if not self.formats.integer:
-            sums = sums.half()
-            if self.weight_scale is not None or self.input_scale is not None:
-                sums = sums * self.spread(scale).half()
-            return sums + self.spread(bias).half()
+            scaled = self.weight_scale is not None or self.input_scale is not None
+            return Rescaling("float16", None, self.spread(scale).half() if scaled else None, self.spread(bias).half())
         # A shift that brings the largest possible sum to 2**8 keeps both factors within float16's normal range.
         low, high = integer_range(self.formats.input)  # type: ignore[arg-type]
         bound = weight.abs().flatten(1).sum(1).clamp(min=1) * max(-low, high)
         shift = torch.exp2(torch.ceil(torch.log2(bound)) - 8)
-        rounded = (sums / self.spread(shift)).half()
-        return rounded * self.spread(scale * shift).half() + self.spread(bias).half()
+        factor = self.spread(scale * shift).half()
+        return Rescaling("float16", self.spread(shift), factor, self.spread(bias).half())
+
+    def sum_range(self) -> tuple[int, int]:
+        """The least and the largest partial sum that any input could give; for layers that compute with integers."""
+        return sum_range(self.integers(), self.formats.input)  # type: ignore[arg-type]
 
     def products(self) -> int:
         """Products in the largest of the layer's sums: weights that are not zero, of one output."""
@@ -220,8 +225,11 @@ class QuantizedLayer(nn.Module):
         return tree_width(self.products(), product_bits(self.formats.weight, self.formats.input))
 
     @torch.no_grad()
-    def freeze(self) -> None:
-        """Put weights, bias and scales on the grids that they are stored on, in place. The outputs stay the same."""
+    def freeze(self, bias_calibration: AnyCalibration) -> None:
+        """Put weights, bias and scales on the grids that they are stored on, in place. The outputs stay the same.
+
+        bias_calibration: how the range of biases in fixed point is found.
+        """
         weight_scale, input_scale = (None if scale is None else scale.detach() for scale in self.scales())
         stored = self.stored_weight(weight_scale)
         self.weight.copy_(stored if weight_scale is None else dequantize(stored, weight_scale))
@@ -230,7 +238,7 @@ class QuantizedLayer(nn.Module):
         if input_scale is not None:
             self.input_scale = nn.Parameter(input_scale, requires_grad=False)
         if self.bias is not None:
-            self.bias.copy_(_snap_bias(self.bias, self.formats.bias))
+            self.bias.copy_(_snap_bias(self.bias, self.formats.bias, bias_calibration))
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
@@ -246,6 +254,11 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     def sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
 
+    def exact_sum(self, values: Tensor, weight: Tensor) -> Tensor:
+        low, high = self.sum_range()
+        zero = 0.0 if self.input_zero_point is None else float(self.input_zero_point)
+        return convolution_sums(values, weight, Window.of(self), max(-low, high), zero)
+
     def spread(self, per_channel: Tensor) -> Tensor:
         return per_channel.reshape(-1, 1, 1) if per_channel.dim() else per_channel
 
@@ -259,6 +272,9 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def sum(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, bias)
+
+    def exact_sum(self, values: Tensor, weight: Tensor) -> Tensor:
+        return linear_sums(values, weight)
 
     def spread(self, per_channel: Tensor) -> Tensor:
         return per_channel
@@ -317,10 +333,13 @@ def plain_layers(module: nn.Module) -> Iterator[None]:
             layer.plain = False
 
 
-def freeze(module: nn.Module) -> None:
-    """Freeze every quantized layer of the module: what its file will hold is what it computes with."""
+def freeze(module: nn.Module, bias_calibration: AnyCalibration) -> None:
+    """Freeze every quantized layer of the module: what its file will hold is what it computes with.
+
+    bias_calibration: how the range of biases in fixed point is found.
+    """
     for layer in quantized_layers(module).values():
-        layer.freeze()
+        layer.freeze(bias_calibration)
 
 
 def _learning(scale: nn.Parameter | None, format: AnyFormat, count: int) -> Tensor | None:
@@ -338,7 +357,7 @@ def _snap_straight(x: Tensor, format: AnyFormat) -> Tensor:
     return pass_through(rounded, x) if x.requires_grad else rounded
 
 
-def _snap_bias(bias: Tensor, format: AnyFormat) -> Tensor:
+def _snap_bias(bias: Tensor, format: AnyFormat, calibration: AnyCalibration) -> Tensor:
     if isinstance(format, Fixed):
-        return snap(bias, format, calibrate_tensor(bias, format, Sigma(deviations=10.0))[0])
+        return snap(bias, format, calibrate_tensor(bias, format, calibration)[0])
     return snap(bias, format)

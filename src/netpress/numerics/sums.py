@@ -9,15 +9,34 @@ So what must be exact calls no library's convolution: `convolution_sums` multipl
 simulation, which wants the speed of float32, asks `floats_sum_exactly` first.
 """
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import _disable_current_modes
 
 _PROBED = 64  # channels and, of 8 x 8 pixels, images: libraries take other ways with many than with few
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which inputs a convolution's kernel meets."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Places added on the left, right, top and bottom."""
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d) -> Self:
+        """The window of a layer of torch's."""
+        left, right, top, bottom = layer._reversed_padding_repeated_twice
+        (rows, columns), dilation = layer.stride, layer.dilation
+        return cls((rows, columns), (left, right, top, bottom), (dilation[0], dilation[1]), layer.groups)
 
 
 def linear_sums(values: Tensor, weight: Tensor) -> Tensor:
@@ -36,32 +55,40 @@ def _add_products(total: Tensor, rows: Tensor, matrix: Tensor) -> None:
         total.add_((rows.cpu().long() @ matrix.cpu().long().t()).to(total.device))
 
 
-def convolution_sums(
-    values: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int, largest: int
-) -> Tensor:
-    """A convolution of `values` [batch, inputs, height, width], which hold their padding already.
+def convolution_sums(values: Tensor, weight: Tensor, window: Window, largest: int, zero: float = 0.0) -> Tensor:
+    """A convolution of `values` [batch, inputs, height, width], padded with `zero`.
 
     weight: [outputs, inputs / groups, rows, columns]. No partial sum may be greater than `largest`, below 2**53.
-    [batch, outputs, ...] in float64, or in float32 where that holds `largest`.
+    [batch, outputs, ...] in float64, or in float32 where that holds `largest`; channels last where one of both was.
     """
-    if groups == values.shape[1] and groups > 1:
-        return _depthwise(values, weight, stride, dilation, largest)
-    height, width = _places(values, weight, stride, dilation)
+    # A library's memory layout: what follows (a pool) adds in the order of memory, and floats notice.
+    last = any(x.is_contiguous(memory_format=torch.channels_last) for x in (values, weight))
+    if any(window.padding):
+        values = functional.pad(values, window.padding, value=zero)
+    if window.groups == values.shape[1] and window.groups > 1:
+        sums = _depthwise(values, weight, window, largest)
+    else:
+        sums = _grouped(values, weight, window)
+    return sums.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _grouped(values: Tensor, weight: Tensor, window: Window) -> Tensor:
+    """A product of matrices a tap and group, added up in float64. The values hold their padding already."""
+    taps, (height, width) = _taps(values, weight, window)
     values = values.double().permute(0, 2, 3, 1).contiguous()  # channels last: a tap's inputs are the rows of a matrix
-    shape = (len(values), height, width, len(weight) // groups)
+    shape = (len(values), height, width, len(weight) // window.groups)
+    pieces = values.tensor_split(window.groups, dim=3)
     parts = []
-    for piece, matrices in zip(values.tensor_split(groups, dim=3), weight.double().tensor_split(groups), strict=True):
+    for piece, matrices in zip(pieces, weight.double().tensor_split(window.groups), strict=True):
         total = values.new_zeros(len(values) * height * width, len(matrices))
-        for row, column, rows, columns in _taps(weight, stride, dilation, height, width):
+        for row, column, rows, columns in taps:
             inputs = piece[:, rows, columns].reshape(-1, matrices.shape[1])
             _add_products(total, inputs, matrices[:, :, row, column])
         parts.append(total.view(shape))
-    return torch.cat(parts, dim=3).permute(0, 3, 1, 2) if groups > 1 else parts[0].permute(0, 3, 1, 2)
+    return torch.cat(parts, dim=3).permute(0, 3, 1, 2) if len(parts) > 1 else parts[0].permute(0, 3, 1, 2)
 
 
-def _depthwise(
-    values: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], largest: int
-) -> Tensor:
+def _depthwise(values: Tensor, weight: Tensor, window: Window, largest: int) -> Tensor:
     """One shifted product a tap: many times faster than matrices of one column.
 
     In int32 where no sum can overflow that, else in float64.
@@ -72,37 +99,34 @@ def _depthwise(
     weight = weight.to(dtype)
     multiplier = len(weight) // values.shape[1]
     values = values.repeat_interleave(multiplier, dim=1) if multiplier > 1 else values
-    height, width = _places(values, weight, stride, dilation)
+    taps, (height, width) = _taps(values, weight, window)
     total = values.new_zeros(len(values), height, width, len(weight)).permute(0, 3, 1, 2)
-    for row, column, rows, columns in _taps(weight, stride, dilation, height, width):
+    for row, column, rows, columns in taps:
         total.addcmul_(values[:, :, rows, columns], weight[:, 0, row, column].reshape(-1, 1, 1))
     return total.float() if largest < 2**24 else total.double()  # exact either way
 
 
-def _places(values: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of the result."""
-    lengths = [
-        (values.shape[2 + axis] - dilation[axis] * (weight.shape[2 + axis] - 1) - 1) // stride[axis] + 1
-        for axis in (0, 1)
-    ]
-    return lengths[0], lengths[1]
+Tap = tuple[int, int, slice, slice]
+"""Row and column in the kernel; the rows and the columns of the padded input that it meets."""
 
 
-def _taps(
-    weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], height: int, width: int
-) -> list[tuple[int, int, slice, slice]]:
-    """Row and column of each tap, and the rows and columns of the input that it meets."""
-    reach = ((height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1)
-    return [
+def _taps(values: Tensor, weight: Tensor, window: Window) -> tuple[list[Tap], tuple[int, int]]:
+    """Every tap of the kernel, and height and width of the result."""
+    (down, right), (row_step, column_step) = window.stride, window.dilation
+    height = (values.shape[2] - row_step * (weight.shape[2] - 1) - 1) // down + 1
+    width = (values.shape[3] - column_step * (weight.shape[3] - 1) - 1) // right + 1
+    reach = ((height - 1) * down + 1, (width - 1) * right + 1)
+    taps = [
         (
             row,
             column,
-            slice(row * dilation[0], row * dilation[0] + reach[0], stride[0]),
-            slice(column * dilation[1], column * dilation[1] + reach[1], stride[1]),
+            slice(row * row_step, row * row_step + reach[0], down),
+            slice(column * column_step, column * column_step + reach[1], right),
         )
         for row in range(weight.shape[2])
         for column in range(weight.shape[3])
     ]
+    return taps, (height, width)
 
 
 def floats_sum_exactly(device: torch.device) -> bool:
@@ -136,8 +160,8 @@ def _floats_sum_exactly(device: str, settings: tuple[Any, ...]) -> bool:
         values = _whole(0, 4096, (count, count, 8, 8))
         for kernel, stride, groups in ((1, 1, 1), (3, 1, 1), (3, 2, 1), (5, 1, 1), (3, 1, 2), (3, 1, count)):
             weight = _whole(-2, 3, (count, count // groups, kernel, kernel))
-            arguments = ((stride, stride), (1, 1), groups)
-            expected = convolution_sums(values, weight, *arguments, 2**24 - 1)
+            window = Window(stride=(stride, stride), groups=groups)
+            expected = convolution_sums(values, weight, window, largest=2**24 - 1)
             for layout in (torch.contiguous_format, torch.channels_last):
                 laid = (values.float().to(device, memory_format=layout), weight.float().to(device))
                 found = functional.conv2d(*laid, None, stride, 0, 1, groups)

@@ -1,1 +1,1 @@
-"""What is asked of the process: threads and seeds, memory, interruptions, held folders."""
+"""What is asked of the process: threads and seeds, the terminal, memory, interruptions."""

@@ -1,11 +1,13 @@
 """What a person sees while netpress works: lines, warnings and progress.
 
-On a terminal, progress is one rich bar with figures and the time left. Elsewhere (a
-pipe, a log file, continuous integration) it is a plain line at the start, at most one
-every `interval` seconds, and one at the end. A console can also write every line to a
-log file, so that a run folder keeps what was said.
+    with console.progress("train", steps) as bar:
+        bar.update(1)
 
-This file imports neither torch nor, before a bar is drawn, rich.
+On a terminal, this is a bar with figures and the time left. Elsewhere (a pipe, a file, continuous integration) it is a
+line at the start, at most one every `interval` seconds, and one at the end. A console with a log writes every line to
+a file too, so that a run folder keeps it.
+
+Importing this file imports no torch; rich is imported when the first bar is drawn.
 """
 
 import errno

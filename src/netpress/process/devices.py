@@ -1,9 +1,10 @@
-"""Which device, how many threads, and where randomness comes from.
+"""Devices, threads, and streams of random numbers.
 
-Randomness is never drawn from torch's global generator: everything random asks
-`generator_for(seed, "what", 3, ...)`, whose stream depends on the run's seed and on
-what it is for, and on nothing that happened before. So a resumed run needs no saved
-generator states: step 700 of epoch 3 draws the same numbers however it was reached.
+    generator = generator_for(seed, "augment", epoch)
+
+gives the same numbers for the same seed and purpose, whatever was drawn before. So an interrupted run saves no state of
+a generator: step 700 of epoch 3 draws the same numbers, however it was reached. Nothing draws from torch's global
+generator.
 """
 
 import hashlib

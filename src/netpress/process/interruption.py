@@ -1,8 +1,8 @@
-"""Being asked to stop: Ctrl-C, and the polite request to end (SIGTERM) of a cluster or a system that shuts down.
+"""Stops where it does no harm: on Ctrl-C, and on SIGTERM, by which a cluster asks a process to end.
 
-The command line listens; each request then raises `Interrupted` where the process is, or, within `deferred`, once what
-is under way has been brought to a safe point. A second request does not wait. Used as a library, netpress leaves
-signals alone.
+The command line listens for both. A request raises `Interrupted` at once, or at the end of a `deferred` block, where
+the work has come to a safe point. A second request does not wait. A program that uses netpress as a library keeps its
+signals to itself.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Keeping freed memory for the next tensor, where the C library can be told to."""
+"""Keeps freed memory for the next tensor, where the C library can be told to."""
 
 import ctypes
 import sys

@@ -1,14 +1,28 @@
-"""Single settings by their path, as --set and sweeps write them: `stages.0.epochs=2`."""
+"""Single settings by their path: what --set does.
+
+    apply_override(values, "stages.0.epochs=2")
+
+sets the epochs of a recipe's first stage. A sweep sets the values of its grid in the same way.
+"""
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from netpress.errors import UserError
 from netpress.files import parse_toml_value
 
 LONGEST_PATH = 1000  # letters of a setting's path
+
+
+TRAINING_ONLY = ("train_images", "validation", "select_on")  # of [data]: no test image depends on them
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set each of `overrides` in turn, as `apply_override` does: of two for one path, the later one holds."""
+    for override in overrides:
+        apply_override(values, override)
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -37,22 +51,51 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         set_value(table, keys[1:], copy.deepcopy(value), f"--set {override}")
 
 
-def data_changes(values: dict[str, Any], classes_by_number: bool = False) -> dict[str, Any]:
-    """Take out of `values` what overrides such as `data.split_seed=1` set. Raises UserError if that is no table."""
+def join_options(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that `overrides` set, joined with those of a command's own options; None is an option not given.
+
+    Raises UserError where an option and an override say the same.
+    """
+    values: dict[str, Any] = {}
+    apply_overrides(values, overrides)
+    for name, value in options.items():
+        if value is not None and name in values:
+            raise UserError(f"--{name.replace('_', '-')} and --set {name} say the same; give one of them")
+    return values | {name: value for name, value in options.items() if value is not None}
+
+
+def data_changes(values: dict[str, Any], classes_by_number: bool = False, dataset: str | None = None) -> dict[str, Any]:
+    """Take out of `values` what overrides such as `data.split_seed=1` set, for a command that has these two options.
+
+    Raises UserError if that is no table, or says what an option says too.
+    """
     changes = values.pop("data", {})
     if not isinstance(changes, dict):
         raise UserError("--set data: is a table; write --set data.KEY=VALUE, for example data.split_seed=1")
+    if dataset is not None and "dataset" in changes:
+        raise UserError(f"--dataset {dataset} and --set data.dataset say the same; give one of them")
+    if classes_by_number and "classes_by_number" in changes:
+        raise UserError("--classes-by-number and --set data.classes_by_number say the same; give one of them")
     return {**changes, "classes_by_number": True} if classes_by_number else changes
 
 
-def read_data_changes(overrides: Sequence[str], classes_by_number: bool = False) -> dict[str, Any]:
-    """The changes of a [data] table that overrides ask for, where nothing else can be set. Raises UserError."""
+def read_data_changes(
+    overrides: Sequence[str], classes_by_number: bool = False, dataset: str | None = None
+) -> dict[str, Any]:
+    """The changes of a [data] table that overrides ask for, where only test images are read and nothing else is set.
+
+    Raises UserError, also for a setting that no test image depends on.
+    """
     values: dict[str, Any] = {}
     for override in overrides:
         apply_override(values, override)
         if values.keys() - {"data"}:
             raise UserError(f"--set {override}: only data.KEY=VALUE can be set here, such as data.test_fraction=0.2")
-    return data_changes(values, classes_by_number)
+    changes = data_changes(values, classes_by_number, dataset)
+    for key in TRAINING_ONLY:
+        if key in changes:
+            raise UserError(f"--set data.{key}: concerns the training images, and only test images are read here")
+    return changes
 
 
 def _tables_with(key: str, values: Any) -> Iterator[dict[str, Any]]:
@@ -70,10 +113,10 @@ def split_path(path: str) -> list[str]:
     return [key.strip('"') for key in re.split(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)', path)]
 
 
-def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, said: str) -> None:
+def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, asked_by: str) -> None:
     """Put `value` at the path `keys`, making the tables on the way that are not there.
 
-    Raises UserError, which begins with `said`, where the path leads through a value or past a list's end.
+    Raises UserError, which begins with `asked_by`, where the path leads through a value or past a list's end.
     """
     target: Any = values
     for position, key in enumerate(keys):
@@ -81,10 +124,10 @@ def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, said: str
         if isinstance(target, list):
             index = int(key) if key.isdigit() else -1
             if not 0 <= index < len(target):
-                raise UserError(f"{said}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
+                raise UserError(f"{asked_by}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
             key = index  # type: ignore[assignment]
         elif not isinstance(target, dict):
-            raise UserError(f"{said}: {'.'.join(keys[:position])} is a value, not a table")
+            raise UserError(f"{asked_by}: {'.'.join(keys[:position])} is a value, not a table")
         if last:
             target[key] = value
         elif isinstance(target, dict):

@@ -1,4 +1,4 @@
-"""A run, told on one page that opens without a network."""
+"""The report of a run: one page that opens offline."""
 
 from netpress.report.page import make_report
 

@@ -1,4 +1,4 @@
-"""The CIFAR-100 track of the MicroNet Challenge 2019, to set a run beside.
+"""The leaderboard of the MicroNet Challenge 2019, track CIFAR-100: the page sets a run beside it.
 
 The ten best entries and the baseline, as the challenge's own site lists them
 (github micronet-challenge/micronet-challenge.github.io, leaderboard.md at b487872,

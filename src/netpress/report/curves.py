@@ -1,4 +1,4 @@
-"""Curves over the epochs of all stages, drawn as SVG that takes its colours from the page."""
+"""Curves over the epochs of all stages, as SVG. The page's style gives the colours."""
 
 import json
 import math
@@ -144,9 +144,9 @@ def thin(values: Sequence[float | None], bands: Sequence[Band]) -> Points:
     for band in bands:
         for start in range(band.start, band.end, group):
             end = min(start + group, band.end)
-            known = [value for value in values[start:end] if value is not None]
-            if known:
-                points.append(((start + end - 1) / 2, sum(known) / len(known)))
+            group_values = [value for value in values[start:end] if value is not None]
+            if group_values:
+                points.append(((start + end - 1) / 2, sum(group_values) / len(group_values)))
     return points
 
 
@@ -170,10 +170,10 @@ def pretty(name: str) -> str:
 
 def _describe(chart: Chart, curves: Curves) -> str:
     """The drawing in words, for those who do not see it."""
-    said = [
+    trends = [
         f"{name} from {chart.write(points[0][1])} to {chart.write(points[-1][1])}" for name, points in curves.values()
     ]
-    return f"{chart.title} over the epochs: {'; '.join(said)}"
+    return f"{chart.title} over the epochs: {'; '.join(trends)}"
 
 
 def _legend(chart: Chart, curves: Curves) -> Markup:

@@ -1,19 +1,20 @@
-"""What a run folder holds, read leniently: a run under way or damaged in part still gives a page.
+"""The facts that a page tells of a run, read from the run's folder.
 
-Nothing here raises for a missing or broken piece; what could not be read is listed in
-`RunFacts.problems`, which the page shows. Only a folder that is no run is an error.
+A run that is under way, or damaged in part, still gives a page: nothing here raises for a missing or broken piece.
+What could not be read stands in `RunFacts.problems`, and the page shows it. Only a folder without a run is an error.
 """
 
 import json
 import math
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from netpress.errors import UserError
-
-RECIPE = "recipe.toml"
+from netpress.folders.run import RunFolder
+from netpress.folders.stage import DONE
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,8 @@ class StageFacts:
     @property
     def seconds(self) -> float | None:
         """How long it computed: from done.json, before that from what it logged."""
-        told = number(self.done.get("seconds"))
-        logged = [number(line.get("seconds")) for line in self.epochs]
-        known = [seconds for seconds in logged if seconds is not None]
-        return told if told is not None else sum(known) if known else None
+        total = number(self.done.get("seconds"))
+        return total if total is not None else add(number(line.get("seconds")) for line in self.epochs)
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class RunFacts:
     @property
     def dataset(self) -> str:
         data = self.recipe.get("data")
-        asked = data.get("dataset") if isinstance(data, dict) else None
-        return str((self.score or {}).get("dataset") or asked or "")
+        name = data.get("dataset") if isinstance(data, dict) else None
+        return str((self.score or {}).get("dataset") or name or "")
 
     @property
     def title(self) -> str:
@@ -80,8 +79,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> float | None:
-        known = [stage.seconds for stage in self.stages if stage.seconds is not None]
-        return sum(known) if known else None
+        return add(stage.seconds for stage in self.stages)
 
 
 def number(value: Any) -> float | None:
@@ -91,23 +89,29 @@ def number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def read_run(folder: Path) -> RunFacts:
+def add(values: Iterable[float | None]) -> float | None:
+    """The sum of the numbers among `values`; None where there is no number."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) if numbers else None
+
+
+def read_run(folder: RunFolder) -> RunFacts:
     """The facts of the run in `folder`. Raises UserError if the folder is missing or holds no run."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of a run (what `netpress run` wrote)")
-    if not (folder / RECIPE).is_file():
-        raise UserError(f"{folder}: holds no run (there is no {RECIPE} in it)")
+    if not folder.path.is_dir():
+        raise UserError(f"{folder.path}: no such folder; give the folder of a run (what `netpress run` wrote)")
+    if not folder.holds_run:
+        raise UserError(f"{folder.path}: holds no run (there is no {folder.recipe.name} in it)")
     problems: list[str] = []
-    text, recipe = _read_recipe(folder / RECIPE, problems)
-    lines = _read_lines(folder / "metrics.jsonl", problems)
+    text, recipe = _read_recipe(folder.recipe, problems)
+    lines = _read_lines(folder.metrics, problems)
     return RunFacts(
-        folder=folder,
-        name=str(recipe.get("name") or folder.resolve().name),
+        folder=folder.path,
+        name=str(recipe.get("name") or folder.path.resolve().name),
         recipe=recipe,
         recipe_text=text,
-        environment=_read_object(folder / "environment.json", problems) or {},
+        environment=_read_object(folder.environment, problems) or {},
         stages=_read_stages(folder, recipe, lines, problems),
-        score=_read_object(folder / "score.json", problems),
+        score=_read_object(folder.score, problems),
         problems=problems,
     )
 
@@ -137,7 +141,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _short_name(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}" if path.name == "done.json" else path.name
+    return f"{path.parent.name}/{path.name}" if path.name == DONE else path.name
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -159,15 +163,15 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_stages(
-    folder: Path, recipe: dict[str, Any], lines: list[dict[str, Any]], problems: list[str]
+    folder: RunFolder, recipe: dict[str, Any], lines: list[dict[str, Any]], problems: list[str]
 ) -> list[StageFacts]:
-    asked = recipe.get("stages")
-    tables = [table for table in asked if isinstance(table, dict)] if isinstance(asked, list) else []
+    entries = recipe.get("stages")
+    tables = [table for table in entries if isinstance(table, dict)] if isinstance(entries, list) else []
     settings = {f"{index:02d}-{table.get('kind', '')}": table for index, table in enumerate(tables, 1)}
-    begun = {path.name for path in folder.glob("[0-9][0-9]-*") if path.is_dir()}
+    begun = {stage.name for stage in folder.stages()}
     stages = []
     for name in sorted({*settings, *begun}):
-        done = _read_object(folder / name / "done.json", problems)
+        done = _read_object(folder.stage(name).done, problems)
         state = "done" if done is not None else "under way" if name in begun else "not begun"
         own = [line for line in lines if str(line.get("stage", "")).split("/")[0] == name]
         stages.append(

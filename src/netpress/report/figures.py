@@ -1,4 +1,9 @@
-"""How figures are written on the page. Each function takes any value; what is no number becomes a dash."""
+"""How the page writes figures.
+
+    percent(0.9778) == "97.78%"     short(26052115) == "26.05 M"     percent(None) == "\N{EN DASH}"
+
+Each function takes any value. What is no number becomes a dash.
+"""
 
 import re
 from typing import Any
@@ -11,39 +16,39 @@ NOTHING = "\N{EN DASH}"
 
 def percent(value: Any, digits: int = 2) -> str:
     """A fraction as a percentage: .9778 -> 97.78%."""
-    known = number(value)
-    return NOTHING if known is None else f"{known:.{digits}%}"
+    figure = number(value)
+    return NOTHING if figure is None else f"{figure:.{digits}%}"
 
 
 def whole(value: Any) -> str:
     """A count with its thousands set apart; a fraction of one is kept to one digit (score cards count halves)."""
-    known = number(value)
-    if known is None:
+    figure = number(value)
+    if figure is None:
         return NOTHING
-    return f"{known:,.0f}" if abs(known - round(known)) < 0.05 else f"{known:,.1f}"
+    return f"{figure:,.0f}" if abs(figure - round(figure)) < 0.05 else f"{figure:,.1f}"
 
 
 def short(value: Any) -> str:
     """A count in four digits and a unit: 26052115 -> 26.05 M."""
-    known = number(value)
-    if known is None:
+    figure = number(value)
+    if figure is None:
         return NOTHING
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(known) >= size:
-            return f"{known / size:.4g} {unit}"
-    return f"{known:.4g}"
+        if abs(figure) >= size:
+            return f"{figure / size:.4g} {unit}"
+    return f"{figure:.4g}"
 
 
 def decimal(value: Any) -> str:
     """A score, to five places."""
-    known = number(value)
-    return NOTHING if known is None else f"{known:.5f}"
+    figure = number(value)
+    return NOTHING if figure is None else f"{figure:.5f}"
 
 
 def duration(value: Any) -> str:
     """Seconds as people say them."""
-    known = number(value)
-    return NOTHING if known is None else describe_seconds(known)
+    figure = number(value)
+    return NOTHING if figure is None else describe_seconds(figure)
 
 
 def moment(value: Any) -> str:

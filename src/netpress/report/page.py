@@ -1,8 +1,9 @@
-"""The page of a run: one HTML file with its style, script and drawings inside, for any browser, offline."""
+"""The page of a run: one HTML file that any browser opens offline. Style, script and drawings stand inside it."""
 
 from pathlib import Path
 
 from netpress.files import atomic_write
+from netpress.folders.run import RunFolder
 from netpress.report.board import AXIS, GATE, compare
 from netpress.report.curves import draw_charts
 from netpress.report.facts import RunFacts, number, read_run
@@ -20,8 +21,6 @@ from netpress.report.tables import (
 )
 from netpress.report.templates import find_template, read_parts
 
-REPORT = "report.html"
-
 
 def make_report(run_folder: Path) -> Path:
     """Write the report.html of a run and return its path.
@@ -29,10 +28,9 @@ def make_report(run_folder: Path) -> Path:
     A run that is not finished, or lacks a piece, gives a page that says so. Raises UserError
     if the folder holds no run, Failure if the page cannot be written.
     """
-    run_folder = Path(run_folder)
-    page = render(read_run(run_folder))
-    atomic_write(run_folder / REPORT, page)
-    return run_folder / REPORT
+    folder = RunFolder(Path(run_folder))
+    atomic_write(folder.report, render(read_run(folder)))
+    return folder.report
 
 
 def render(run: RunFacts) -> str:

@@ -1,4 +1,4 @@
-"""The page of a sweep: accuracy against score, and its tables, in one HTML file for any browser, offline."""
+"""The page of a sweep: one HTML file that any browser opens offline, with a plot of accuracy against score."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from netpress.report.figures import decimal, percent
 from netpress.report.tables import Table
 from netpress.report.templates import find_template, read_parts
 
-PAGE = "sweep.html"
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 62, 90, 14, 50  # room around the plot for its labels
 COLOURS = 6  # in sweep.css; further series begin again with another mark
@@ -47,7 +46,7 @@ def render_sweep(
 ) -> str:
     """The page as HTML. Every text that comes from the sweep is escaped."""
     gate = GATE if dataset == "cifar100" else None
-    return find_template(PAGE).render(
+    return find_template("sweep.html").render(
         name=name,
         description=description,
         state=state,

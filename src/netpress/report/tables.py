@@ -1,4 +1,4 @@
-"""The rows of the page's tables."""
+"""The tables of the page: layer by layer, by kind of layer, and what stages logged besides epochs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -65,12 +65,12 @@ def tabulate_steps(stage: StageFacts) -> Table | None:
 
 
 def _step_cell(name: str, value: Any) -> Cell:
-    known = number(value)
-    if known is None:
+    figure = number(value)
+    if figure is None:
         return Cell(plain(value), plain(value))
     if name.startswith("accuracy") or name.endswith(("accuracy", "sparsity")):
-        return Cell(percent(known), known)
-    return Cell(whole(known) if isinstance(value, int) else plain(value), known)
+        return Cell(percent(figure), figure)
+    return Cell(whole(figure) if isinstance(value, int) else plain(value), figure)
 
 
 def _union(lines: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -85,8 +85,8 @@ Layer = Mapping[str, Any]
 
 def read_layers(run: RunFacts) -> list[Layer]:
     """The rows of the score card."""
-    found = (run.score or {}).get("layers")
-    return [layer for layer in found if isinstance(layer, dict)] if isinstance(found, list) else []
+    layers = (run.score or {}).get("layers")
+    return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
 
 
 LAYER_COUNTS = {
@@ -156,8 +156,8 @@ def _text(value: Any) -> Cell:
 
 def _order(value: Any) -> float:
     """What a cell is sorted by; the unknown comes last."""
-    known = number(value)
-    return -1.0 if known is None else known
+    figure = number(value)
+    return -1.0 if figure is None else figure
 
 
 def _largest(layers: list[Layer], name: str) -> float:
@@ -179,8 +179,8 @@ def describe_card(score: Mapping[str, Any]) -> list[tuple[str, str]]:
         if name in ("gate", "meets_gate") and (value is None or not gated):
             continue
         name = "relative to" if name == "track" and not gated else name
-        known = number(value)
-        big = known is not None and abs(known) >= 10_000
+        figure = number(value)
+        big = figure is not None and abs(figure) >= 10_000
         rows.append((label(name), short(value) if big else plain(value)))
     return rows
 
@@ -195,6 +195,6 @@ def list_notes(score: Mapping[str, Any]) -> list[str]:
     """What the score card says of itself in words: what it assumed, and notes."""
     notes = []
     for name, before in (("assumed", "assumed: "), ("notes", "")):
-        found = score.get(name)
-        notes += [f"{before}{plain(note)}" for note in found] if isinstance(found, list) else []
+        texts = score.get(name)
+        notes += [f"{before}{plain(text)}" for text in texts] if isinstance(texts, list) else []
     return notes

@@ -1,4 +1,4 @@
-"""The templates, styles and scripts of this room."""
+"""The templates, styles and scripts that lie in this folder."""
 
 from importlib import resources
 

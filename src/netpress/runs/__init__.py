@@ -1,1 +1,1 @@
-"""Recipes run: folders, stages in order, plans, sweeps."""
+"""Running recipes: plans, stages in order, jobs and who runs them, sweeps."""

@@ -1,4 +1,4 @@
-"""Where a run happens: versions, commit, machine, device, threads."""
+"""Where a run happens: versions, git commit, machine, device, threads. A run folder keeps it in environment.json."""
 
 import platform
 import subprocess
@@ -15,10 +15,9 @@ from netpress.process.devices import available_cores, set_threads
 PACKAGES = ("netpress", "torch", "numpy", "pillow", "safetensors")
 
 
-def describe_environment(seed: int, device: torch.device, threads: int | None = None) -> dict[str, Any]:
-    """Everything that a person needs to judge or repeat a run, as plain JSON."""
+def describe_environment(device: torch.device, threads: int | None = None) -> dict[str, Any]:
+    """Everything of the machine that a person needs to judge or repeat a run, as plain JSON."""
     return {
-        "seed": seed,
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

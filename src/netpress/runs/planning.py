@@ -8,16 +8,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from netpress.data import Survey, survey_dataset
+from netpress.data import survey_dataset
 from netpress.errors import UserError
-from netpress.models.bounds import MOST_ACTIVATIONS, check_answers
+from netpress.models.bounds import check_activations, check_answers
 from netpress.models.registry import IMPORTED
 from netpress.network import Network, create, resolve
-from netpress.network.data import check_fit, split_seed_of
-from netpress.recipe.schema import ModelTable, Recipe, understand_model
+from netpress.network.data import check_fit, create_for, split_seed_of
+from netpress.recipe.schema import Recipe
 from netpress.scoring import score_trace, trace_network
 from netpress.stage import Outlook, foresee, stage_of
-from netpress.tracing import Trace
 
 MOST_WEIGHED = 2**25
 """Weights that a plan draws and ranks, all prunings together: 128 MB. Beyond, all tensors are taken to lose the same
@@ -38,19 +37,21 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
     if network is not None:
         check_fit(network, recipe.data, survey)
     else:  # as shapes: a weight drawn as 0 is no sparsity
-        network = _create_shapes(recipe, survey)
+        new = recipe.model_table
+        assert new.family is not None
+        network = create_for(survey, new.family, new.settings, seed=recipe.seed, shapes=True)
     traced = trace_network(network)
-    _check_activations(traced)
+    check_activations(sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move"))
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))
     card = score_trace(traced, recipe.score, network.formats, dataset=network.facts.get("dataset"))
     weights = sum(weight.numel() for weight in network.weights().values())
     outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
-    planned = foresee(recipe.stages, outlook)
-    epochs = sum(row.get("epochs", 0) or 0 for _, rows in planned for row in rows)
+    plans = foresee(recipe.stages, outlook)
+    epochs = sum(row.get("epochs", 0) or 0 for plan in plans.values() for row in plan.rows)
     summary = (
         f"{recipe.name}: {weights:,} weights, dense score {card.score:.5f} ({recipe.score.convention}); "
-        f"{len(planned)} stages, {epochs:,} epochs of {images:,} images"
+        f"{len(plans)} stages, {epochs:,} epochs of {images:,} images"
     )
     return {
         "name": recipe.name,
@@ -59,7 +60,7 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
         "dense": {"params": card.params, "operations": card.operations, "score": card.score},
         "train_images": images,
         "epochs": epochs,
-        "stages": [{"name": name, "rows": rows} for name, rows in planned],
+        "stages": [{"name": name, "rows": plan.rows} for name, plan in plans.items()],
     }
 
 
@@ -68,27 +69,8 @@ def read_network(recipe: Recipe, allow_import: bool = False) -> Network | None:
 
     Raises UserError where there is none.
     """
-    table = understand_model(recipe.model)
-    return resolve(table.network, allow_import=allow_import) if table.network is not None else None
-
-
-def fit_model(table: ModelTable, name: str, classes: int, channels: int, side: int) -> dict[str, Any]:
-    """The settings of a new network for the data set `name`, with so many classes and channels, `side` pixels wide.
-
-    Raises UserError where the recipe's own contradict it.
-    """
-    measured = {"classes": classes, "channels": channels, "image_size": side}
-    for key, value in measured.items():
-        if table.settings.get(key, value) != value:
-            raise UserError(f"model.{key}: the recipe says {table.settings[key]}, {name} has {value}")
-    return {**table.settings, **measured}
-
-
-def _create_shapes(recipe: Recipe, survey: Survey) -> Network:
-    table = understand_model(recipe.model)
-    assert table.family is not None
-    settings = fit_model(table, recipe.data.dataset, survey.count, survey.channels, survey.side)
-    return create(table.family, settings, seed=recipe.seed, shapes=True)
+    name = recipe.model_table.network
+    return resolve(name, allow_import=allow_import) if name is not None else None
 
 
 def _with_weights(recipe: Recipe, network: Network) -> Network:
@@ -100,12 +82,3 @@ def _with_weights(recipe: Recipe, network: Network) -> Network:
         return network
     architecture = network.architecture
     return create(architecture.family, architecture.settings, seed=recipe.seed)
-
-
-def _check_activations(traced: Trace) -> None:
-    values = sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move")
-    if values > MOST_ACTIVATIONS:
-        raise UserError(
-            f"model: one image leaves {values:,} values on its way through this network, more than the "
-            f"{MOST_ACTIVATIONS:,} that netpress works with; choose a smaller network or smaller images"
-        )

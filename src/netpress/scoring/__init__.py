@@ -1,19 +1,22 @@
-"""What each counting convention charges for the operations of a network."""
+"""What each counting convention charges for the operations of a network.
+
+score(network).score                                the official rules
+score(network, convention="kaist", mask="none")     those of one of the four solutions, with its options
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from netpress.errors import UserError
-from netpress.scoring.card import Counted, Row, Rule, ScoreCard
-from netpress.scoring.conventions import CONVENTIONS, conventions
-from netpress.scoring.settings import ScoreSettings
+from netpress.network import Network
+from netpress.scoring.card import Counted, Row, ScoreCard, relative_score
+from netpress.scoring.conventions import CONVENTIONS, ScoreSettings, choose_settings, conventions
+from netpress.scoring.rules import Rule
 from netpress.scoring.tracks import TRACKS, Track, choose_track
 from netpress.scoring.verify import Verification, verify
-from netpress.settings import parse
 from netpress.tracing.foreign import check_module
 from netpress.tracing.operations import Operation, Stored, Trace
 from netpress.tracing.trace import trace
@@ -31,6 +34,7 @@ __all__ = [
     "Trace",
     "Track",
     "Verification",
+    "choose_settings",
     "conventions",
     "count_multiply_adds",
     "score",
@@ -41,24 +45,8 @@ __all__ = [
 ]
 
 
-NETWORK = ("module", "input", "masks", "formats", "facts")
-"""What tells a netpress network from other things."""
-
-
-class NetworkLike(Protocol):
-    """What scoring needs of a network: `netpress.network.Network` has it."""
-
-    module: nn.Module
-    masks: dict[str, Tensor]
-    formats: dict[str, dict[str, Any]]
-    facts: dict[str, Any]
-
-    @property
-    def input(self) -> Any: ...
-
-
 def score(
-    network: NetworkLike | nn.Module | Path,
+    network: Network | nn.Module | Path,
     input_size: tuple[int, ...] | None = None,
     convention: str | None = None,
     *,
@@ -72,20 +60,20 @@ def score(
 
     `input_size` is the shape of one example without the batch, by default the network's own or (3, 32, 32).
     `accuracy` (a fraction) and `dataset` are by default the network's facts. `examples` [count, *input_size]
-    are for networks whose flow depends on their input. Options are those of ScoreSettings, over `settings`:
+    are for networks whose flow depends on their input. Options are those of the convention, over `settings`:
     score(network, weight_bits=4, activation_bits=4, accumulator="tree"). Raises UserError.
     """
-    chosen = choose_settings(convention, settings, options)
+    counting = choose_settings(convention, settings, options)
     network, input_size = countable(network, input_size)
     if isinstance(network, Path):
         from netpress.scoring.onnx import score_onnx
 
-        return score_onnx(network, chosen, input_size=input_size, accuracy=accuracy, dataset=dataset)
+        return score_onnx(network, counting, input_size=input_size, accuracy=accuracy, dataset=dataset)
     facts: dict[str, Any] = {} if isinstance(network, nn.Module) else network.facts
     formats: dict[str, Any] = {} if isinstance(network, nn.Module) else network.formats
     traced = trace_network(network, input_size, examples=examples)
     accuracy = facts.get("accuracy") if accuracy is None else accuracy
-    return score_trace(traced, chosen, formats, accuracy=accuracy, dataset=dataset or facts.get("dataset"))
+    return score_trace(traced, counting, formats, accuracy=accuracy, dataset=dataset or facts.get("dataset"))
 
 
 def countable(network: Any, input_size: tuple[int, ...] | None) -> tuple[Any, tuple[int, ...] | None]:
@@ -98,28 +86,13 @@ def countable(network: Any, input_size: tuple[int, ...] | None) -> tuple[Any, tu
         if input_size is None and len(inputs) == 1:
             input_size = tuple(inputs[0].shape[1:])
         return network.module(), input_size
-    if not isinstance(network, nn.Module | Path) and not all(hasattr(network, name) for name in NETWORK):
+    if not isinstance(network, nn.Module | Network | Path):
         check_module(network)
     return network, input_size
 
 
-def choose_settings(
-    convention: str | None, settings: ScoreSettings | None, options: Mapping[str, Any]
-) -> ScoreSettings:
-    """`settings` with single values on top; `accumulator` may be a number. Raises SettingsError."""
-    values = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    if convention is not None:
-        if convention not in CONVENTIONS:
-            raise UserError(f"convention {convention}: choose one of {', '.join(CONVENTIONS)}")
-        values["convention"] = convention
-    values |= {key: value for key, value in options.items() if value is not None}
-    if isinstance(values.get("accumulator"), int):
-        values["accumulator"] = str(values["accumulator"])
-    return parse(ScoreSettings, values, "score")
-
-
 def trace_network(
-    network: NetworkLike | nn.Module, input_size: tuple[int, ...] | None = None, *, examples: Tensor | None = None
+    network: Network | nn.Module, input_size: tuple[int, ...] | None = None, *, examples: Tensor | None = None
 ) -> Trace:
     """The operations of a network (with its masks) or of any module, for its own input size or (3, 32, 32)."""
     if isinstance(network, nn.Module):
@@ -143,7 +116,7 @@ def score_trace(
     counted = CONVENTIONS[settings.convention].count(traced, settings, formats or {})
     track, borrowed = choose_track(settings.track, settings.convention, dataset)
     alternatives = {
-        choice: params / track.parameters + operations / track.operations
+        choice: relative_score(params, operations, track)
         for choice, (params, operations) in counted.alternatives.items()
     }
     others = [f"score with {choice}: {figure:.7f}" for choice, figure in alternatives.items()]

@@ -7,18 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from netpress.errors import UserError
+from netpress.scoring.rules import Rule, rule
 from netpress.scoring.tracks import Track
 from netpress.tracing.operations import Operation, Shape
 
 Per = Literal["layer", "kind", "block"]
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One counting rule and where it comes from."""
-
-    text: str
-    source: str
+@rule("score = parameters / baseline's + operations / baseline's, in units of 32 bits", "text")
+def relative_score(params: float, operations: float, track: Track) -> float:
+    return params / track.params + operations / track.operations
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Counted:
     """
 
     rows: tuple[Row, ...]
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule[..., Any], ...] = ()
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     extra: Mapping[str, float] = field(default_factory=dict)
@@ -158,7 +156,7 @@ class ScoreCard:
     convention: str
     track: Track
     rows: tuple[Row, ...]
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule[..., Any], ...] = ()
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     accuracy: float | None = None
@@ -194,7 +192,7 @@ class ScoreCard:
 
     @property
     def params_score(self) -> float:
-        return self.params / self.track.parameters
+        return self.params / self.track.params
 
     @property
     def operations_score(self) -> float:
@@ -202,12 +200,11 @@ class ScoreCard:
 
     @property
     def score(self) -> float:
-        return self.params_score + self.operations_score
+        return relative_score(self.params, self.operations, self.track)
 
     def shares(self) -> dict[str, float]:
         """What each row adds to the score, by name."""
-        track = self.track
-        return {row.name: row.params / track.parameters + row.operations / track.operations for row in self.rows}
+        return {row.name: relative_score(row.params, row.operations, self.track) for row in self.rows}
 
     @property
     def meets_gate(self) -> bool | None:

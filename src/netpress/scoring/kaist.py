@@ -5,49 +5,100 @@ Counting package. Their counter hangs on modules, so functional calls and operat
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from netpress.scoring.arithmetic import ACTIVATIONS, Cost
-from netpress.scoring.card import Counted, Row, Rule, Tally
-from netpress.scoring.settings import ScoreSettings
+from netpress.scoring.card import Counted, Row, Tally
+from netpress.scoring.conventions import CONVENTIONS, Convention, ScoreSettings
+from netpress.scoring.rules import rule
 from netpress.tracing.operations import Operation, Trace
 
 DESCRIPTION = "KAIST's revised notebook: 16-bit values and multiplications, a mask for every tensor, no operators"
 SOURCE = "KAIST's revised notebook"
-# The hook sits on ReLU6, which in their networks is always the inside of a hard-swish, and charges all of it.
-HARD_SWISH = Cost(4, 1)
-VALUE_BITS = MULTIPLICATION_BITS = 16  # nothing is quantized: the challenge's gift
-ADDITION_BITS = 32
-RULES = (
-    Rule("values and multiplications at 16 bits, additions at 32", SOURCE),
-    Rule(
-        "every tensor of more than one dimension: its non-zeros, and 1 bit an element for the mask, also if dense",
-        SOURCE,
-    ),
-    Rule(
-        "a convolution: as many additions as multiplications by non-zeros, and a bias a channel (the folded norm)",
-        SOURCE,
-    ),
-    Rule("the classifier: inputs - 1 additions, its bias stored but not added", SOURCE),
-    Rule("hard-swish, or relu6: 4 multiplications, 1 addition; sigmoid 2 and 1", SOURCE),
-    Rule("an average over n places: n additions, 1 multiplication", SOURCE),
-    Rule("not counted: norms, residual additions, scaling by a gate, whatever else is not a module", SOURCE),
+
+
+class KaistSettings(ScoreSettings):
+    """How KAIST's notebook counts, before or after its revision."""
+
+    convention: Literal["kaist"] = "kaist"
+    mask: Literal["charged", "none"] | None = None
+    """A mask for every tensor of more than one dimension (default), or none."""
+    complete: bool = False
+    """Count also what their hooks do not see: residual additions, gates, additions of the classifier's bias."""
+    totals: Literal["exact", "float32"] | None = None
+    """Sums over layers exact, or in float32 as their counter does (default)."""
+
+
+@rule("values and multiplications at 16 bits, additions at 32", SOURCE)
+def widths() -> tuple[int, int, int]:
+    """Bits of values, multiplications, additions. Nothing is quantized: the challenge's gift."""
+    return 16, 16, 32
+
+
+@rule(
+    "every tensor of more than one dimension: its non-zeros, and 1 bit an element for the mask, also if dense",
+    SOURCE,
 )
-UNSEEN = "not a module that their counter knows"
+def storage(nonzeros: int, count: int, bits: int) -> tuple[int, int]:
+    """Bits of values, and of the mask."""
+    return nonzeros * bits, count
 
 
-def count(trace: Trace, settings: ScoreSettings, formats: Mapping[str, Any]) -> Counted:
+@rule(
+    "a convolution: as many additions as multiplications by non-zeros, and a bias a channel (the folded norm)",
+    SOURCE,
+)
+def convolution(operation: Operation) -> Cost:
+    return Cost(operation.products, operation.products)
+
+
+@rule("the classifier: inputs - 1 additions, its bias stored but not added", SOURCE)
+def classifier(operation: Operation) -> Cost:
+    """(inputs - 1) * outputs * density additions."""
+    products = operation.products
+    return Cost(products, products - products / operation.window)
+
+
+@rule("hard-swish, or relu6: 4 multiplications, 1 addition; sigmoid 2 and 1", SOURCE)
+def activation(operation: Operation) -> Cost | None:
+    """The hook sits on ReLU6, which in their networks is always the inside of a hard-swish, and charges all of it."""
+    function, outputs = operation.function, operation.outputs
+    if function in ("hard_swish", "relu6"):
+        return Cost(4, 1).times(outputs)
+    return ACTIVATIONS[function].times(outputs) if operation.in_leaf else None
+
+
+@rule("an average over n places: n additions, 1 multiplication", SOURCE)
+def average(operation: Operation) -> Cost:
+    return Cost(operation.outputs, operation.read)
+
+
+@rule("not counted: norms, residual additions, scaling by a gate, whatever else is not a module", SOURCE)
+def unseen(operation: Operation) -> str:
+    return "folded, nothing is charged" if operation.kind == "norm" else "not a module that their counter knows"
+
+
+RULES = (widths, storage, convolution, classifier, activation, average, unseen)
+
+
+def count(trace: Trace, settings: KaistSettings, formats: Mapping[str, Any]) -> Counted:
     """Count a trace as KAIST did. Number formats play no part: everything is 16 bits."""
     masked = settings.mask != "none"
+    value_bits, multiplication_bits, addition_bits = widths()
     charged: set[str] = set()
     rows = []
     for operation in trace.operations:
         tally = Tally.of(operation)
-        _operations(operation, tally, settings.complete)
+        cost = _with_unseen(operation) if settings.complete else _cost(operation)
+        if cost is None:
+            tally.uncounted = unseen(operation)
+        else:
+            tally.multiply(cost.multiplications, multiplication_bits)
+            tally.add(cost.additions, addition_bits)
         if operation.kind in ("conv", "conv_transpose", "linear"):
-            _storage(operation, trace, tally, charged, masked)
+            _store(operation, trace, tally, charged, masked, value_bits)
         rows.append(tally.row())
     assumed = [] if masked else ["no mask is charged"]
     if settings.complete:
@@ -65,8 +116,9 @@ def _sum_in_float32(rows: list[Row]) -> float:
 
     Which order their modules have is not known; with this one every printed total comes out.
     """
+    _, multiplication_bits, addition_bits = widths()
     sums = []
-    for name, bits in (("additions", ADDITION_BITS), ("multiplications", MULTIPLICATION_BITS)):
+    for name, bits in (("additions", addition_bits), ("multiplications", multiplication_bits)):
         kinds: dict[str, np.float32] = {}
         for row in rows:
             kinds[row.kind] = kinds.get(row.kind, np.float32(0)) + np.float32(getattr(row, name))
@@ -77,43 +129,38 @@ def _sum_in_float32(rows: list[Row]) -> float:
     return sum(sums)
 
 
-def _storage(operation: Operation, trace: Trace, tally: Tally, charged: set[str], masked: bool) -> None:
+def _store(operation: Operation, trace: Trace, tally: Tally, charged: set[str], masked: bool, value_bits: int) -> None:
     new = [trace.stored[name] for name in operation.tensors if name not in charged]
     charged.update(tensor.name for tensor in new)
     for tensor in new:
         if len(tensor.shape) > 1:
-            mask = tensor.count if masked else 0
-            tally.store(tensor.nonzeros * VALUE_BITS, mask, tensor.count, tensor.nonzeros)
+            bits, mask = storage(tensor.nonzeros, tensor.count, value_bits)
+            tally.store(bits, mask if masked else 0, tensor.count, tensor.nonzeros)
     if new and (operation.kind != "linear" or operation.has_bias):
-        tally.store(operation.channels * VALUE_BITS)
-
-
-def _operations(operation: Operation, tally: Tally, complete: bool) -> None:
-    cost = _cost(operation)
-    if complete and cost is None and operation.kind == "add" and len(operation.sources) > 1:
-        cost = Cost(0, operation.outputs)
-    elif complete and cost is None and operation.kind == "multiply" and len(operation.sources) > 1:
-        cost = Cost(operation.outputs, 0)
-    elif complete and cost is not None and operation.kind == "linear" and operation.has_bias:
-        cost = Cost(cost.multiplications, cost.additions + operation.outputs)
-    if cost is None:
-        tally.uncounted = "folded, nothing is charged" if operation.kind == "norm" else UNSEEN
-        return
-    tally.multiply(cost.multiplications, MULTIPLICATION_BITS)
-    tally.add(cost.additions, ADDITION_BITS)
+        tally.store(operation.channels * value_bits)
 
 
 def _cost(operation: Operation) -> Cost | None:
-    products, outputs = operation.products, operation.outputs
+    """What their hooks see of an operation; None where they see nothing."""
     if operation.kind in ("conv", "conv_transpose"):
-        return Cost(products, products)
+        return convolution(operation)
     if operation.kind == "linear":
-        # (inputs - 1) * outputs * density
-        return Cost(products, products - products / operation.window)
+        return classifier(operation)
     if operation.kind == "pool" and operation.function == "average":
-        return Cost(outputs, operation.read)
-    if operation.function in ("hard_swish", "relu6"):
-        return HARD_SWISH.times(outputs)
-    if operation.kind == "activation" and operation.function in ACTIVATIONS and operation.in_leaf:
-        return ACTIVATIONS[operation.function].times(outputs)
-    return None
+        return average(operation)
+    return activation(operation) if operation.kind == "activation" else None
+
+
+def _with_unseen(operation: Operation) -> Cost | None:
+    """As `_cost`, with residual additions, gates, and additions of the classifier's bias."""
+    cost = _cost(operation)
+    if operation.kind == "add" and len(operation.sources) > 1:
+        return Cost(0, operation.outputs)
+    if operation.kind == "multiply" and len(operation.sources) > 1:
+        return Cost(operation.outputs, 0)
+    if cost is not None and operation.kind == "linear" and operation.has_bias:
+        return Cost(cost.multiplications, cost.additions + operation.outputs)
+    return cost
+
+
+CONVENTIONS.add("kaist", Convention(DESCRIPTION, KaistSettings, count))

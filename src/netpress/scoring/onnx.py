@@ -16,7 +16,7 @@ from pathlib import Path
 from netpress.errors import Failure, UserError
 from netpress.files import refuse_other_tools
 from netpress.scoring.card import ScoreCard
-from netpress.scoring.settings import ScoreSettings
+from netpress.scoring.conventions import ScoreSettings
 from netpress.tracing.onnx.file import OpenSize
 from netpress.tracing.onnx.graph import OnnxGraph
 from netpress.tracing.operations import Shape

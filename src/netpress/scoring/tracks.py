@@ -1,12 +1,15 @@
 """Tracks: what a score is relative to, and the accuracy that a network must keep.
 
-score = parameters / track.parameters + operations / track.operations, lower is better. Tracks 1 to 3 are
+score = params / track.params + operations / track.operations, lower is better. Tracks 1 to 3 are
 those of the MicroNet Challenge, whose baselines stand at 32 bits; the last is a course's at IMT Atlantique.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from netpress.errors import UserError
+
+TrackName = Literal["cifar100", "imagenet", "wikitext103", "imt-cifar10"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Track:
     """
 
     name: str
-    parameters: float
+    params: float
     operations: float
     gate: float | None
     baseline: str

@@ -1,75 +1,123 @@
 """UCI and Qualcomm's own count (EfficientNet, CIFAR-100, 2019): torchscope as they changed it, count.py.
 
-One multiplication is half an operation or one ("mul factor"), one stored value likewise. No sparsity, no
-folding of norms.
+A multiplication costs half an operation or one (their "mul factor"), and a stored value costs the same. Zeros save
+nothing, and no norm is folded.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from netpress.scoring.arithmetic import Cost
-from netpress.scoring.card import Counted, Row, Rule, Tally
-from netpress.scoring.settings import ScoreSettings
-from netpress.tracing.operations import Operation, Trace
+from netpress.scoring.card import Counted, Row, Tally
+from netpress.scoring.conventions import CONVENTIONS, Convention, ScoreSettings
+from netpress.scoring.rules import rule
+from netpress.tracing.operations import Operation, Stored, Trace
 
 DESCRIPTION = "UCI's torchscope: a multiplication and a value as half or one, norms never folded, no sparsity"
 SOURCE = "UCI's count.py"
 ADDITION_BITS = 32
-RULES = (
-    Rule("a multiplication and a stored value count half (16 bits), or both one", SOURCE),
-    Rule("all parameters are stored, zeros too", SOURCE),
-    Rule("a convolution of n products an output: n multiplications, n - 1 additions, one more for a bias", SOURCE),
-    Rule("a norm: 2 multiplications and 2 additions an element; it is never folded", SOURCE),
-    Rule("swish 3 multiplications and 1 addition, sigmoid 2 and 1", SOURCE),
-    Rule("a pool of n values: n additions", SOURCE),
-    Rule("a linear layer: its bias is not added", SOURCE),
-    Rule("a vector of n scaled to length 1: the length is calculated n times over", SOURCE),
-    Rule("not counted: scaling by a gate, residual additions, padding, normalizing the classes' directions", SOURCE),
-)
+
+
+class UciSettings(ScoreSettings):
+    """How UCI's counter was called."""
+
+    convention: Literal["uci"] = "uci"
+    multiply: Literal["half", "one"] = "half"
+    """A multiplication, and a stored value, as half (16 bits) or one."""
+
+
+@rule("a multiplication and a stored value count half (16 bits), or both one", SOURCE)
+def value_bits(multiply: str) -> int:
+    return 16 if multiply == "half" else 32
+
+
+@rule("all parameters are stored, zeros too", SOURCE)
+def parameters(tensor: Stored) -> int:
+    return tensor.count if tensor.role == "parameter" else 0
+
+
+@rule("a convolution of n products an output: n multiplications, n - 1 additions, one more for a bias", SOURCE)
+def convolution(operation: Operation) -> Cost:
+    outputs, window = operation.outputs, operation.window
+    return Cost(window * outputs, (window - 1 + operation.has_bias) * outputs)
+
+
+@rule("a norm: 2 multiplications and 2 additions an element; it is never folded", SOURCE)
+def norm(operation: Operation) -> Cost:
+    return Cost(2 * operation.outputs, 2 * operation.outputs)
+
+
 _ACTIVATIONS = {"swish": Cost(3, 1), "sigmoid": Cost(2, 1)}
 
 
-def count(trace: Trace, settings: ScoreSettings, formats: Mapping[str, Any]) -> Counted:
+@rule("swish 3 multiplications and 1 addition, sigmoid 2 and 1", SOURCE)
+def activation(operation: Operation) -> Cost | None:
+    one = _ACTIVATIONS.get(operation.function)
+    return None if one is None else one.times(operation.outputs)
+
+
+@rule("a pool of n values: n additions", SOURCE)
+def pool(operation: Operation) -> Cost:
+    return Cost(0, operation.read)
+
+
+@rule("a linear layer: its bias is not added", SOURCE)
+def linear(operation: Operation) -> Cost:
+    outputs, window = operation.outputs, operation.window
+    return Cost(window * outputs, (window - 1) * outputs)
+
+
+@rule("a vector of n scaled to length 1: the length is calculated n times over", SOURCE)
+def length(operation: Operation) -> Cost | None:
+    """n times: n - 1 additions, n multiplications, 1 more. No other reduction is seen."""
+    if operation.function != "length":
+        return None
+    products = operation.window * operation.window * operation.outputs
+    return Cost(products, products)
+
+
+@rule("not counted: scaling by a gate, residual additions, padding, normalizing the classes' directions", SOURCE)
+def uncounted(operation: Operation) -> str:
+    return "their counter charges nothing for it"
+
+
+RULES = (value_bits, parameters, convolution, norm, activation, pool, linear, length, uncounted)
+_COSTS: dict[str, Callable[[Operation], Cost | None]] = {
+    "conv": convolution,
+    "linear": linear,
+    "norm": norm,
+    "pool": pool,
+    "activation": activation,
+    "reduce": length,
+}
+
+
+def count(trace: Trace, settings: UciSettings, formats: Mapping[str, Any]) -> Counted:
     """Count a trace as UCI did. Number formats and masks play no part."""
-    bits = 16 if settings.multiply == "half" else 32
+    bits = value_bits(settings.multiply)
     charged: set[str] = set()
     rows: list[Row] = []
     hidden = flops = 0.0
     last_pool = next((op.name for op in reversed(trace.operations) if op.kind == "pool"), None)
     for operation in trace.operations:
         tally = Tally.of(operation)
-        cost = _cost(operation)
+        cost = _COSTS[operation.kind](operation) if operation.kind in _COSTS else None
         if cost is None:
-            tally.uncounted = "their counter charges nothing for it"
+            tally.uncounted = uncounted(operation)
         else:
             tally.multiply(cost.multiplications, bits)
             tally.add(cost.additions, ADDITION_BITS)
         for tensor in (trace.stored[name] for name in operation.tensors if name not in charged):
             charged.add(tensor.name)
-            if tensor.role == "parameter":
-                tally.store(tensor.count * bits, 0, tensor.count, tensor.count)
+            if stored := parameters(tensor):
+                tally.store(stored * bits, 0, stored, stored)
                 # Their counter takes for trained what is called `weight`; the classes' directions are a `kernel`.
-                hidden += tensor.count if operation.derived_weight else 0
+                hidden += stored if operation.derived_weight else 0
         flops += _flops(operation, last_pool)
         rows.append(tally.row())
-    parameters = sum(row.weights for row in rows)
-    extra = {"parameters": parameters, "trainable": parameters - hidden, "flops": flops}
+    total = sum(row.weights for row in rows)
+    extra = {"parameters": total, "trainable": total - hidden, "flops": flops}
     return Counted(tuple(rows), RULES, (f"a multiplication and a value as {settings.multiply}",), extra=extra)
-
-
-def _cost(operation: Operation) -> Cost | None:
-    outputs, window = operation.outputs, operation.window
-    if operation.kind == "conv":
-        return Cost(window * outputs, (window - 1 + operation.has_bias) * outputs)
-    if operation.kind == "linear":
-        return Cost(window * outputs, (window - 1) * outputs)
-    if operation.kind == "norm":
-        return Cost(2 * outputs, 2 * outputs)
-    if operation.kind == "pool":
-        return Cost(0, operation.read)
-    if operation.function == "length":  # n times: n - 1 additions, n multiplications, 1 more
-        return Cost(window * window * outputs, window * window * outputs)
-    return _ACTIVATIONS[operation.function].times(outputs) if operation.function in _ACTIVATIONS else None
 
 
 def _flops(operation: Operation, last_pool: str | None) -> float:
@@ -84,3 +132,6 @@ def _flops(operation: Operation, last_pool: str | None) -> float:
     if operation.kind == "norm":
         return 2 * operation.outputs
     return operation.read if operation.name == last_pool else 0
+
+
+CONVENTIONS.add("uci", Convention(DESCRIPTION, UciSettings, count))

@@ -1,14 +1,15 @@
 """How wide the numbers are that an operation works on, by the challenge's rule of the widest input.
 
-Widths are the network's own (its number formats), or assumed, or, for a network that quantizes
-nothing, the challenge's gift: 16 bits for stored values and multiplications.
+Widths come from one of three places: the network's number formats; what the settings assume; or, where nothing is
+quantized, the challenge's gift of 16 bits for stored values and multiplications.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import AfterValidator
 
 from netpress.numerics.accumulators import is_integer, product_bits, tree_bits, tree_width
 from netpress.numerics.formats import (
@@ -23,13 +24,62 @@ from netpress.numerics.formats import (
     scale_format,
     zero_point_format,
 )
-from netpress.scoring.settings import ScoreSettings
+from netpress.scoring.conventions import ScoreSettings
+from netpress.scoring.rules import Rule, rule
 from netpress.tracing.operations import INPUT, Operation, Stored, Trace
 
 ALL_OTHERS = "*"
 """Name under which a network's formats state the format of every computed value that has none of its own."""
 
 _SAME_VALUES = ("relu", "relu6", "clamp", "threshold", "max")
+
+
+def _width(bits: int) -> int:
+    if not (1 <= bits <= 16 or bits == 32):
+        raise ValueError(f"{bits} is not a width: 1 to 15 for integers, 16 or 32 for floats")
+    return bits
+
+
+Bits = Annotated[int, AfterValidator(_width)]
+
+
+class WidthSettings(ScoreSettings):
+    """Widths that are assumed instead of the network's own."""
+
+    weight_bits: Bits | None = None
+    """Assumed width of weights instead of the network's own: 1 to 15 integers, 16 and 32 floats."""
+    activation_bits: Bits | None = None
+    """Assumed width of what enters convolutions and linear layers, likewise."""
+    accumulator: Literal["tree", "16", "32"] | None = None
+    """Width of sums of products: an exact adder tree (integers only), or fixed. Default: tree for integers, else 32."""
+    float_bits: Literal[16, 32] | None = None
+    """Width of everything that stays in floating point; 16 must really run so. Default: the network's, else 32."""
+    freebie: bool = True
+    """16 bits for values and multiplications of a network that quantizes nothing."""
+
+
+class Gift(NamedTuple):
+    """Bits of stored values, of multiplications and of additions."""
+
+    value: int
+    multiplication: int
+    addition: int
+
+
+@rule("nothing is quantized: values and multiplications at 16 bits, additions at 32", "text")
+def gift() -> Gift:
+    return Gift(16, 16, 32)
+
+
+@rule("an operation is as wide as its widest input", "text")
+def widest(bits: Iterable[float]) -> float:
+    return max(bits, default=32)
+
+
+@rule("exact adder tree: weight + activation bits at the first level, 1 more at each next", "RIAIR")
+def adder_tree(terms: int, bits: int) -> float:
+    """Mean width of the additions of a tree over `terms` values of `bits` bits."""
+    return int(tree_bits(torch.tensor(terms), bits)) / (terms - 1) if terms > 1 else 0.0
 
 
 def assumed_format(bits: int) -> AnyFormat:
@@ -46,7 +96,7 @@ class Widths:
     NAME for what a module returns, `input` for the image, `*` for all other values that are computed.
     """
 
-    def __init__(self, trace: Trace, formats: Mapping[str, Any], settings: ScoreSettings) -> None:
+    def __init__(self, trace: Trace, formats: Mapping[str, Any], settings: WidthSettings) -> None:
         self.settings = settings
         self.formats = {name: parse_format(value, f"formats.{name}") for name, value in formats.items()}
         self.weights = None if settings.weight_bits is None else assumed_format(settings.weight_bits)
@@ -54,11 +104,22 @@ class Widths:
         own = [*self.formats.values(), *(f for f in (self.weights, self.activations) if f is not None)]
         self.quantized = any(is_integer(number_format) for number_format in own)
         assumed = self.weights is not None or self.activations is not None
-        self.freebie = settings.freebie and not self.quantized and not assumed and settings.float_bits is None
+        given = settings.freebie and not self.quantized and not assumed and settings.float_bits is None
+        self.gift = gift() if given else None
         self.float = self._float(settings)
         self.values = self._propagate(trace)
 
-    def _float(self, settings: ScoreSettings) -> AnyFormat:
+    @property
+    def rule(self) -> Rule[..., Any]:
+        """The rule that says how wide operations are."""
+        return widest if self.gift is None else gift
+
+    @property
+    def real_bits(self) -> float:
+        """Width of a stored number that is not quantized, such as a norm's scale."""
+        return self.float.bits if self.gift is None else self.gift.value
+
+    def _float(self, settings: WidthSettings) -> AnyFormat:
         if settings.float_bits is not None:
             return Float16() if settings.float_bits == 16 else Float32()
         if ALL_OTHERS in self.formats:
@@ -85,8 +146,8 @@ class Widths:
         """The format of a stored tensor."""
         if self.weights is not None and len(tensor.shape) > 1:
             return self.weights
-        if self.freebie:
-            return Float16()
+        if self.gift is not None:
+            return assumed_format(self.gift.value)
         if tensor.made_of and tensor.name not in self.formats:
             # What is calculated from floats is as wide as the widest of them; from integers, it is a float.
             origins = [self.formats.get(name, self.float) for name in tensor.made_of]
@@ -108,31 +169,30 @@ class Widths:
         if operation.kind == "matmul":
             return self.operand(operation)
         formats = [self.stored(trace.stored[name]) for name in operation.tensors if len(trace.stored[name].shape) > 1]
-        return max(formats, key=lambda f: f.bits, default=Float16() if self.freebie else self.float)
+        floats = self.float if self.gift is None else assumed_format(self.gift.value)
+        return max(formats, key=lambda stored: stored.bits, default=floats)
 
     def element(self, operation: Operation) -> tuple[float, float]:
         """Widths of multiplications and additions of an operation on single values: that of its widest input."""
-        if self.freebie:
-            return 16, 32
-        bits = max((self.values.get(source, self.float).bits for source in operation.sources), default=32)
+        if self.gift is not None:
+            return self.gift.multiplication, self.gift.addition
+        bits = widest(self.values.get(source, self.float).bits for source in operation.sources)
         return bits, bits
 
     def multiplication(self, weight: AnyFormat, value: AnyFormat) -> float:
         """Width of a product. A sign of +-1 times a float flips its sign bit: 1 bit (rules' text)."""
-        if self.freebie:
-            return 16
+        if self.gift is not None:
+            return self.gift.multiplication
         if isinstance(weight, Binary | Ternary):
             return value.bits if is_integer(value) else 1
-        return max(weight.bits, value.bits)
+        return widest((weight.bits, value.bits))
 
-    def sums(
-        self, operation: Operation, terms: float, outputs: float, weight: AnyFormat, value: AnyFormat
-    ) -> tuple[float, float]:
-        """The additions of `outputs` sums of `terms` products: how many, and their mean width."""
+    def sum_bits(self, operation: Operation, terms: float, weight: AnyFormat, value: AnyFormat) -> float:
+        """Mean width of the additions of a sum of `terms` products."""
         accumulator = self.accumulator(operation, weight, value)
         if accumulator == "tree":
-            return (terms - 1) * outputs, self.tree(math.ceil(terms), product_bits(weight, value))
-        return (terms - 1) * outputs, float(accumulator)
+            return adder_tree(math.ceil(terms), product_bits(weight, value))
+        return float(accumulator)
 
     def accumulator(self, operation: Operation, *operands: AnyFormat) -> str:
         """How an operation accumulates its products or values: `tree`, or a width in bits.
@@ -142,14 +202,11 @@ class Widths:
         """
         own = operation.attributes.get("accumulators")
         chosen = self.settings.accumulator or (str(own) if own is not None else "tree")
-        if self.freebie or (chosen == "tree" and not all(is_integer(operand) for operand in operands)):
+        if self.gift is not None:
+            return str(self.gift.addition)
+        if chosen == "tree" and not all(is_integer(operand) for operand in operands):
             return "32"
         return chosen
-
-    @staticmethod
-    def tree(terms: int, bits: int) -> float:
-        """Mean width of an adder tree's additions: `bits` at the first level, one more at each next."""
-        return int(tree_bits(torch.tensor(terms), bits)) / (terms - 1) if terms > 1 else 0.0
 
     def last_sum(self, operation: Operation, terms: float, weight: AnyFormat, value: AnyFormat) -> float:
         """Width of a finished sum."""

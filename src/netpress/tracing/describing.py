@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from netpress.numerics.accumulators import range_width
-from netpress.numerics.integer import worst_sums
 from netpress.numerics.layers import QuantizedLayer
 from netpress.tracing.constants import Store, Value
 from netpress.tracing.kinds import Reading
@@ -160,7 +159,7 @@ def _claims(part: nn.Module) -> dict[str, Any]:
         return {}
     claims: dict[str, Any] = {"accumulators": part.formats.accumulators}
     if not part.weight.is_meta:
-        lowest, highest = worst_sums(part)
+        lowest, highest = part.sum_range()
         claims["largest_sum"] = max(-lowest, highest)
         claims["needed_width"] = range_width(lowest, highest)
     return claims

@@ -6,16 +6,13 @@ A single number may leave if there are examples: it can choose a path, whose ope
 """
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-
-if TYPE_CHECKING:
-    from netpress.tracing.recorder import Recorder
 
 _LEAVING = """
 numpy __array__ __array_interface__ tolist data_ptr const_data_ptr untyped_storage storage _typed_storage
@@ -27,10 +24,22 @@ _SHOWS = frozenset(["__repr__", "__str__", "__format__"])
 _SIZES = frozenset(["sym_size", "sym_numel", "sym_stride", "sym_storage_offset", "is_same_size", "is_pinned", "size"])
 
 
+class Watcher(Protocol):
+    """What a recording lets its `CallNames` see and say."""
+
+    busy: bool
+    """The recording itself computes, so nothing is watched."""
+    within: str
+    """The function of torch's Python interface that is under way; empty where there is none."""
+
+    def hand_out(self, function: str, tensors: list[Tensor]) -> None:
+        """The values of `tensors` leave torch through `function`."""
+
+
 class CallNames(TorchFunctionMode):
     """Remembers which function of torch's Python interface is under way, and watches for those that hand out values."""
 
-    def __init__(self, recorder: "Recorder") -> None:
+    def __init__(self, recorder: Watcher) -> None:
         super().__init__()
         self.recorder = recorder
 
@@ -66,7 +75,7 @@ def _tags(func: Any) -> tuple[bool, bool]:
     return torch.Tag.data_dependent_output in func.tags, torch.Tag.dynamic_output_shape in func.tags
 
 
-def steers(func: Any, args: Any, varying: "set[int]") -> bool:
+def steers(func: Any, args: Any, varying: set[int]) -> bool:
     """Whether an operator gives Python a value, or a result whose size depends on values. `varying`: ids of tensors."""
     value, size = _tags(func)
     if size and func.overloadpacket.__name__ in ("index", "_unsafe_index"):

@@ -126,6 +126,18 @@ class Operation:
         return self.window * self.outputs if self.kind in ("conv", "linear", "matmul") else 0
 
     @property
+    def is_module(self) -> bool:
+        """Whether it is what a layer calculates, and no function that is called beside layers."""
+        return self.in_leaf and bool(self.module)
+
+    @property
+    def makes_channels(self) -> bool:
+        """Whether it is a convolution or linear layer with its outputs along dimension 1, where norms look for them."""
+        if self.kind == "linear":
+            return len(self.output) == (3 if self.attributes.get("left") else 2)
+        return self.kind in ("conv", "conv_transpose")
+
+    @property
     def channels(self) -> int:
         """Length of dimension 1 of the result: channels of a map, features of a vector."""
         return self.output[1] if len(self.output) > 1 else self.outputs
@@ -192,30 +204,40 @@ class Trace:
         """Norms that can be folded into the operation before them: name of the norm -> that operation's name.
 
         A batch norm folds into a convolution or linear layer whose result goes nowhere else. Where a weight is
-        used several times, each use must be followed by the same norm. What counts is the flow of data, not
-        the order in which modules are listed.
+        used several times, each use must be followed by the same norm; where a norm is used several times, all of its
+        uses must fold; and nothing else may read what these layers store. What counts is the flow of data, not the
+        order in which modules are listed.
         """
+        by_name, readers, pairs = self.by_name, self._readers(), self._norms_after_layers()
+        while True:
+            followers = {layer: by_name[norm] for norm, layer in pairs.items()}
+            left = {n: x for n, x in pairs.items() if _folds(by_name[n], by_name[x], followers, readers)}
+            if len(left) == len(pairs):
+                return pairs
+            pairs = left  # a norm that stays may keep others from folding
+
+    def _norms_after_layers(self) -> dict[str, str]:
+        """Each norm whose input is the result of one convolution or linear layer, and goes nowhere else."""
         by_name, consumers = self.by_name, self.consumers()
         pairs: dict[str, str] = {}
         for operation in self.operations:
             if operation.kind != "norm":
                 continue
             source = by_name.get(_origin(operation.sources[0], by_name, consumers)) if operation.sources else None
-            if source is None or source.kind not in ("conv", "conv_transpose", "linear"):
+            if source is None or not source.makes_channels or len(consumers[source.name]) != 1:
                 continue
-            if len(consumers[source.name]) == 1 and source.output[:2] == operation.output[:2]:
+            if source.output[:2] == operation.output[:2]:
                 pairs[operation.name] = source.name
-        followed: dict[str, set[tuple[str, ...]]] = {}
-        followers = {source: norm for norm, source in pairs.items()}
+        return pairs
+
+    def _readers(self) -> dict[str, list[Operation]]:
+        """For each stored tensor the operations that use it, or what is made of it."""
+        found: dict[str, list[Operation]] = {}
         for operation in self.operations:
-            if operation.weight is not None:
-                norm = followers.get(operation.name)
-                followed.setdefault(operation.weight, set()).add(by_name[norm].tensors if norm else ())
-        return {
-            norm: source
-            for norm, source in pairs.items()
-            if by_name[source].weight is None or len(followed[by_name[source].weight or ""]) == 1
-        }
+            names = {name for used in operation.tensors for name in (used, *self.stored[used].made_of)}
+            for name in names:
+                found.setdefault(name, []).append(operation)
+        return found
 
     def norms_folded_forward(self) -> dict[str, str]:
         """Each norm with the first convolution or linear layer that its result reaches, whatever calculates between."""
@@ -229,6 +251,22 @@ class Trace:
                 norms = set()
             reached[operation.name] = norms | ({operation.name} if operation.kind == "norm" else set())
         return pairs
+
+
+def _folds(
+    norm: Operation, layer: Operation, followers: Mapping[str, Operation], readers: Mapping[str, list[Operation]]
+) -> bool:
+    """Whether `norm` folds into `layer`, if all norms of `followers` fold into the layers whose names they stand by."""
+    users = [operation for operation in readers.get(layer.weight or "", []) if operation.weight == layer.weight]
+    if layer.is_module:  # nothing else may read what the layer stores
+        users = [user for name in (layer.weight, layer.bias) if name for user in readers[name]]
+    if any(user.name not in followers or followers[user.name].tensors != norm.tensors for user in users):
+        return False
+    if not norm.is_module:
+        return True
+    folded = {follower.name for follower in followers.values()}
+    uses = [user for name in norm.tensors for user in readers[name]]
+    return all(user.kind == "norm" and (user.module != norm.module or user.name in folded) for user in uses)
 
 
 def _origin(name: str, by_name: Mapping[str, Operation], consumers: Mapping[str, list[str]]) -> str:

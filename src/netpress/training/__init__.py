@@ -1,4 +1,4 @@
-"""Training: the loop, losses, regularizers, optimizers and teachers."""
+"""Training: the loop, its parts, the losses with their teachers."""
 
 from netpress.training.loop import Trained, run_training
 from netpress.training.settings import TrainSettings

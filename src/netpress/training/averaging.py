@@ -1,8 +1,7 @@
 """Exponential moving average (EMA) of a network's weights.
 
-Averaged weights answer better than the last ones when the learning rate is still high; near the end of
-a cosine round the two agree. The average is taken after the optimizer's step, with the norms' running
-statistics averaged alongside.
+Averaged weights answer better than the last ones while the learning rate is high; at the end of a cosine round the
+two agree. The average moves after the optimizer does, and averages the running statistics of the norms too.
 """
 
 from collections.abc import Iterator
@@ -11,19 +10,25 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from netpress.training.part import Part, State, prefixed, section
 
-class WeightAverage:
-    """The moving average of a module's floating-point tensors; counters are copied."""
+
+class WeightAverage(Part):
+    """The moving average of a module's floating-point tensors; counters are copied. Each round has a new one."""
 
     def __init__(self, module: nn.Module, decay: float, warmup: bool = True) -> None:
         self.decay = decay
         self.warmup = warmup
-        self.updates = 0
         self.module = module
-        self.tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        """Begin with the module's present weights."""
+        self.updates = 0
+        self.tensors: dict[str, Tensor] = copy_tensors(self.module)
 
     @torch.no_grad()
-    def update(self) -> None:
+    def after_move(self) -> None:
         """Move the average towards the module's present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
@@ -37,15 +42,23 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The module with the averaged weights inside the block, its own again after it."""
-        own = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        own = copy_tensors(self.module)
         self.module.load_state_dict(self.tensors)
         try:
             yield
         finally:
             self.module.load_state_dict(own)
 
-    def load(self, tensors: dict[str, Tensor], updates: int) -> None:
-        """Go on from a saved average."""
-        self.updates = updates
+    def state_dict(self) -> State:
+        return {"updates": self.updates, **prefixed("tensors", self.tensors)}
+
+    def load_state_dict(self, state: State) -> None:
+        self.updates = state["updates"]
+        saved = section("tensors", state)
         for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(saved[name])
+
+
+def copy_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module as they are now."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

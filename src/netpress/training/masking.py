@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from netpress.errors import Failure
 from netpress.network import Network
+from netpress.training.part import Part
 
 
-class MaskHolder:
-    """Multiplies the masked parameters' gradients and weights by their masks, all tensors in one call.
+class MaskHolder(Part):
+    """Multiplies the gradients and the weights of masked parameters by their masks, all tensors in one call.
 
-    With the gradient masked, neither momentum nor a regularizer gathers anything at a masked weight; with the
-    weight masked too, decay and rounding cannot revive it.
+    With the gradient masked, neither momentum nor a regularizer gathers anything at a masked weight. With the weight
+    masked too, decay and rounding cannot revive it.
     """
 
     def __init__(self, network: Network) -> None:
@@ -24,6 +25,12 @@ class MaskHolder:
         self.factors: list[Tensor] = [
             torch.empty_like(parameters[name]).detach().copy_(mask) for name, mask in network.masks.items()
         ]
+
+    def after_backward(self) -> None:
+        self.mask_gradients()
+
+    def after_move(self) -> None:
+        self.mask_weights()
 
     @torch.no_grad()
     def mask_weights(self) -> None:

@@ -1,13 +1,13 @@
-"""Optimizers with their parameter groups, and the learning rate over a round."""
+"""Optimizers: which parameters they move, and what they remember from step to step."""
 
-import math
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from netpress.settings import Fraction, NonNegative, Positive, Settings, Share
+from netpress.settings import NonNegative, Positive, Settings, Share
+from netpress.training.part import Part, State
 
 
 class _Optimizer(Settings):
@@ -52,64 +52,6 @@ class AdamW(_Optimizer):
     """Added to the root of the mean square before dividing by it."""
 
 
-class _Schedule(Settings):
-    per: Literal["epoch", "step"] = "step"
-    """Change the learning rate once an epoch or at every step."""
-    warmup: NonNegative = 0.0
-    """Epochs of linear rise from 0 at the start of a round, before the schedule begins."""
-
-
-class Cosine(_Schedule):
-    """Half a cosine from the learning rate down to `minimum` (Loshchilov and Hutter 2017).
-
-    Unit e = 1 ... n of a round has minimum + (rate - minimum) (1 + cos(pi e / n)) / 2, so the last one
-    has the minimum and the first is a little below the full rate: the 2019 code stepped its schedule first.
-    """
-
-    kind: Literal["cosine"] = "cosine"
-    minimum: NonNegative = 0.0
-    """Learning rate of the last epoch (or step)."""
-
-
-class Step(_Schedule):
-    """Multiply by `factor` at each milestone."""
-
-    kind: Literal["step"] = "step"
-    milestones: tuple[Fraction, ...] = (0.6667, 0.9)
-    """Shares of a round; unit e = 1 ... n is past a milestone m when e >= round(m n)."""
-    factor: Fraction = 0.1
-    """What the learning rate is multiplied by at each milestone."""
-
-
-class Constant(_Schedule):
-    """The same learning rate throughout."""
-
-    kind: Literal["constant"] = "constant"
-
-
-def learning_rate(highest: float, schedule: Cosine | Step | Constant, unit: int, units: int, warmup: int = 0) -> float:
-    """Learning rate of `unit` (from 0) of a round of `units` epochs or steps, `warmup` of them rising."""
-    if unit < warmup:
-        return highest * (unit + 1) / warmup
-    place, places = unit + 1 - warmup, max(1, units - warmup)
-    match schedule:
-        case Cosine(minimum=minimum):
-            return minimum + (highest - minimum) * (1 + math.cos(math.pi * place / places)) / 2
-        case Step(milestones=milestones, factor=factor):
-            return highest * factor ** sum(place >= round(milestone * places) for milestone in milestones)
-        case Constant():
-            return highest
-
-
-def rate_at(
-    highest: float, schedule: Cosine | Step | Constant, epoch: int, step: int, epochs: int, steps: int
-) -> float:
-    """Learning rate at `step` of `epoch` (both from 0) of a round of `epochs` with `steps` each."""
-    if schedule.per == "epoch":
-        return learning_rate(highest, schedule, epoch, epochs, round(schedule.warmup))
-    return learning_rate(highest, schedule, epoch * steps + step, epochs * steps, round(schedule.warmup * steps))
-
-
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, decay_1d: bool) -> list[dict[str, object]]:
     """Two parameter groups: tensors of more than one dimension, which decay, and the rest, which need not."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -142,3 +84,50 @@ def make_optimizer(module: nn.Module, settings: Sgd | Adam | AdamW) -> torch.opt
             return torch.optim.AdamW(
                 groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon, foreach=True
             )
+
+
+class Optimizer(Part):
+    """Moves all trained parameters of a module against their gradients; each round has a new one."""
+
+    def __init__(self, module: nn.Module, settings: Sgd | Adam | AdamW) -> None:
+        self.module = module
+        self.settings = settings
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        """Forget momentum and what else was gathered."""
+        self.optimizer = make_optimizer(self.module, self.settings)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def move(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+
+    def state_dict(self) -> State:
+        """Momentum and other buffers, named by the parameter's place: `3.momentum_buffer`."""
+        return {
+            f"{place}.{key}": value
+            for place, parameter in enumerate(self.parameters)
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """The buffers of `state_dict` are laid out in memory like their parameters."""
+        for name, tensor in state.items():
+            place, _, key = name.partition(".")
+            parameter = self.parameters[int(place)]
+            fresh = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+            self.optimizer.state[parameter][key] = fresh.detach().copy_(tensor)
+
+
+class GradientClip(Part):
+    """Shortens the gradient of all parameters together to a Euclidean norm of at most `longest`."""
+
+    def __init__(self, module: nn.Module, longest: float) -> None:
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.longest = longest
+
+    def after_backward(self) -> None:
+        nn.utils.clip_grad_norm_(self.parameters, self.longest)

@@ -1,10 +1,10 @@
-"""SRIP: keep the singular values of weight matrices near 1.
+"""SRIP: a penalty that keeps the singular values of weight matrices near 1.
 
-The penalty of a matrix W is the largest absolute eigenvalue of W'W - I, found by a few steps of
-power iteration from a random start (Bansal et al. 2018; Kim et al., PMLR 123, section 3.1).
+The penalty of a matrix W is the largest absolute eigenvalue of W'W - I. A few steps of power iteration from a random
+start estimate it (Bansal et al. 2018; Kim et al., PMLR 123, section 3.1).
 
-Matrices of equal shape are stacked, so that one batched product serves all of them, and the Gram
-matrix is never formed: (W'W - I) v is computed as W'(W v) - v.
+Matrices of equal shape are stacked, so that one batched product serves all of them. The Gram matrix is never formed:
+(W'W - I) v is computed as W'(W v) - v.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What a training can be asked to do: the settings of the `train` stage.
 
-The defaults are a plain, sound training; the recipes of the published systems name what they change.
+The defaults are a plain, sound training. The recipes of the published systems name what they change.
 """
 
 from typing import Annotated, Literal, Self
@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 
 from netpress.data import AugmentSettings, MixSettings
 from netpress.settings import Count, Positive, Settings, Share, at_most
-from netpress.training.losses import AdaptiveLabelSmoothing, CrossEntropy, Distillation, LabelSmoothing
-from netpress.training.optimizers import Adam, AdamW, Constant, Cosine, Sgd, Step
+from netpress.training.losses import ChosenLoss, CrossEntropy, Distillation
+from netpress.training.optimizers import Adam, AdamW, Sgd
 from netpress.training.regularizers import Orthogonality
+from netpress.training.schedules import Constant, Cosine, Step
 
 OptimizerSettings = Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")]
 ScheduleSettings = Annotated[Cosine | Step | Constant, Field(discriminator="kind")]
-LossSettings = Annotated[CrossEntropy | LabelSmoothing | AdaptiveLabelSmoothing, Field(discriminator="kind")]
 
 MOST_EPOCHS = 1_000_000
 MOST_ROUNDS = 200
@@ -51,7 +51,7 @@ class TrainSettings(Settings):
     """How the weights move."""
     schedule: ScheduleSettings = Cosine()
     """The learning rate over a round."""
-    loss: LossSettings = CrossEntropy()
+    loss: ChosenLoss = CrossEntropy()
     """What is made small."""
     distillation: Distillation | None = None
     """A teacher's answers as a second target."""

@@ -1,33 +1,27 @@
-"""One training step, from the indices of a batch to moved weights.
+"""One training step, from the indices of a batch to moved weights, and the parts that take a hand in it.
 
-Randomness: a step's generators are made for (seed, stage, round, epoch, step, purpose) alone, so a resumed run needs
-no saved generator states. Modules that draw from torch's global generator (nn.Dropout, a user's own code) are
-made reproducible by seeding that generator at every step; the loop does this inside `torch.random.fork_rng`,
-so that the caller's stream is left as it was.
+Randomness: the generators of a step are made for (seed, stage, round, epoch, step, purpose) alone, so a training
+that goes on after an interruption needs no saved generator. Modules that draw from torch's global generator
+(nn.Dropout, a user's own code) find it seeded anew at every step. The loop does this inside `torch.random.fork_rng`,
+so that the caller's stream stays as it was.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from netpress.data import Images, Mixed, augment, mix, normalize
+from netpress.evaluation.ranking import best_class
 from netpress.network import Network
 from netpress.process.devices import generator_for, seed_for
 from netpress.training.averaging import WeightAverage
-from netpress.training.losses import (
-    AdaptiveLabelSmoothing,
-    CrossEntropy,
-    class_likeness,
-    classifier_weight,
-    count_right,
-    cross_entropy,
-    distill,
-    target_table,
-)
+from netpress.training.losses import Lesson, Loss
 from netpress.training.masking import MaskHolder
-from netpress.training.optimizers import make_optimizer
+from netpress.training.norms import NormWarmup
+from netpress.training.optimizers import GradientClip, Optimizer
+from netpress.training.part import Part
 from netpress.training.regularizers import spectral_penalty
 from netpress.training.settings import TrainSettings
 
@@ -50,24 +44,23 @@ class StepRandomness:
 
 
 class TrainingStep:
-    """Everything that a step of one round needs; `take` takes the step."""
+    """Everything that a step needs; `take` takes one. Whoever takes steps tells `parts` of rounds and epochs."""
 
     def __init__(
         self,
         network: Network,
         settings: TrainSettings,
         images: Images,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        teacher: nn.Module | None = None,
+        *,
+        own_teacher: Network | None = None,
+        allow_import: bool = False,
     ) -> None:
+        """`images` lie on the device of the training. Raises UserError where a teacher is missing or does not fit."""
         self.settings = settings
         self.module = network.module
+        self.spec = network.input
         self.images = images
-        self.mean, self.std = mean, std
-        self.teacher = teacher
         self.device = images.images.device
-        self.classes = len(network.classes)
         self.forward: Callable[[Tensor], Tensor] = self.module
         self.compiled = settings.compile == "on" or (settings.compile == "auto" and self.device.type == "cuda")
         if self.compiled:
@@ -75,30 +68,35 @@ class TrainingStep:
         self.bfloat16 = settings.precision == "bfloat16" or (
             settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
+        lesson = Lesson(network, self.device, own_teacher, allow_import)
+        self.label_loss = settings.loss.make(lesson)
+        distillation = settings.distillation
+        self.distilled = distillation.join(self.label_loss, lesson) if distillation else None
+        self.loss: Loss = self.distilled or self.label_loss
         self.penalty = spectral_penalty(self.module, settings.orthogonality) if settings.orthogonality else None
-        self.masks = MaskHolder(network)
-        self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        self.table: Tensor | None = None
-        self.begin_round()
-        self.begin_epoch()
-
-    def begin_round(self) -> None:
-        """A new optimizer and, where one is asked for, a new moving average."""
-        self.optimizer = make_optimizer(self.module, self.settings.optimizer)
-        average = self.settings.average
+        average = settings.average
         self.average = WeightAverage(self.module, average.decay, average.warmup) if average else None
+        self.masks = MaskHolder(network)
+        self.optimizer = Optimizer(self.module, settings.optimizer)
+        self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        self.parts = self._make_parts()
 
-    def begin_epoch(self) -> None:
-        """Read the targets of adaptive label smoothing from the classifier's present weights."""
-        loss = self.settings.loss
-        match loss:
-            case CrossEntropy():
-                self.table = None
-            case AdaptiveLabelSmoothing():
-                likeness = class_likeness(classifier_weight(self.module), loss)
-                self.table = target_table(loss, self.classes, likeness)
-            case _:
-                self.table = target_table(loss, self.classes).to(self.device)
+    def _make_parts(self) -> dict[str, Part]:
+        """All parts of a step by name, in the order in which they are told what happens."""
+        settings = self.settings
+        parts: dict[str, Part | None] = {
+            # A compiled network would be compiled anew whenever a momentum changes.
+            "norms": NormWarmup(self.module) if settings.norm_warmup and not self.compiled else None,
+            "loss": self.label_loss,
+            "distillation": self.distilled,
+            "masks": self.masks,
+            # What masks remove from the gradient does not count for its norm.
+            "clip": GradientClip(self.module, settings.clip_norm) if settings.clip_norm is not None else None,
+            "optimizer": self.optimizer,
+            # The average is one of masked weights.
+            "average": self.average,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def take(self, indices: Tensor, learning_rate: float, randomness: StepRandomness) -> Tensor:
         """Take one step on the images numbered `indices` (on the device): [loss, SRIP term, images right], float64.
@@ -121,32 +119,34 @@ class TrainingStep:
         copy, indices = indices // count, indices % count
         pixels = augment(self.images.images[indices], self.settings.augment, randomness.generator("augment"), copy)
         labels = self.images.labels[indices]
-        return mix(normalize(pixels, self.mean, self.std), labels, self.settings.mix, randomness.generator("mix"))
+        pixels = normalize(pixels, self.spec.mean, self.spec.std)
+        return mix(pixels, labels, self.settings.mix, randomness.generator("mix"))
 
     def measure(self, pixels: Tensor, mixed: Mixed, randomness: StepRandomness) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, SRIP term and the number of images right: three scalars."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.forward(pixels)
-            answers = self.teacher(pixels) if self.teacher is not None else None
-        logits = logits.float()
-        loss = cross_entropy(logits, mixed, self.table)
-        distillation = self.settings.distillation
-        if distillation is not None and answers is not None:
-            learned = distill(logits, answers.detach().float(), distillation.temperature)
-            loss = (1 - distillation.weight) * loss + distillation.weight * learned
+            logits = self.forward(pixels).float()
+            loss = self.loss(logits, mixed, pixels)
         term = self.penalty(randomness.generator("srip")) if self.penalty else loss.new_zeros(())
         return loss, term, count_right(logits.detach(), mixed)
 
     def update(self, loss: Tensor, term: Tensor, learning_rate: float) -> None:
         """Move the weights against the gradient of the loss and the SRIP term; masked weights stay zero."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         (loss + term if self.penalty else loss).backward()
-        self.masks.mask_gradients()
-        if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.masks.mask_weights()
-        if self.average is not None:
-            self.average.update()
+        for part in self.parts.values():
+            part.after_backward()
+        for part in self.parts.values():
+            part.move(learning_rate)
+        for part in self.parts.values():
+            part.after_move()
+
+
+def count_right(logits: Tensor, mixed: Mixed) -> Tensor:
+    """Images answered rightly, a mixed image counting as the shares of its two labels: float scalar."""
+    answers = best_class(logits)
+    right = (answers == mixed.labels_a).sum().float()
+    if mixed.weight < 1:
+        right = mixed.weight * right + (1 - mixed.weight) * (answers == mixed.labels_b).sum()
+    return right

@@ -1,4 +1,7 @@
-"""Teachers: networks whose answers a student learns from."""
+"""Teachers: networks whose answers a student learns from.
+
+A loss asks its `Lesson` for them (`netpress.training.losses.loss`), which is the only place where they are built.
+"""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +12,11 @@ from torch.nn import functional as F
 
 from netpress.errors import NetpressError, UserError
 from netpress.files import is_folder
-from netpress.network import SUFFIX, InputSpec, Network, describe, resolve
+from netpress.folders.stage import NETWORK
+from netpress.network import InputSpec, Network, describe, resolve
 from netpress.network.data import class_places, is_unnamed
-from netpress.network.edits.folding import fold_norms
+from netpress.network.edits.folding import FoldNorms
+from netpress.tracing.foldable import find_foldable_norms
 
 
 class MeanTeacher(nn.Module):
@@ -22,6 +27,8 @@ class MeanTeacher(nn.Module):
     ) -> None:
         """places: of each network, which of its answers stands for each class of the student; None: in order."""
         super().__init__()
+        if not networks:
+            raise ValueError("nobody teaches: give at least one network")
         self.members = nn.ModuleList(network.module for network in networks)
         for index, network in enumerate(networks):
             # (x std_s + mean_s - mean_t) / std_t: from the student's normalisation to the teacher's.
@@ -58,18 +65,18 @@ def check_teachers(names: tuple[str, ...], student: Network, allow_import: bool 
     if not names:
         raise UserError("distillation.teachers: names no network file or run folder, so nothing teaches")
     for name in names:
-        path = Path(name) / f"network{SUFFIX}" if is_folder(name) else Path(name)
+        path = Path(name) / NETWORK if is_folder(name) else Path(name)
         try:
-            found = describe(path)
+            teacher = describe(path)
         except NetpressError as error:
             raise UserError(f"distillation.teachers: {error}; give network files or folders of finished runs") from None
-        size = tuple(found["input"][key] for key in ("channels", "height", "width"))
-        if len(found["classes"]) != len(student.classes) or size != student.input.size:
+        size = tuple(teacher["input"][key] for key in ("channels", "height", "width"))
+        if len(teacher["classes"]) != len(student.classes) or size != student.input.size:
             raise UserError(
-                f"teacher {name} maps {size} to {len(found['classes'])} classes, "
+                f"teacher {name} maps {size} to {len(teacher['classes'])} classes, "
                 f"the student {student.input.size} to {len(student.classes)}; they must agree"
             )
-        if found["architecture"]["family"] == "import" and not allow_import:
+        if teacher["architecture"]["family"] == "import" and not allow_import:
             raise UserError(f"teacher {name}: is built by code of its author's own; if you trust it, --allow-import")
 
 
@@ -82,7 +89,7 @@ def load_teachers(names: tuple[str, ...], student: Network, allow_import: bool =
     networks = [resolve(name, allow_import=allow_import) for name in names]
     for network in networks:
         with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
-            fold_norms(network.module)
+            network.edit(FoldNorms(pairs=tuple(find_foldable_norms(network.module, network.input.size))))
     by_number = student.data is not None and student.data.settings.classes_by_number
     places = [
         class_places(network, student.classes, f"the student of teacher {name}", by_number)

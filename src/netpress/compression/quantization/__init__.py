@@ -1,17 +1,1 @@
-"""Low-bit numbers: the `quantize` stage. Importing it registers the stage and its edit."""
-
-from netpress.compression.quantization.layout import choose_formats, record_formats, trim_masks
-from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
-from netpress.compression.quantization.stage import plan, quantize, quantize_once
-
-__all__ = [
-    "PRESETS",
-    "FormatRule",
-    "QuantizeSettings",
-    "choose_formats",
-    "plan",
-    "quantize",
-    "quantize_once",
-    "record_formats",
-    "trim_masks",
-]
+"""What the stage `quantize` is made of: settings, which layer gets which formats, scales, widths."""

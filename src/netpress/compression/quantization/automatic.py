@@ -7,7 +7,8 @@ score saved are taken. How far to go is decided by the accuracy or score of the 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from netpress.compression.quantization.layout import trim_masks
+from netpress.compression.quantization.assignment import trim_masks
+from netpress.compression.quantization.post_training import quantize_once
 from netpress.compression.quantization.sensitivity import (
     Sensitivity,
     draw_images,
@@ -16,10 +17,10 @@ from netpress.compression.quantization.sensitivity import (
     with_width,
 )
 from netpress.compression.quantization.settings import FormatRule, QuantizeSettings
-from netpress.compression.quantization.stage import quantize_once
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network
+from netpress.scoring import ScoreSettings, score_trace, trace_network
 from netpress.stage import Context
 
 Move = tuple[str, int]
@@ -33,20 +34,20 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
     on `auto_images` of the images that the run selects on; with `target_score`, the first one whose score is that.
     Raises UserError where no choice among `widths` gets there, or nothing counts the score.
     """
-    if context.layer_scores is None:
+    counting = context.score_settings
+    if counting is None:
         raise UserError(f'{context.name}: bits = "auto" needs a run or `netpress apply`, which count the score')
     widths = sorted(settings.widths, reverse=True)
     start = folded(network, settings, context)
     table = measure_sensitivity(start, settings, context, widths, settings.auto_images)
     seen = draw_images(context, settings.auto_images)
-    layer_scores = context.layer_scores
 
     def quantized(chosen: QuantizeSettings) -> Network:
         made = quantize_once(start, chosen, context)
         trim_masks(made)
         return made
 
-    shares = {bits: layer_scores(quantized(with_width(settings, bits))) for bits in widths}
+    shares = {bits: _layer_scores(quantized(with_width(settings, bits)), counting) for bits in widths}
     moves = order_moves(table, shares)
 
     @functools.cache
@@ -56,7 +57,7 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
 
     @functools.cache
     def score(count: int) -> float:
-        return sum(layer_scores(quantized(_with_moves(settings, table, moves[:count]))).values())
+        return sum(_layer_scores(quantized(_with_moves(settings, table, moves[:count])), counting).values())
 
     if settings.target_accuracy is not None:
         target = settings.target_accuracy
@@ -82,6 +83,12 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
     reached = f"{accuracy(count):.2%} before training, score {score(count):.6f}"
     context.console.say(f"{context.name}: layers {said}; {reached}")
     return chosen.model_copy(update={"train": settings.train, "learn": settings.learn})
+
+
+def _layer_scores(network: Network, counting: ScoreSettings) -> dict[str, float]:
+    """What each operation adds to the network's score, by name."""
+    traced = trace_network(network)
+    return score_trace(traced, counting, network.formats, dataset=network.facts.get("dataset")).shares()
 
 
 def order_moves(table: Sequence[Sensitivity], shares: Mapping[int, Mapping[str, float]]) -> list[Move]:

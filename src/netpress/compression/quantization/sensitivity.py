@@ -5,20 +5,20 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from netpress.compression.folding import FoldSettings, fold
+from netpress.compression.fold import FoldSettings, fold
+from netpress.compression.quantization.post_training import quantize_once
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
-from netpress.compression.quantization.stage import quantize_once
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, copy
 from netpress.network.edits import replace_module
-from netpress.network.edits.folding import find_foldable_norms
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.process.devices import generator_for
 from netpress.stage import Context
+from netpress.tracing.foldable import find_foldable_norms
 
 WIDTHS = (8, 6, 4)
 
@@ -97,7 +97,7 @@ def folded(network: Network, settings: QuantizeSettings, context: Context) -> Ne
     if quantized_layers(network.module):
         raise UserError(f"{context.name}: widths are chosen for a network in floats, and this one is quantized already")
     start = copy(network)
-    if settings.folds and find_foldable_norms(start.module):
+    if settings.folds and find_foldable_norms(start.module, start.input.size):
         quiet = replace(context, console=Console(quiet=True))
         start = fold(start, FoldSettings(), quiet)
     start.module.to(context.device).eval()

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from netpress.numerics.calibration import Calibration, MinMax, SquaredError
+from netpress.numerics.calibration import Calibration, MinMax, Sigma, SquaredError
 from netpress.numerics.formats import Binary, Fixed, Float16, Float32, Integer, NumberFormat
 from netpress.numerics.layers import Arithmetic
 from netpress.settings import Count, Fraction, Positive, Settings, between
@@ -102,6 +102,8 @@ class PresetFormats(Settings):
     arithmetic: Arithmetic = "float16"
     calibration: Calibration = SquaredError()
     weight_calibration: Calibration = SquaredError()
+    bias_calibration: Calibration = Sigma(deviations=10.0)
+    """Of biases in fixed point: as the Wave team's, who had such."""
     fold: bool = True
 
 

@@ -1,53 +1,61 @@
-"""Edits of a network's structure, so that an edited network can be rebuilt from JSON.
+"""Edits change a network's structure, and a network's file lists them, so that the network can be built again.
 
-An edit is a dict with a `kind` and what that kind needs. A stage that changes the
-structure appends its edit to the network's architecture; rebuilding applies the edits
-in order to the freshly built module, on shapes only, before the tensors are loaded.
+    network.edit(FoldNorms(pairs=(("stem.conv", "stem.norm"),)))
+    network.architecture.edits       [{"kind": "fold_norms", "pairs": [["stem.conv", "stem.norm"]]}]
+
+`Network.edit` is the way to change the structure of a network. A file is read by building the family's module on the
+meta device and replaying the edits on it (`replay`): the same code, on shapes.
+
+A new kind of edit is a subclass of `Edit` in a file of its own, and `EDITS.add(kind, TheClass)`.
 """
 
-import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from netpress.errors import Failure, quote
+from netpress.registry import Registry
 from netpress.settings import Settings, SettingsError, parse
 
-Edit = dict[str, Any]
-ApplyEdit = Callable[[nn.Module, Edit], nn.Module]
 
-_BUILT_IN = {"fold_norms": "netpress.network.edits.folding", "quantize": "netpress.network.edits.quantizing"}
-_EDITS: dict[str, tuple[ApplyEdit, type[Settings] | None]] = {}
+class Edit(Settings):
+    """One change of a module's structure: what to change in its fields, how in `apply`.
 
-
-def register_edit(kind: str, apply: ApplyEdit, settings: type[Settings] | None = None) -> None:
-    """Make a kind of edit known. `apply` changes the module's structure in place, also on the meta device.
-
-    `settings`, with a field `kind`, says what such an edit may hold: edits come from files, which may say anything.
+    The fields are what a network's file holds of it, and are validated as settings are: files may say anything.
+    A subclass has a field `kind: Literal["name"] = "name"`.
     """
-    if kind in _EDITS:
-        raise ValueError(f"the edit {kind} is registered twice")
-    _EDITS[kind] = apply, settings
+
+    def apply(self, module: nn.Module) -> None:
+        """Change `module`, in place: shapes on the meta device, elsewhere values too.
+
+        A parameter that goes on existing must stay the same `nn.Parameter`, wherever it goes: its mask and its format
+        go with it. A new parameter has neither. Raise LookupError, TypeError, ValueError or AttributeError where the
+        edit does not fit the module, before anything is changed.
+        """
+        raise NotImplementedError
 
 
-def apply_edits(module: nn.Module, edits: Iterable[Edit]) -> nn.Module:
-    """Replay `edits` in order on `module`, in place. Raises Failure for an edit that is unknown or does not fit."""
-    for index, edit in enumerate(edits):
-        kind = str(edit.get("kind", ""))
-        if kind not in _EDITS and kind in _BUILT_IN:  # imported when first met: a network file must load by itself
-            importlib.import_module(_BUILT_IN[kind])
-        apply, settings = _EDITS.get(kind, (None, None))
-        if apply is None:
-            known = ", ".join(sorted(_EDITS.keys() | _BUILT_IN.keys()))
-            raise Failure(f"the edit {quote(kind)} is unknown; this version of netpress knows {known}")
+EDITS: Registry[type[Edit]] = Registry(
+    "edit",
+    {"fold_norms": "netpress.network.edits.folding", "quantize": "netpress.network.edits.quantizing"},
+)
+
+
+def replay(module: nn.Module, edits: Iterable[Mapping[str, Any]]) -> None:
+    """Apply the edits that a file lists to `module`, in place and in order.
+
+    Raises Failure for an edit that is unknown or does not fit.
+    """
+    for index, values in enumerate(edits):
+        kind = str(values.get("kind", ""))
+        if kind not in EDITS:
+            names = ", ".join(sorted(EDITS))
+            raise Failure(f"the edit {quote(kind)} is unknown; this version of netpress knows {names}")
         try:
-            if settings is not None:
-                parse(settings, edit, f"edits.{index}")
-            module = apply(module, edit)
+            parse(EDITS[kind], values, f"edits.{index}").apply(module)
         except (AttributeError, LookupError, TypeError, ValueError, SettingsError) as error:
             raise Failure(f"the edit {kind} does not fit this network: {error}") from error
-    return module
 
 
 def replace_module(root: nn.Module, name: str, replacement: nn.Module) -> None:

@@ -1,95 +1,53 @@
-"""Folding batch norms into the convolutions that feed them.
+"""The edit that folds batch norms into the layers that feed them.
 
-At inference a batch norm is y = (x - mean) * gamma / sqrt(variance + eps) + beta per
-channel. Where x is the output of a convolution and goes nowhere else, the factor can be
-multiplied into the convolution's weights and the rest into its bias. A norm that comes
-before its convolution (DenseNet, PyramidNet's first), or after a sum or a concatenation,
-stays as it is.
+In evaluation a batch norm calculates y = (x - mean) * gamma / sqrt(variance + eps) + beta, for each channel. Where x
+comes from a convolution or a linear layer, and goes nowhere else, the factor can be multiplied into that layer's
+weights, and the rest becomes its bias:
+
+    {"kind": "fold_norms", "pairs": [["stem.conv", "stem.norm"], ...]}
+
+Which norms these are is found by `netpress.tracing.foldable`. A norm that comes before its convolution (DenseNet,
+PyramidNet's first), or after a sum or a concatenation, stays as it is.
 """
 
 from typing import Literal
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from netpress.errors import UserError
-from netpress.network.edits import Edit, register_edit, replace_module
-from netpress.settings import Settings
+from netpress.network.edits import EDITS, Edit, replace_module
 
-Pair = tuple[str, str]  # names of a convolution and of the norm that follows it
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LAYERS = (*_CONVOLUTIONS, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+Pair = tuple[str, str]
+"""Names of a layer and of the norm that follows it."""
 
 
-def find_foldable_norms(module: nn.Module) -> list[Pair]:
-    """The convolutions whose output goes only into one batch norm, each with that norm, in order of execution.
+class FoldNorms(Edit):
+    """Fold norms into the layers before them: each layer has a bias then, and each norm is an `nn.Identity`.
 
-    Both must run exactly once in a forward pass, and the norm must have running statistics. The module is
-    traced symbolically; raises UserError if its forward cannot be (its flow depends on values of tensors).
+    In evaluation the module computes the same up to rounding. Masked weights stay 0, because the factor acts on
+    whole output channels.
     """
-    training = module.training
-    try:
-        graph = fx.Tracer().trace(module.eval())
-    except Exception as error:  # whatever the user's own forward raises when it is given symbols
-        raise UserError(
-            f"{type(module).__name__}: its norms cannot be folded, because its forward cannot be traced: {error}"
-        ) from error
-    finally:
-        module.train(training)
-    modules = dict(module.named_modules())
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    # By module, not by name: one module may be known under two names.
-    uses: dict[int, int] = {}
-    for node in calls:
-        part = modules[str(node.target)]
-        uses[id(part)] = uses.get(id(part), 0) + 1
-    read_elsewhere = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-    pairs = []
-    for node in calls:
-        norm = modules[str(node.target)]
-        source = node.args[0] if node.args else None
-        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(source, fx.Node) or source.op != "call_module":
-            continue
-        conv = modules[str(source.target)]
-        alone = len(source.users) == 1 and uses[id(conv)] == 1 and uses[id(norm)] == 1
-        names = {str(source.target), str(node.target)}
-        if (
-            isinstance(conv, nn.Conv2d)
-            and alone
-            and not names & read_elsewhere
-            and norm.running_var is not None
-            and conv.out_channels == norm.num_features
-        ):
-            pairs.append((str(source.target), str(node.target)))
-    return pairs
 
+    kind: Literal["fold_norms"] = "fold_norms"
+    pairs: tuple[Pair, ...]
 
-def fold_norms(module: nn.Module) -> list[Pair]:
-    """Fold every foldable norm, in place, and return what was folded.
-
-    In evaluation the module computes the same up to rounding; each folded norm has become an `nn.Identity`
-    and its convolution has a bias. Masked weights stay 0, because the factor acts per output channel.
-    Record it as `folding_edit(pairs)`.
-    """
-    pairs = find_foldable_norms(module)
-    with torch.no_grad():
-        for conv_name, norm_name in pairs:
-            conv, norm = _parts(module, (conv_name, norm_name))
-            assert norm.running_mean is not None and norm.running_var is not None
-            # In float64, so that folding itself costs no accuracy.
-            factor = (norm.running_var.double() + norm.eps).rsqrt()  # [out_channels]
-            shift = -norm.running_mean.double() * factor
-            if norm.weight is not None:
-                factor, shift = factor * norm.weight.double(), shift * norm.weight.double()
-            if norm.bias is not None:
-                shift = shift + norm.bias.double()
-            if conv.bias is not None:
-                shift = shift + conv.bias.double() * factor
-            dtype = conv.weight.dtype
-            weight = (conv.weight.double() * factor[:, None, None, None]).to(dtype)
-            _drop_norm(module, conv_name, norm_name)
-            assert conv.bias is not None
-            conv.weight.copy_(weight)
-            conv.bias.copy_(shift.to(dtype))
-    return pairs
+    def apply(self, module: nn.Module) -> None:
+        """See `Edit.apply`. Raises ValueError for a pair that is not a layer and a norm with running statistics."""
+        pairs = [_parts(module, pair) for pair in self.pairs]
+        scaled: set[int] = set()  # a weight of two layers is multiplied once
+        for layer, norm in pairs:
+            factor, shift = _factor_and_shift(norm)
+            _multiply(layer, factor, shift, scaled)
+        replaced = {id(norm) for _, norm in pairs}
+        for name, part in list(module.named_modules(remove_duplicate=False)):
+            if id(part) in replaced:
+                replace_module(module, name, nn.Identity())
 
 
 @torch.no_grad()
@@ -115,38 +73,64 @@ def merge_statistics(module: nn.Module) -> list[str]:
     return merged
 
 
-class FoldingEdit(Settings):
-    """What the edit of a folding holds."""
-
-    kind: Literal["fold_norms"]
-    pairs: tuple[tuple[str, str], ...]
-
-
-def folding_edit(pairs: list[Pair]) -> Edit:
-    """The edit that does to a rebuilt module's structure what `fold_norms` did."""
-    return {"kind": "fold_norms", "pairs": [list(pair) for pair in pairs]}
-
-
-def _replay(module: nn.Module, edit: Edit) -> nn.Module:
-    for conv_name, norm_name in edit["pairs"]:
-        _parts(module, (conv_name, norm_name))
-        _drop_norm(module, conv_name, norm_name)
-    return module
+def is_foldable(layer: nn.Module, norm: nn.Module) -> bool:
+    """Whether `FoldNorms` can fold this norm into this layer: torch's own kinds, with parameters and statistics."""
+    if type(layer) not in _LAYERS or type(norm) not in _NORMS:  # a subclass may calculate something else
+        return False
+    assert isinstance(layer, _ConvNd | nn.Linear) and isinstance(norm, _BatchNorm)
+    return (
+        isinstance(layer._parameters.get("weight"), nn.Parameter)  # and not one calculated before each use
+        and norm.running_mean is not None
+        and norm.running_var is not None
+        and _outputs(layer) == norm.num_features
+    )
 
 
-def _parts(module: nn.Module, pair: Pair) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    conv, norm = (module.get_submodule(name) for name in pair)
-    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-        raise ValueError(f"{pair[0]} and {pair[1]} are not a convolution and a batch norm")
-    return conv, norm
+def _parts(module: nn.Module, pair: Pair) -> tuple[_ConvNd | nn.Linear, _BatchNorm]:
+    layer, norm = (module.get_submodule(name) for name in pair)
+    if not is_foldable(layer, norm):
+        raise ValueError(f"{pair[1]} is not a norm that could be folded into {pair[0]}")
+    assert isinstance(layer, _ConvNd | nn.Linear) and isinstance(norm, _BatchNorm)
+    return layer, norm
 
 
-def _drop_norm(module: nn.Module, conv_name: str, norm_name: str) -> None:
-    conv = module.get_submodule(conv_name)
-    assert isinstance(conv, nn.Conv2d)
-    if conv.bias is None:
-        conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
-    replace_module(module, norm_name, nn.Identity())
+def _outputs(layer: _ConvNd | nn.Linear) -> int:
+    return layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
 
 
-register_edit("fold_norms", _replay, FoldingEdit)
+def _factor_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """norm(x) = x * factor + shift; both [channels], in float64, so that folding itself costs no accuracy."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * factor
+    if norm.weight is not None:
+        factor, shift = factor * norm.weight.double(), shift * norm.weight.double()
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return factor, shift
+
+
+@torch.no_grad()
+def _multiply(layer: _ConvNd | nn.Linear, factor: Tensor, shift: Tensor, scaled: set[int]) -> None:
+    """Multiply the layer's outputs with `factor` and add `shift`, in its weight and bias, in place."""
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(_outputs(layer)))
+        scaled.add(id(layer.bias))
+        layer.bias.copy_(shift.to(layer.bias.dtype))
+    elif id(layer.bias) not in scaled:
+        scaled.add(id(layer.bias))
+        layer.bias.copy_((shift + layer.bias.double() * factor).to(layer.bias.dtype))
+    if id(layer.weight) in scaled:
+        return
+    scaled.add(id(layer.weight))
+    weight = layer.weight.double()
+    if isinstance(layer, _ConvTransposeNd):  # [inputs, outputs / groups, ...], the inputs of each group together
+        grouped = weight.unflatten(0, (layer.groups, -1))
+        by_output = factor.view(layer.groups, 1, -1, *[1] * len(layer.kernel_size))
+        weight = (grouped * by_output).flatten(0, 1)
+    else:  # [outputs, ...]
+        weight = weight * factor.view(-1, *[1] * (weight.dim() - 1))
+    layer.weight.copy_(weight.to(layer.weight.dtype))
+
+
+EDITS.add("fold_norms", FoldNorms)

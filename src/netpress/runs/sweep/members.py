@@ -1,4 +1,4 @@
-"""The members of a sweep: which runs a recipe with a [sweep] table stands for.
+"""The members of a sweep: the runs that a recipe with a [sweep] table stands for. For example
 
     [sweep]
     seeds = [1, 2, 3]
@@ -24,13 +24,10 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.recipe.overrides import set_value, split_path
-from netpress.recipe.schema import (
-    Recipe,
-    Sweep,
-    check_recipe,
-    read_values,
-    scale_recipe,
-)
+from netpress.recipe.reading import read_values
+from netpress.recipe.scaling import scale_recipe
+from netpress.recipe.schema import Recipe, check_recipe
+from netpress.recipe.sweep_schema import Sweep
 from netpress.settings import Settings
 
 
@@ -85,6 +82,7 @@ def _refuse_overridden(table: Sweep, overrides: Sequence[str], seed: int | None)
     if seed is not None and table.seeds:
         raise UserError(f"--seed {seed}: the sweep sets seeds itself; --set 'sweep.seeds=[{seed}]'")
     swept = {path: f'sweep.grid."{path}"' for path in table.grid}
+    swept |= {"seed": "sweep.seeds"} if table.seeds else {}
     for variant, changes in table.variants.items():
         in_all = (path for path in changes if all(path in others for others in table.variants.values()))
         swept |= {path: f'sweep.variants.{variant}."{path}"' for path in in_all}

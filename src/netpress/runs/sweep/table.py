@@ -1,4 +1,4 @@
-"""The table of a sweep: a row a run, the means over seeds, and three ways to write them."""
+"""The table of a sweep: one row a run, means over seeds, and three ways to write them (CSV, Markdown, a page)."""
 
 import csv
 import io
@@ -88,7 +88,7 @@ class SweepTable:
         writer.writerow(["member", *self.columns, "seed", "state", *FIGURES])
         for row in self.rows:
             figures = [row.figures.get(name, "") for name in FIGURES]
-            writer.writerow([row.member, *self._tell(row), row.seed, row.state, *figures])
+            writer.writerow([row.member, *self._values(row), row.seed, row.state, *figures])
         return text.getvalue()
 
     def as_markdown(self) -> str:
@@ -119,7 +119,7 @@ class SweepTable:
         rows = []
         for mean in self.means:
             first = mean.rows[0]
-            cells = [_cell(value) for value in self._tell(first)]
+            cells = [_cell(value) for value in self._values(first)]
             cells += [Cell(str(len(mean.rows)), len(mean.rows))] if repeats else []
             cells.append(Cell(percent(mean.accuracy) + _spread(mean, mean.accuracy_spread * 100, 2), mean.accuracy))
             cells.append(Cell(decimal(mean.score) + _spread(mean, mean.score_spread, 5), mean.score))
@@ -134,9 +134,8 @@ class SweepTable:
         names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", "sparsity", "time", "state"]
         rows = []
         for row in self.rows:
-            figures = row.figures
-            cells = [_cell(value) for value in self._tell(row)] + [Cell(str(row.seed), row.seed)]
-            written = [
+            cells = [_cell(value) for value in self._values(row)] + [Cell(str(row.seed), row.seed)]
+            writers = [
                 ("accuracy", percent),
                 ("top5", percent),
                 ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
@@ -144,8 +143,8 @@ class SweepTable:
                 ("sparsity", lambda value: percent(value, 1)),
                 ("seconds", duration),
             ]
-            known = {name: value for name, value in figures.items() if value is not None}  # no top-5 of five classes
-            cells += [Cell(write(known.get(name)), known.get(name, -1.0)) for name, write in written]
+            figures = {name: value for name, value in row.figures.items() if value is not None}  # no top-5 of 5 classes
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in writers]
             rows.append([*cells, Cell(row.state, row.state)])
         return _table(names, rows)
 
@@ -155,11 +154,11 @@ class SweepTable:
         along = columns[-1] if columns and columns[-1] != "variant" else None
         points = []
         for mean in self.means:
-            told = [plain(value) for value in self._tell(mean.rows[0])]
+            texts = [plain(value) for value in self._values(mean.rows[0])]
             points.append(
                 Point(
-                    series=", ".join(told[:-1] if along else told) or self.name,
-                    label=f"{along} {told[-1]}" if along else "",
+                    series=", ".join(texts[:-1] if along else texts) or self.name,
+                    label=f"{along} {texts[-1]}" if along else "",
                     score=mean.score,
                     accuracy=mean.accuracy,
                     spread=mean.accuracy_spread,
@@ -168,10 +167,10 @@ class SweepTable:
             )
         return points
 
-    def _tell(self, row: Row) -> list[Any]:
+    def _values(self, row: Row) -> list[Any]:
         """The row's values in `columns`."""
-        known = {"variant": row.variant or "", **row.point, "stage": row.stage or ""}
-        return [known[column] for column in self.columns]
+        values = {"variant": row.variant or "", **row.point, "stage": row.stage or ""}
+        return [values[column] for column in self.columns]
 
     def _repeats(self) -> bool:
         return any(len(mean.rows) > 1 for mean in self.means)

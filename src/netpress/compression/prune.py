@@ -1,0 +1,272 @@
+"""The `prune` stage: remove the smallest weights in rounds, training what is left after each.
+
+This is the lottery ticket procedure (Frankle and Carbin 2018) as KAIST modified it (Kim et al.,
+PMLR 123, section 5): amounts that rise linearly, and weights that go on from the round before
+(`weights = "keep"`). The original restores the first weights ("rewind"); "reinitialize" draws new ones.
+
+    02-prune/metrics.jsonl            one line a finished round
+             round-1/metrics.jsonl    the round's training
+                     network.netpress the round's result; a round that has it is never redone
+                     last.netpress    where masks come from the last weights: those
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, model_validator
+
+from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
+from netpress.compression.masks import add_masks, apply_masks, select_weights
+from netpress.compression.schedule import Growth, amounts
+from netpress.errors import UserError
+from netpress.evaluation import evaluate
+from netpress.folders.stage import LAST, NETWORK, round_name
+from netpress.models.registry import FAMILIES
+from netpress.network import Network, copy, create, load, own_class, save
+from netpress.network.edits import replay
+from netpress.process.console import Console
+from netpress.process.devices import generator_for, seed_for
+from netpress.settings import Count, Fraction, Settings, at_most, parse
+from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
+from netpress.training import TrainSettings, run_training
+from netpress.training.settings import MOST_ROUNDS
+from netpress.training.train import check_real
+
+
+def _leaves_some(amount: float) -> float:
+    if amount == 1:
+        raise ValueError("1 leaves no weights; choose less")
+    return amount
+
+
+Amount = Annotated[Fraction, AfterValidator(_leaves_some)]  # a share of the weights that is gone: 0 to below 1
+
+
+class PruneSettings(Settings):
+    """Prune the smallest weights in rounds, each with its own training."""
+
+    kind: Literal["prune"] = "prune"
+    amount: Amount
+    """Share of the selected weights that is gone at the end, those gone before included: 0.6 leaves 40%."""
+    rounds: Annotated[Count, at_most(MOST_ROUNDS)] = 1
+    """Rounds of pruning and training."""
+    first_amount: Amount | None = None
+    """Share that is gone after the first round; without it, equal steps from a dense network."""
+    schedule: Growth = "linear"
+    """How the amount rises: equal steps, or (exponential) the same share of what is left in each round."""
+    scope: Scope = "global"
+    """global ranks all selected weights together, layer takes the amount from each tensor by itself."""
+    layers: str | tuple[str, ...] = "all"
+    """Which layers: a kind, a pattern of layer names, or a list of them; all: every tensor of 2 or more dimensions."""
+    weights: Literal["keep", "rewind", "reinitialize"] = "keep"
+    """What a round's training starts from: the weights as they are, the run's first ones, or new random ones."""
+    masks_from: Literal["kept", "last"] = "kept"
+    """Ranked from the second round on: the weights that the training before kept (`train.keep`), or its very last."""
+    train: TrainSettings | None = None
+    """The training of each round; without it, one round of pruning alone."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.first_amount is not None:
+            if self.first_amount > self.amount:
+                raise ValueError(f"first_amount {self.first_amount} is above amount {self.amount}")
+            if self.rounds == 1 and self.first_amount != self.amount:
+                raise ValueError("first_amount needs more than one round")
+        if self.train is None:
+            for setting, idle in (("rounds", 1), ("weights", "keep"), ("masks_from", "kept")):
+                if getattr(self, setting) != idle:
+                    raise ValueError(f"{setting} = {getattr(self, setting)!r} needs a training a round: add train")
+        return self
+
+    def amounts(self) -> list[float]:
+        """The share that is gone after each round."""
+        return amounts(self.amount, self.rounds, self.schedule, self.first_amount)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: its number from 1, and the share of the weights that is gone after it."""
+
+    number: int
+    amount: float
+
+    @property
+    def name(self) -> str:
+        return round_name(self.number)
+
+
+def prune(network: Network, settings: PruneSettings, context: Context) -> Network:
+    """Run the rounds that are not finished yet, and return the network after the last one.
+
+    `network` is left as it was. Raises UserError if a layer pattern matches nothing, if the network is
+    sparser than asked already, or if there is no network to rewind to.
+    """
+    select_weights(network, settings.layers)
+    rounds = [Round(number, amount) for number, amount in enumerate(settings.amounts(), 1)]
+    finished = 0
+    while finished < len(rounds) and (context.folder / rounds[finished].name / NETWORK).exists():
+        context.part(rounds[finished].name).clear_state()  # left over where the interruption came just before
+        finished += 1
+    context.truncate_log(finished)
+    ranked = network  # whose weights decide the masks
+    if finished:
+        network, ranked = _results(context.folder / rounds[finished - 1].name, settings, own_class(network))
+        context.console.say(f"{context.name}: {finished} of {len(rounds)} rounds are done already")
+    for current in rounds[finished:]:
+        _run_round(current, network, ranked, settings, context)
+        # Read back even when not resuming, so that an interruption changes no bit of what follows.
+        network, ranked = _results(context.folder / current.name, settings, own_class(network))
+    return network
+
+
+def prune_once(
+    network: Network, amount: float, layers: str | Sequence[str] = "all", scope: Scope = "global"
+) -> tuple[Network, Choice]:
+    """A copy of `network` with `amount` of the selected weights gone, the smallest, without training.
+
+    Those that the network's masks removed before count. Raises as `choose_masks`.
+    """
+    choice = choose_masks(select_weights(network, layers), network.masks, amount, scope)
+    pruned = copy(network)
+    add_masks(pruned, choice.masks)
+    return pruned, choice
+
+
+def plan(outlook: Outlook, settings: PruneSettings) -> Plan:
+    """A row for each round, then one for each tensor with the weights that each round should leave it.
+
+    The rounds' counts are exact. With scope "global" the tensors' are estimated from the weights that the outlook's
+    network has; training will move them. Raises UserError as the stage would, for a training that could not begin, and
+    for first weights that there are not.
+    """
+    network = outlook.network
+    if settings.train is not None:
+        check_real(outlook, settings.train)
+    if settings.weights == "rewind":
+        _check_rewind(network, outlook.first_edits)
+    weights = select_weights(network, settings.layers)
+    left = count_left(weights, network.masks, settings.amounts(), settings.scope)
+    note = {"estimated": True} if settings.scope == "global" else {}
+    tensors: list[PlanRow] = [
+        {"what": name, "shape": list(weight.shape), "weights": weight.numel(), "left": left[name], **note}
+        for name, weight in weights.items()
+    ]
+    pruned = copy(network)
+    masks = choose_masks(weights, network.masks, settings.amount, settings.scope).masks
+    add_masks(pruned, masks)
+    return Plan(_plan_rounds(settings, left, tensors) + tensors, pruned)
+
+
+def _plan_rounds(settings: PruneSettings, left: dict[str, list[int]], tensors: list[PlanRow]) -> list[PlanRow]:
+    total = sum(row["weights"] for row in tensors)
+    return [
+        {
+            "what": f"round {number}",
+            "amount": amount,
+            "weights": total,
+            "left": sum(counts[number - 1] for counts in left.values()),
+            "epochs": settings.train.epochs if settings.train else 0,
+        }
+        for number, amount in enumerate(settings.amounts(), 1)
+    ]
+
+
+def _results(folder: Path, settings: PruneSettings, own: str | bool) -> tuple[Network, Network]:
+    """What a finished round left: the network, and the one whose weights the next round ranks."""
+    network = load(folder / NETWORK, allow_import=own)
+    return network, network if settings.masks_from == "kept" else load(folder / LAST, allow_import=own)
+
+
+def _run_round(current: Round, network: Network, ranked: Network, settings: PruneSettings, context: Context) -> None:
+    choice = choose_masks(select_weights(ranked, settings.layers), network.masks, current.amount, settings.scope)
+    _warn(choice, current.amount, context.console)
+    pruned = copy(network)
+    add_masks(pruned, choice.masks)
+    weights = select_weights(pruned, settings.layers)
+    line: dict[str, Any] = {
+        "round": current.number,
+        "amount": current.amount,
+        "weights": sum(weight.numel() for weight in weights.values()),
+        "left": sum(int(pruned.masks[name].sum()) for name in weights),
+    }
+    if context.dataset is not None:
+        line["accuracy_before"] = _accuracy(network, context)
+        line["accuracy_pruned"] = _accuracy(pruned, context)
+    said = f"{context.name}: round {current.number} leaves {line['left']:,} of {line['weights']:,} weights"
+    context.console.say(said + (f", accuracy {line['accuracy_pruned']:.2%}" if "accuracy_pruned" in line else ""))
+    part = context.part(current.name)
+    if settings.train is not None:
+        start = _start(pruned, current, settings, context)
+        trained = run_training(start, settings.train, part)
+        if settings.masks_from == "last":
+            last = copy(trained.network)
+            last.module.load_state_dict(trained.last)
+            save(last, part.folder / LAST)
+        pruned = trained.network
+        line["accuracy_trained"] = trained.selection_accuracy
+    # The line first: a round whose network is there has its line, and a line without one is cut off again.
+    context.log(line)
+    save(pruned, part.folder / NETWORK)
+    part.clear_state()
+
+
+def _warn(choice: Choice, amount: float, console: Console) -> None:
+    if choice.rescued:
+        console.warn(f"amount {amount:g} would empty {_names(choice.rescued)}: the largest weight of each stays")
+    if choice.sparser:
+        console.warn(f"sparser than {amount:g} already, so left as they are: {_names(choice.sparser)}")
+
+
+def _start(pruned: Network, current: Round, settings: PruneSettings, context: Context) -> Network:
+    """The pruned network with the weights that its training starts from."""
+    if settings.weights == "keep":
+        return pruned
+    source = _initial(pruned, context) if settings.weights == "rewind" else _reinitialized(pruned, current, context)
+    pruned.module.load_state_dict(source.module.state_dict())
+    apply_masks(pruned)
+    return pruned
+
+
+def _initial(network: Network, context: Context) -> Network:
+    try:
+        _check_rewind(network, None if context.initial is None else tuple(context.initial.architecture.edits))
+    except UserError as error:
+        raise UserError(f"{context.name}: {error}") from None
+    assert context.initial is not None
+    return context.initial
+
+
+def _check_rewind(network: Network, first_edits: tuple[dict[str, Any], ...] | None) -> None:
+    if first_edits is None:
+        raise UserError("weights = 'rewind' needs the weights that the run began with; use a recipe")
+    if list(first_edits) != network.architecture.edits:
+        raise UserError(
+            "weights = 'rewind' cannot restore the first weights, because a stage before changed the network's "
+            "structure; prune first, or take weights = 'keep'"
+        )
+
+
+def _reinitialized(network: Network, current: Round, context: Context) -> Network:
+    architecture = network.architecture
+    seed = seed_for(context.seed, "reinitialize", current.number)
+    fresh = create(architecture.family, architecture.settings, seed=seed)
+    if architecture.edits:
+        # Edits make new tensors: the family's rule sets those too.
+        family = FAMILIES[architecture.family]
+        replay(fresh.module, architecture.edits)
+        parsed = parse(family.settings, architecture.settings, "model")
+        family.initialize(fresh.module, parsed, generator_for(seed, "edited"))
+    return fresh
+
+
+def _accuracy(network: Network, context: Context) -> float:
+    return evaluate(network, context.data.selection, device=context.device).accuracy
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+STAGES.add("prune", Stage(PruneSettings, prune, plan, weighs=True))

@@ -1,0 +1,129 @@
+"""Which layer gets which formats, and what else of the network is rounded and masked for its file."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
+from netpress.errors import UserError
+from netpress.network import Network
+from netpress.network.formats import REST, brief
+from netpress.network.selection import kinds_of, layers_with_weights, select
+from netpress.numerics.formats import AnyFormat, Binary, Float16, Ternary, parse_format
+from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLinear, check_formats, quantized_layers
+
+QUANTIZABLE = (nn.Conv2d, nn.Linear, QuantizedConv2d, QuantizedLinear)
+
+
+def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, LayerFormats]:
+    """The formats of every layer that will be quantized, by name, in order of definition.
+
+    Layers that are left out have float16 formats if that is the arithmetic, else none.
+    Raises UserError for a pattern that matches nothing, a layer that cannot be quantized and is not left out,
+    formats that a layer cannot have, or where no layer is left.
+    """
+    preset = PRESETS[settings.preset]
+    left_out = {name for name, _ in select(module, settings.leave_out, "leave_out")} if settings.leave_out else set()
+    chosen: dict[str, LayerFormats] = {}
+    general = LayerFormats(
+        weight=settings.weights or preset.weights,
+        input=settings.inputs or preset.inputs,
+        bias=settings.bias or preset.bias,
+        arithmetic=settings.arithmetic or preset.arithmetic,
+        accumulators=settings.accumulators,
+    )
+    for name, layer in layers_with_weights(module):
+        if name in left_out:
+            continue
+        if type(layer) not in QUANTIZABLE:
+            kind = type(layer).__name__
+            raise UserError(f'{name}: {kind} cannot be quantized; keep it in floats with leave_out = ["{name}"]')
+        chosen[name] = general
+    if not chosen:
+        raise UserError("leave_out: no layer is left to quantize")
+    present = kinds_of(module)
+    for rule in preset.rules:
+        if rule.layers in present:
+            wider = rule.model_copy(
+                update={
+                    "weights": None if settings.weights else rule.weights,
+                    "inputs": None if settings.inputs else rule.inputs,
+                }
+            )
+            _apply(wider, present[str(rule.layers)], chosen)
+    for index, rule in enumerate(settings.rules):
+        names = [name for name, _ in select(module, rule.layers, f"rules.{index}.layers")]
+        _apply(rule, names, chosen)
+    if general.arithmetic == "float16":
+        chosen |= {name: _half(name, module.get_submodule(name)) for name in sorted(left_out)}
+    for name, formats in chosen.items():
+        try:
+            check_formats(formats)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+    return chosen
+
+
+def _half(name: str, layer: nn.Module) -> LayerFormats:
+    """Formats of a layer left in floats: what enters it are float16 numbers, so it computes with such."""
+    if type(layer) not in QUANTIZABLE:
+        kind = type(layer).__name__
+        raise UserError(
+            f'{name}: {kind} computes in float32, so what is between the layers must too: arithmetic = "float32"'
+        )
+    return LayerFormats(weight=Float16(), input=Float16(), arithmetic="float16")
+
+
+def _apply(rule: FormatRule, names: list[str], chosen: dict[str, LayerFormats]) -> None:
+    changes = {"weight": rule.weights, "input": rule.inputs}
+    update = {key: value for key, value in changes.items() if value is not None}
+    for name in names:
+        if name in chosen:
+            chosen[name] = chosen[name].model_copy(update=update)
+
+
+def round_others(network: Network) -> None:
+    """Round what no quantized layer owns to float16, in place, where the layers compute in float16; note it as formats.
+
+    So the other tensors become float16 numbers, and under `*` stands that all other values are such too.
+    """
+    network.other_formats = {}
+    if all(layer.formats.arithmetic != "float16" for layer in quantized_layers(network.module).values()):
+        return
+    half, owned = brief(Float16()), network.formats
+    network.other_formats[REST] = half
+    for name, tensor in network.module.state_dict().items():
+        if name not in owned and tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+            network.other_formats[name] = half
+
+
+def trim_masks(network: Network) -> None:
+    """Leave in the masks only what storage gains by, and add those that it would gain by, in place.
+
+    A weight that was rounded to zero no longer exists; a tensor whose mask would cost more bits than the zeros
+    that it saves is stored whole (MSUNet, 2019).
+    """
+    formats = network.formats
+    for name, weight in network.weights().items():
+        exists = (weight.detach() != 0).cpu()
+        network.masks.pop(name, None)
+        if mask_pays(exists, parse_format(formats.get(name, {"kind": "float32"}), f"formats.{name}")):
+            network.masks[name] = exists
+
+
+def mask_pays(exists: Tensor, format: AnyFormat) -> bool:
+    """Whether a bit for every weight costs less than storing the zeros; ternary and binary cannot do without."""
+    zeros = exists.numel() - int(exists.sum())
+    if isinstance(format, Ternary | Binary):
+        return zeros > 0
+    return zeros * format.bits > exists.numel()
+
+
+def describe(format: Any) -> str:
+    """A format in a word or two: `int 8 channel`, `fixed 9`, `float16`."""
+    if format.kind in ("float16", "float32"):
+        return str(format.kind)
+    spread = " per channel" if getattr(format, "scale", "") == "channel" and format.kind != "fixed" else ""
+    bits = "" if format.kind in ("ternary", "binary") else f" {format.bits} bits"
+    return f"{format.kind}{bits}{spread}"

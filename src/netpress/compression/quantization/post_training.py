@@ -1,0 +1,67 @@
+"""Post-training quantization: layers put in, scales and zero points set from images, biases corrected."""
+
+import torch
+
+from netpress.compression.quantization.assignment import choose_formats, round_others
+from netpress.compression.quantization.scales import calibrate_weights, correct_biases, set_inputs, watch_inputs
+from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
+from netpress.data import Images, normalize
+from netpress.errors import UserError
+from netpress.network import Network, copy
+from netpress.network.edits.folding import merge_statistics
+from netpress.network.edits.quantizing import Quantize
+from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
+from netpress.process.devices import generator_for
+from netpress.stage import Context
+
+CORRECTED = 512  # images that correct biases, all in one batch
+
+
+def quantize_once(network: Network, settings: QuantizeSettings, context: Context) -> Network:
+    """Post-training quantization without a word and without evaluation: for tables of many widths.
+
+    The norms must be folded already. Raises as the stage `quantize`.
+    """
+    formats = choose_formats(network.module, settings)
+    quantized = calibrate(network, formats, settings, context)
+    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
+    merge_statistics(quantized.module)
+    round_others(quantized)
+    return quantized
+
+
+def calibrate(
+    start: Network, formats: dict[str, LayerFormats], settings: QuantizeSettings, context: Context
+) -> Network:
+    """A copy of `start` with quantized layers whose scales and zero points are set, weights still real."""
+    preset = PRESETS[settings.preset]
+    observers = {}
+    images: Images | None = None
+    if context.dataset is not None:
+        generator = generator_for(context.seed, "quantize", "calibration")
+        chosen = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
+        images = context.data.train.take(chosen)
+        statistics = (start.input.mean, start.input.std)
+        method = settings.calibration or preset.calibration
+        observers = watch_inputs(start.module, formats, images, statistics, method, context.seed)
+    quantized = copy(start)
+    try:
+        put_layers(quantized, formats)
+    except UserError as error:
+        raise UserError(f"{context.name}: {error}") from error
+    layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
+    calibrate_weights(layers, settings.weight_calibration or preset.weight_calibration)
+    set_inputs(layers, observers)
+    if images is not None and settings.correct_biases:
+        device = next(start.module.parameters()).device
+        pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
+        correct_biases(start.module, quantized.module, layers, pixels)
+    return quantized
+
+
+def put_layers(network: Network, formats: dict[str, LayerFormats]) -> None:
+    """Put quantized layers in the places of those named, values stay. Raises UserError where one cannot be."""
+    try:
+        network.edit(Quantize.of(formats))
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,124 @@
+"""The `quantize` stage: formats, norms folded, calibration, training if asked for, values put on their grids.
+
+03-quantize/metrics.jsonl          one line: what was quantized and how accurate it was before and after
+            train/...              the training, where there is one
+"""
+
+from typing import Any
+
+from netpress.compression.fold import FoldSettings, fold, with_folds
+from netpress.compression.quantization.assignment import choose_formats, describe, round_others, trim_masks
+from netpress.compression.quantization.automatic import choose_widths
+from netpress.compression.quantization.post_training import calibrate, put_layers
+from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
+from netpress.errors import UserError
+from netpress.evaluation import evaluate
+from netpress.network import Network, copy
+from netpress.network.edits.folding import merge_statistics
+from netpress.numerics.accumulators import operand_bits
+from netpress.numerics.claims import check_claims, layer_sums
+from netpress.numerics.formats import Fixed, Integer
+from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
+from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
+from netpress.tracing.foldable import find_foldable_norms
+from netpress.training import run_training
+from netpress.training.train import check_within as check_training
+
+
+def quantize(network: Network, settings: QuantizeSettings, context: Context) -> Network:
+    """A quantized copy of `network`; what its file will hold is what it computes with.
+
+    Raises UserError for settings that do not fit the network or where data to calibrate on is missing, Failure for
+    values that are not finite or accumulators that are too narrow.
+    """
+    if settings.bits == "auto":
+        settings = choose_widths(network, settings, context)
+    formats = choose_formats(network.module, settings)
+    needs_data = any(isinstance(chosen.input, Fixed | Integer) for chosen in formats.values())
+    if context.dataset is None and (needs_data or settings.train is not None):
+        raise UserError(
+            f"{context.name}: {settings.preset} calibrates what enters each layer on training images; give --data DIR "
+            "or a [data] table"
+        )
+    start = copy(network)
+    start.module.to(context.device)
+    if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module, start.input.size):
+        start = fold(start, FoldSettings(), context)
+        start.module.to(context.device)
+    quantized = calibrate(start, formats, settings, context)
+    line: dict[str, Any] = {"quantized": len(formats)}
+    if context.dataset is not None:
+        line["accuracy_before"] = evaluate(start, context.data.selection).accuracy
+    if settings.train is not None:
+        check_claims(layer_sums(quantized.module))  # too narrow sums are told before the training, too
+        if context.dataset is not None:
+            line["accuracy_calibrated"] = evaluate(quantized, context.data.selection).accuracy
+        _train(quantized, start, settings, context)
+    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
+    merge_statistics(quantized.module)
+    round_others(quantized)
+    trim_masks(quantized)
+    check_claims(layer_sums(quantized.module))
+    said = f"{context.name}: {len(formats)} layers quantized"
+    if context.dataset is not None:
+        line["accuracy"] = evaluate(quantized, context.data.selection).accuracy
+        said += f", accuracy {line['accuracy_before']:.2%} before, {line['accuracy']:.2%} after"
+    context.truncate_log(0)
+    context.log(line)
+    context.console.say(said)
+    return quantized
+
+
+def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
+    """One row for each layer: its formats; then one for the training.
+
+    Raises UserError as the stage would, for widths that cannot be chosen any more, and for a training that could not
+    begin.
+    """
+    network = outlook.network
+    formats = choose_formats(network.module, settings)
+    if settings.bits == "auto":
+        outlook.refuse_quantized('bits = "auto"', "widths are chosen for a network in floats")
+    _check_accumulators(formats)
+    if settings.train is not None:
+        check_training(outlook, settings.train, own_teacher=True)
+    auto = f"one of {', '.join(str(bits) for bits in settings.widths)} bits"
+    rows: list[PlanRow] = [
+        {
+            "what": name,
+            "weights": describe(layer.weight) if settings.bits is None else auto,
+            "inputs": describe(layer.input) if settings.bits is None else auto,
+            "bias": describe(layer.bias),
+            "arithmetic": layer.arithmetic,
+        }
+        for name, layer in formats.items()
+    ]
+    if settings.train is not None:
+        rows.append({"what": "training", "epochs": settings.train.epochs})
+    folds = settings.folds and not quantized_layers(network.module)
+    planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
+    put_layers(planned, formats)
+    return Plan(rows, planned)
+
+
+def _check_accumulators(formats: dict[str, LayerFormats]) -> None:
+    for name, layer in formats.items():
+        narrowest = max(operand_bits(layer.weight), operand_bits(layer.input))
+        if layer.integer and isinstance(layer.accumulators, int) and layer.accumulators <= narrowest:
+            raise UserError(
+                f"accumulators = {layer.accumulators}: no wider than the {narrowest} bits of a value in {name}, "
+                'which they sum products of; give many more, or "tree"'
+            )
+
+
+def _train(quantized: Network, start: Network, settings: QuantizeSettings, context: Context) -> None:
+    """Train weights and the scales that learn, in place. Weights stay real until they are frozen."""
+    assert settings.train is not None
+    for layer in quantized_layers(quantized.module).values():
+        for scale, name in ((layer.weight_scale, "weight_steps"), (layer.input_scale, "input_steps")):
+            if scale is not None:
+                scale.requires_grad_(name in settings.learn)
+    run_training(quantized, settings.train, context.part("train"), own_teacher=start)
+
+
+STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan))

@@ -1,0 +1,202 @@
+"""A run's folder: the names of what lies in it, who may write there, and what it holds.
+
+runs/NAME/recipe.toml        the resolved recipe: every setting stated
+          environment.json   seed, versions, git commit, device, threads, data checksum
+          log.txt            what was said
+          01-train/ ...      one folder a stage, see `netpress.folders.stage`
+          metrics.jsonl      the metrics of all stages
+          network.netpress   the result
+          score.json         its accuracy and score card: the run is finished
+          report.html        the page
+          stages.json        of a sweep's member that was asked for it: what each stage and round left
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netpress.errors import UserError
+from netpress.files import atomic_write, read_object, read_text
+from netpress.folders.holding import held, is_empty, refuse_other_contents, remove_written
+from netpress.folders.stage import METRICS, NETWORK, STAGE_FILES, StageFolder, format_metrics
+
+RECIPE = "recipe.toml"
+ENVIRONMENT = "environment.json"
+LOG = "log.txt"
+SCORE = "score.json"
+REPORT = "report.html"
+STAGES = "stages.json"
+BITS_DEPEND_ON = ("versions", "device", "machine", "compiled_kernels")
+"""Of the environment: a run that goes on where one of these differs may end with other bits."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run. Making the object touches nothing on disk."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / RECIPE
+
+    @property
+    def environment(self) -> Path:
+        return self.path / ENVIRONMENT
+
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def network(self) -> Path:
+        return self.path / NETWORK
+
+    @property
+    def score(self) -> Path:
+        return self.path / SCORE
+
+    @property
+    def report(self) -> Path:
+        return self.path / REPORT
+
+    @property
+    def stage_figures(self) -> Path:
+        return self.path / STAGES
+
+    @property
+    def is_finished(self) -> bool:
+        return self.score.exists()
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run, or a sweep, was begun here."""
+        return self.recipe.is_file()
+
+    @property
+    def holds_sweep(self) -> bool:
+        """Whether the recipe here stands for several runs, in folders below."""
+        return self.recipe.exists() and b"\n[sweep]\n" in self.recipe.read_bytes()
+
+    def stage(self, name: str) -> StageFolder:
+        """The folder of the stage called `name`, as 01-train, whether it is there or not."""
+        return StageFolder(self.path / name)
+
+    def stages(self) -> list[StageFolder]:
+        """The folders of the stages that have begun, in order."""
+        return [StageFolder(path) for path in sorted(self.path.glob("[0-9][0-9]-*")) if path.is_dir()]
+
+    def finished_stages(self) -> list[StageFolder]:
+        """The stages at the beginning of the run that are done, up to the first that is not."""
+        stages = self.stages()
+        count = next((place for place, stage in enumerate(stages) if not stage.is_done), len(stages))
+        return stages[:count]
+
+    def networks(self) -> list[Path]:
+        """What the stages left, in order: of a stage with rounds each round's, whose last is the stage's."""
+        return [network for stage in self.stages() for network in stage.networks()]
+
+    def label(self, network: Path) -> str:
+        """What a network of `networks` is called in tables: 02-prune/round-1."""
+        return network.parent.relative_to(self.path).as_posix()
+
+    def read_score(self) -> dict[str, Any]:
+        """The final figures. Raises UserError where the run is not finished, Failure where the file is damaged."""
+        return read_object(self.score)
+
+    def write_score(self, figures: dict[str, Any]) -> None:
+        """Write the final figures, after which the run is finished."""
+        atomic_write(self.score, json.dumps(figures, indent=1))
+
+    def read_summaries(self) -> list[dict[str, Any]]:
+        """What each finished stage came to, in order. Raises Failure where a mark is damaged."""
+        return [stage.read_summary() for stage in self.stages() if stage.done.exists()]
+
+    def collect_metrics(self) -> None:
+        """Write the run's metrics anew from its stages' own."""
+        lines = [line for stage in self.stages() for line in stage.read_metrics()]
+        atomic_write(self.metrics, format_metrics(lines))
+
+    @contextmanager
+    def claimed(self, recipe: str, fresh: bool = False) -> Iterator[None]:
+        """Make this the folder of the run of `recipe`, a TOML text, and keep other processes out of it.
+
+        A run of the same recipe goes on; with `fresh` whatever run is here is removed. Raises UserError where the
+        folder holds a run of another recipe, a sweep, or something else; Failure where another process holds it.
+        """
+        refuse_other_contents(self.path, RECIPE, "run")
+        with held(self.path):
+            self._settle_recipe(recipe, fresh)
+            yield
+
+    def _settle_recipe(self, recipe: str, fresh: bool) -> None:
+        if self.holds_sweep:
+            raise UserError(f"--out {self.path}: holds a sweep of several runs; choose another folder")
+        if fresh and self.recipe.exists():
+            self.clear()
+        elif self.is_of_another(recipe):
+            raise UserError(
+                f"{self.path}: holds a run of another recipe (see {self.recipe}); "
+                "choose another --out, or give --fresh to begin anew in its place"
+            )
+        atomic_write(self.recipe, recipe)
+
+    def is_of_another(self, recipe: str) -> bool:
+        """Whether a run of another recipe than this TOML text was begun here."""
+        return self.recipe.exists() and read_text(self.recipe) != recipe
+
+    def settle_environment(self, now: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
+        """Record where the run happens; what was recorded when it began.
+
+        Raises UserError where a run goes on with other data. Where one goes on with what makes other bits, `warn` is
+        told so.
+        """
+        if not self.environment.exists():
+            atomic_write(self.environment, json.dumps(now, indent=1))
+            return now
+        before = read_object(self.environment, data_checksum=str, versions=dict, device=str, threads=int)
+        if before["data_checksum"] != now["data_checksum"]:
+            raise UserError(
+                f"{self.path}: this run began with other data; give the same --data, or --fresh to begin anew"
+            )
+        for key in BITS_DEPEND_ON:
+            if key in before and before[key] != now[key]:
+                warn(f"{self.path}: the run began with {key} {before[key]}, now {now[key]}: bits may differ")
+        resumed = [*before.get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
+        before = before | {"resumed": resumed}
+        atomic_write(self.environment, json.dumps(before, indent=1))
+        return before
+
+    def begin_with(self, stages: Sequence[StageFolder], origin: "RunFolder", recipe: str) -> None:
+        """Begin the run of `recipe` with copies of finished `stages` of the run `origin`, as if it had run them.
+
+        The folder must be empty. It appears at once or not at all.
+        """
+        draft = RunFolder(self.path.with_name(f".{self.path.name}.draft"))
+        remove_written(draft.path, (*STAGE_FILES, ENVIRONMENT, RECIPE))
+        for stage in stages:
+            shutil.copytree(stage.path, draft.stage(stage.name).path)
+        shutil.copy(origin.environment, draft.environment)
+        atomic_write(draft.recipe, recipe)
+        remove_written(self.path, ())  # an empty one, with a lock
+        draft.path.rename(self.path)
+
+    @property
+    def is_empty(self) -> bool:
+        return is_empty(self.path)
+
+    def clear(self) -> None:
+        """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
+        for stage in self.stages():
+            remove_written(stage.path, STAGE_FILES)
+        for name in (STAGES, METRICS, SCORE, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
+            (self.path / name).unlink(missing_ok=True)

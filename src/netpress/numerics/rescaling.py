@@ -1,0 +1,42 @@
+"""From a layer's sums of products to its output: a scale and a bias, in the layer's own arithmetic.
+
+Integer sums are those of stored integers, with their zero point in them; the bias takes it out again. So each output
+costs one multiplication and one addition:
+
+    y = sum of w * q   times   s * s_w   plus   bias - s * s_w * z * sum of w
+
+In float16 a sum is first divided by a power of two, one a channel, so that it and the scale that follows stay within
+float16's normal range.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from torch import Tensor
+
+Arithmetic = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """The constants of one layer, in the shape in which they meet its sums: [outputs, 1, 1], [outputs] or []."""
+
+    arithmetic: Arithmetic
+    shift: Tensor | None
+    """Powers of two that the sums are divided by before they are rounded to float16; None for no division."""
+    factor: Tensor | None
+    """What is multiplied then; None where values and weights have no scales."""
+    bias: Tensor
+    """What is added last."""
+
+    def apply(self, sums: Tensor) -> Tensor:
+        """The outputs for `sums` of the layer, in `arithmetic`."""
+        values = sums if self.shift is None else sums / self.shift
+        values = values.half() if self.arithmetic == "float16" else values.float()
+        values = values if self.factor is None else values * self.factor
+        return values + self.bias
+
+    def detached(self) -> Self:
+        """The same constants without gradients."""
+        shift, factor = (None if tensor is None else tensor.detach() for tensor in (self.shift, self.factor))
+        return replace(self, shift=shift, factor=factor, bias=self.bias.detach())

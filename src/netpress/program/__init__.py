@@ -1,0 +1,13 @@
+"""A quantized network as a list of integer operations with buffers.
+
+program = lower(network)
+print(program.describe())
+logits = execute(program, images)
+"""
+
+from netpress.program.execution import execute
+from netpress.program.layers import exact_layers
+from netpress.program.lowering import lower
+from netpress.program.operations import Buffer, Operation, Program
+
+__all__ = ["Buffer", "Operation", "Program", "exact_layers", "execute", "lower"]

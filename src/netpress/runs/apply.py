@@ -1,0 +1,139 @@
+"""One stage on one network, without a recipe: `netpress apply`.
+
+apply_stage("prune", "a.netpress", Path("b.netpress"), ["amount=0.5"])
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from netpress.errors import UserError
+from netpress.evaluation import evaluate
+from netpress.files import atomic_write, read_object
+from netpress.folders.holding import held, is_empty, remove_written
+from netpress.folders.stage import STAGE_FILES
+from netpress.network import Network, check_out, copy, own_class, resolve
+from netpress.network.data import adopt, load_data_at_hand
+from netpress.process.devices import choose_device, set_threads
+from netpress.process.world import World
+from netpress.recipe.overrides import apply_overrides, data_changes
+from netpress.runs.jobs import RunOptions
+from netpress.runs.pipeline import save_result
+from netpress.scoring import choose_settings
+from netpress.settings import Settings, parse
+from netpress.stage import STAGES, Context, Outlook, Stage
+
+NOTE = "apply.json"  # in the work folder: what the command was given
+
+
+def apply_stage(
+    kind: str,
+    network: str | Network,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    dataset: str | None = None,
+    seed: int = 0,
+    classes_by_number: bool = False,
+    options: RunOptions | None = None,
+) -> Network:
+    """Apply the stage `kind`, with settings given as `key=value`, to `network` and write the result to `out`.
+
+    `out`.work holds the stage's state while it runs, so that the same command goes on after an interruption;
+    it is removed at the end. Data is loaded where the options or `dataset` name it, or where the network was
+    trained on a data set that comes with netpress; it is divided as the network's file says, or as overrides that
+    begin with `data.` ask for. `seed` divides it only where the file says nothing.
+    Raises UserError for an unknown stage, wrong settings, a stage that needs data and has none, or data that is not
+    what the network was trained on.
+    """
+    options = options or RunOptions()
+    if options.fresh:
+        raise UserError(f"fresh: there is no run to begin anew; remove {out}.work to forget an interrupted apply")
+    stage, settings, changes = _read_settings(kind, overrides, classes_by_number, dataset)
+    if isinstance(network, str):
+        network = resolve(network, allow_import=options.allow_import)
+    device = choose_device(options.device)
+    if options.threads is not None:
+        set_threads(options.threads)
+    check_out(out)
+    _check(stage, network, settings, options)
+    images = load_data_at_hand(
+        network, options.data, dataset, changes, seed=seed, selects=True, console=options.console
+    )
+    if images is not None:
+        network = copy(network)
+        adopt(network, images)
+    request = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(options.data), "seed": seed}
+    with _work_folder(out, request | {"changes": changes, "network": _fingerprint(network)}) as folder:
+        context = Context(
+            folder=folder,
+            world=World(device),
+            seed=seed,
+            console=options.console,
+            dataset=images,
+            save_every_seconds=options.save_every_seconds,
+            name=kind,
+            score_settings=choose_settings(),
+            allow_import=options.allow_import,
+        )
+        result = save_result(stage.run(network, settings, context), out, own_class(network))
+        if images is not None:
+            evaluation = evaluate(result, images.selection, device=device)
+            options.console.say(f"{kind}: {evaluation.accuracy:.2%} on the {images.select_on} images")
+    return result
+
+
+def _read_settings(
+    kind: str, overrides: Sequence[str], classes_by_number: bool, dataset: str | None
+) -> tuple[Stage, Settings, dict[str, Any]]:
+    """The stage, its settings, and how the data is to be read otherwise than the network's file says."""
+    stage = STAGES[kind]
+    values: dict[str, Any] = {"kind": kind}
+    apply_overrides(values, overrides)
+    changes = data_changes(values, classes_by_number, dataset)
+    return stage, parse(stage.settings, values, kind), changes
+
+
+def _check(stage: Stage, network: Network, settings: Settings, options: RunOptions) -> None:
+    """Raise UserError, which names the stage, for what it would refuse."""
+    try:
+        stage.plan(Outlook(network, allow_import=options.allow_import), settings)
+    except UserError as error:
+        raise UserError(f"{stage.kind}: {error}") from None
+
+
+def _fingerprint(network: Network) -> str:
+    """A checksum of everything that a stage may look at in the network that it is given."""
+    digest = hashlib.sha256(json.dumps([asdict(network.architecture), network.formats], sort_keys=True).encode())
+    for name, tensor in sorted((network.module.state_dict() | network.masks).items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
+    """A folder beside `out` that outlives an interruption, and is taken up again by the same command only.
+
+    What is there and was not written by an `apply` is never touched. Raises UserError where there is such a thing,
+    Failure where another process is at work in it.
+    """
+    folder = out.with_name(out.name + ".work")
+    note = folder / NOTE
+    if (folder.exists() or folder.is_symlink()) and not (folder.is_dir() and (is_empty(folder) or note.is_file())):
+        raise UserError(
+            f"{folder}: is there and not of an interrupted apply; move it away, or choose another name than {out.name}"
+        )
+    with held(folder):
+        if note.is_file() and read_object(note) != request:
+            remove_written(folder, STAGE_FILES)
+        atomic_write(note, json.dumps(request, indent=1))
+        yield folder
+        remove_written(folder, (*STAGE_FILES, NOTE))  # before another process may begin in it
+    remove_written(folder, ())  # some systems remove no lock that is held

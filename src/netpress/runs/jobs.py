@@ -1,0 +1,112 @@
+"""Jobs and who runs them: a run is one job, a sweep is many.
+
+    jobs = [Job("small", recipe, folder), Job("smaller", other, elsewhere, needs=("small",))]
+    for outcome in InTurn().run(jobs, lambda job: run_recipe(job.recipe, job.folder, options)):
+        print(outcome.job.name, outcome.failure or "done")
+
+A job says what is to be run; it does not know where it runs, nor how many others there are. An executor runs jobs: here
+one after the other in this process. An executor of several processes has the same `run`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from netpress.errors import Failure
+from netpress.process.console import Console
+from netpress.recipe.schema import Recipe
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How recipes are run, whatever they are: what the command was given besides the recipe and the folder."""
+
+    data: Path | None = None
+    """The folder with the images; None where the data comes with netpress or is fetched."""
+    device: str = "auto"
+    fresh: bool = False
+    """Begin anew in a folder that holds a run."""
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+    save_every_seconds: float = 60.0
+    threads: int | None = None
+    """None: as many as torch takes. A run that goes on takes as many as it began with."""
+    allow_import: bool = False
+    """Whether network files that a recipe names may name a class to import."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe to run into a folder, once the jobs that it needs are done."""
+
+    name: str
+    recipe: Recipe
+    folder: Path
+    needs: tuple[str, ...] = ()
+    """Names of jobs, whose results this one begins with."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """What a job came to: a result, or else a failure."""
+
+    job: Job
+    result: R | None = None
+    failure: Failure | None = None
+
+
+class Executor(Protocol):
+    """Who runs jobs. Outcomes come in the order of the jobs, whatever the order in which they ended."""
+
+    def run(
+        self, jobs: Sequence[Job], work: Callable[[Job], R], tell: Callable[[Outcome[R]], None] = ...
+    ) -> list[Outcome[R]]: ...
+
+
+class InTurn:
+    """Runs one job after the other, in this process."""
+
+    def run(
+        self, jobs: Sequence[Job], work: Callable[[Job], R], tell: Callable[[Outcome[R]], None] = lambda outcome: None
+    ) -> list[Outcome[R]]:
+        """Do `work` on every job, in the order given but for those that wait for what they need; `tell` each outcome.
+
+        A Failure of one job keeps only those from running that need it, which then fail too. Any other error ends the
+        whole. Raises ValueError before anything runs where a job needs one that is not there, or two need each other.
+        """
+        outcomes: dict[str, Outcome[R]] = {}
+        for job in put_in_order(jobs):
+            outcomes[job.name] = _attempt(job, work, outcomes)
+            tell(outcomes[job.name])
+        return [outcomes[job.name] for job in jobs]
+
+
+def put_in_order(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, each after those that it needs, otherwise as they were. Raises ValueError as `InTurn.run`."""
+    names = [job.name for job in jobs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two jobs have one name: {', '.join(names)}")
+    for job in jobs:
+        absent = set(job.needs) - set(names)
+        if absent:
+            raise ValueError(f"{job.name}: needs {', '.join(sorted(absent))}, and there is no such job")
+    ordered: dict[str, Job] = {}
+    while len(ordered) < len(jobs):
+        ready = next((job for job in jobs if job.name not in ordered and ordered.keys() >= set(job.needs)), None)
+        if ready is None:
+            raise ValueError(f"these jobs need each other: {', '.join(name for name in names if name not in ordered)}")
+        ordered[ready.name] = ready
+    return list(ordered.values())
+
+
+def _attempt(job: Job, work: Callable[[Job], R], outcomes: dict[str, Outcome[R]]) -> Outcome[R]:
+    for name in job.needs:
+        reason = outcomes[name].failure
+        if reason is not None:
+            return Outcome(job, failure=Failure(f"needs {name}, which failed: {reason}"))
+    try:
+        return Outcome(job, work(job))
+    except Failure as failure:
+        return Outcome(job, failure=failure)

@@ -1,0 +1,18 @@
+"""Losses: one file each, with their settings; `registry.py` names them all."""
+
+from netpress.training.losses.adaptive import AdaptiveLabelSmoothing
+from netpress.training.losses.distillation import Distillation
+from netpress.training.losses.labels import CrossEntropy, LabelSmoothing
+from netpress.training.losses.loss import Lesson, Loss, LossSettings
+from netpress.training.losses.registry import ChosenLoss
+
+__all__ = [
+    "AdaptiveLabelSmoothing",
+    "ChosenLoss",
+    "CrossEntropy",
+    "Distillation",
+    "LabelSmoothing",
+    "Lesson",
+    "Loss",
+    "LossSettings",
+]

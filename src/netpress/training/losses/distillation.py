@@ -1,0 +1,55 @@
+"""Distillation: a teacher's softened answers as a second target."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from netpress.data import Mixed
+from netpress.network import Network
+from netpress.settings import Fraction, Positive, Settings
+from netpress.training.losses.loss import Lesson, Loss
+from netpress.training.teachers import MeanTeacher, check_teachers
+
+
+class Distillation(Settings):
+    """A teacher's softened answers as a second target (Hinton et al. 2015)."""
+
+    teachers: tuple[str, ...] = ()
+    """Network files or run folders; their probabilities are averaged. Empty where the stage supplies a teacher."""
+    weight: Fraction = 0.5
+    """Share of the teacher in the loss; the rest is the labels'."""
+    temperature: Positive = 4.0
+    """Divides both logits; the term is multiplied by its square, so that gradients keep their size."""
+
+    def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
+        """As in `netpress.training.losses.loss.LossSettings`."""
+        if self.teachers or not own_teacher:
+            check_teachers(self.teachers, student, allow_import)
+
+    def join(self, loss: Loss, lesson: Lesson) -> "DistilledLoss":
+        """`loss` with the teacher's term beside it. Raises UserError where the teacher is missing or does not fit."""
+        return DistilledLoss(loss, lesson.teacher(self.teachers), self)
+
+
+class DistilledLoss(Loss):
+    """The mean of another loss, a part of its own, and of the divergence from a teacher's answers, by their shares."""
+
+    def __init__(self, loss: Loss, teacher: MeanTeacher, settings: Distillation) -> None:
+        self.loss = loss
+        self.teacher = teacher
+        self.weight = settings.weight
+        self.temperature = settings.temperature
+
+    def __call__(self, logits: Tensor, labels: Mixed, pixels: Tensor) -> Tensor:
+        loss = self.loss(logits, labels, pixels)
+        learned = distill(logits, self.teacher(pixels), self.temperature)
+        return (1 - self.weight) * loss + self.weight * learned
+
+
+def distill(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's softened distribution, times temperature squared.
+
+    Both logits are [batch, classes]; the mean over the batch is returned (Hinton et al. 2015).
+    """
+    student = F.log_softmax(logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
