@@ -1,10 +1,16 @@
-"""A stage: one step of a run, and what it is given besides its network and settings.
+"""A stage: one step of a run, such as `train` or `prune`.
 
-A stage is a function `(network, settings, context) -> network`. It owns one folder of
-the run; what it writes there is its metrics and, while it is under way, its state:
+A stage is three things, which its file registers: settings, a function that runs it, and a function that plans it.
+
+    STAGES.add("fold", Stage(FoldSettings, fold, plan))     in netpress/compression/fold.py
+
+    fold(network, settings, context)   returns the network that the stage makes
+    plan(outlook, settings)            says what it would make, and makes nothing
+
+Each stage of a run has a folder of its own. It writes its metrics there and, while it works, its state:
 
     01-train/metrics.jsonl       one line an epoch
-    01-train/state.safetensors   where to go on after an interruption; gone once done
+    01-train/state.safetensors   where to go on after an interruption; gone once the stage is done
 """
 
 import json

@@ -1,15 +1,15 @@
-"""Which weights go: the smallest magnitudes, by exact counts.
+"""Which weights go: those of the smallest magnitude, by exact counts.
 
-The count is that of a percentile threshold, as KAIST used it (repository
-Kthyeon/micronet_neurips_challenge: `numpy.percentile(|w|, 100 * amount)`, keep what
-is above). A percentile of n values lies at rank amount * (n - 1) of the sorted
-values, and the value at that rank is not above the threshold, so that
+    of 450,456 weights, an amount of 0.6 removes 270,274
 
-    removed = floor(amount * (n - 1)) + 1
+KAIST's code (repository Kthyeon/micronet_neurips_challenge) keeps what is above `numpy.percentile(|w|, 100 * amount)`.
+The percentile of n values lies at rank amount * (n - 1) of the sorted values, and the value at that rank is not above
+it. So the percentile removes
 
-of the n weights go. Here the weights are ranked rather than compared with a rounded
-threshold: the count is exact whatever the ties, and equal magnitudes go in the order
-of the tensors and of their elements.
+    floor(amount * (n - 1)) + 1
+
+of the n weights. Here weights are ranked, not compared with a rounded threshold, so the count is exact whatever the
+ties. Of equal magnitudes the first go first, in the order of the tensors and of their elements.
 """
 
 import math

@@ -1,13 +1,13 @@
-"""The `prune` stage: remove the smallest weights in rounds, training what is left after each.
+"""The `prune` stage: it removes the smallest weights in rounds, and trains what is left after each round.
 
-This is the lottery ticket procedure (Frankle and Carbin 2018) as KAIST modified it (Kim et al.,
-PMLR 123, section 5): amounts that rise linearly, and weights that go on from the round before
-(`weights = "keep"`). The original restores the first weights ("rewind"); "reinitialize" draws new ones.
+The procedure comes from the lottery tickets (Frankle and Carbin 2018), as KAIST changed it (Kim et al., PMLR 123,
+section 5): the amount rises linearly, and each round goes on from the weights of the round before
+(`weights = "keep"`). The original goes back to the first weights (`"rewind"`); `"reinitialize"` draws new ones.
 
     02-prune/metrics.jsonl            one line a finished round
              round-1/metrics.jsonl    the round's training
-                     network.netpress the round's result; a round that has it is never redone
-                     last.netpress    where masks come from the last weights: those
+                     network.netpress the round's result; a round that has it is never done again
+                     last.netpress    the last weights, where the next masks come from those
 """
 
 from collections.abc import Sequence

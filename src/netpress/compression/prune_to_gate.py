@@ -1,7 +1,7 @@
-"""The `prune_to_gate` stage: as much pruning as a network stands without any training.
+"""The `prune_to_gate` stage: it prunes as much as a network stands without any training.
 
-The sweep of the IMT team (CIFAR-10 track; amounts .15 to 1 by .001 on DenseNets): raise the amount step by step,
-look at the accuracy, and take the last amount before it falls below the gate.
+It raises the amount step by step, measures the accuracy each time, and takes the last amount before the accuracy
+falls below the gate. The IMT team did so (CIFAR-10 track; amounts .15 to 1 by .001 on DenseNets).
 """
 
 from collections.abc import Iterator

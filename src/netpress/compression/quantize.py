@@ -1,7 +1,9 @@
-"""The `quantize` stage: formats, norms folded, calibration, training if asked for, values put on their grids.
+"""The `quantize` stage: it gives each layer formats, calibrates it, trains it if asked to, and rounds its values.
 
-03-quantize/metrics.jsonl          one line: what was quantized and how accurate it was before and after
-            train/...              the training, where there is one
+It folds norms first where the settings say so.
+
+    03-quantize/metrics.jsonl     one line: how many layers were quantized, and the accuracy before and after
+                train/...         the training, where there is one
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much is pruned in each round."""
+"""The amount that each round of a pruning removes: 0.15, 0.3, 0.45, 0.6."""
 
 from fractions import Fraction as Ratio
 from typing import Literal

@@ -1,7 +1,8 @@
-"""What a recipe would do and cost, found out without running it: `netpress plan`, and the beginning of every run.
+"""What a recipe would do and cost, without running it: `netpress plan`, and the beginning of every run.
 
-Nothing is trained and no pixel looked at: the network is made as shapes where that is enough, and each stage is asked
-with what the stages before it would leave. So what is refused here is refused before anything has run for hours.
+A plan trains nothing and opens no image. It makes the network, as shapes where that is enough, and asks each stage in
+turn. A stage plans on the network that the stage before plans to leave: for the recipe fold, fold the second stage
+finds nothing to fold. So a run refuses before it begins what it would otherwise refuse after hours.
 """
 
 import math

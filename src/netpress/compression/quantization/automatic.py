@@ -1,7 +1,8 @@
-"""Choosing the width of each layer: `bits = "auto"`.
+"""The stage `quantize` chooses the width of each layer: `bits = "auto"`.
 
-All layers begin at the largest width; step by step, the layer and width that lose least accuracy for each point of
-score saved are taken. How far to go is decided by the accuracy or score of the whole quantized network, measured.
+All layers begin at the largest width. Each step gives one layer a narrower width: the step that costs the least
+accuracy for each point of score that it saves. A measurement of the whole quantized network, of its accuracy or its
+score, decides how many of these steps to take.
 """
 
 import functools

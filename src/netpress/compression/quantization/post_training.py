@@ -1,4 +1,4 @@
-"""Post-training quantization: layers put in, scales and zero points set from images, biases corrected."""
+"""Post-training quantization: it puts quantized layers in, sets their scales from images, and corrects biases."""
 
 import torch
 

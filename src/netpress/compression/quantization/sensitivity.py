@@ -1,4 +1,4 @@
-"""How much accuracy each layer costs alone, at each width: all others stay in floats."""
+"""How much accuracy each layer costs at each width, when it alone is quantized and all others stay in floats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

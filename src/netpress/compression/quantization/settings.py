@@ -1,4 +1,4 @@
-"""What the `quantize` stage can be asked to do, and its presets."""
+"""The settings of the `quantize` stage, and its presets: int8, int6, int4, fixed-9-12, half, binary."""
 
 from typing import Annotated, Literal, Self
 
