@@ -157,8 +157,8 @@ def _zeros(name: str, weight: Tensor, mask: Tensor | None) -> int:
 
 def _gone_by_layer(sizes: list[int], zeros: list[int], amount: float) -> list[int]:
     """How many weights of each tensor are gone once `amount` of each is; one stays, and none comes back."""
-    known = {size: count_removed(amount, size) for size in set(sizes)}
-    removed = [known[size] for size in sizes]
+    by_size = {size: count_removed(amount, size) for size in set(sizes)}
+    removed = [by_size[size] for size in sizes]
     if all(zero > count for zero, count in zip(zeros, removed, strict=True)):
         raise UserError(_already_sparser(sum(sizes), sum(zeros), amount))
     return [max(zero, min(count, size - 1)) for size, zero, count in zip(sizes, zeros, removed, strict=True)]

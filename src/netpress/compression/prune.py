@@ -194,8 +194,8 @@ def _run_round(current: Round, network: Network, ranked: Network, settings: Prun
     if context.dataset is not None:
         line["accuracy_before"] = _accuracy(network, context)
         line["accuracy_pruned"] = _accuracy(pruned, context)
-    said = f"{context.name}: round {current.number} leaves {line['left']:,} of {line['weights']:,} weights"
-    context.console.say(said + (f", accuracy {line['accuracy_pruned']:.2%}" if "accuracy_pruned" in line else ""))
+    message = f"{context.name}: round {current.number} leaves {line['left']:,} of {line['weights']:,} weights"
+    context.console.say(message + (f", accuracy {line['accuracy_pruned']:.2%}" if "accuracy_pruned" in line else ""))
     part = context.part(current.name)
     if settings.train is not None:
         start = _start(pruned, current, settings, context)

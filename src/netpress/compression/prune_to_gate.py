@@ -41,16 +41,16 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
     after the last amount in the stage's metrics. Raises UserError if the accuracy is below the gate to begin with.
     """
     select_weights(network, settings.layers)
-    known = {line["amount"]: line["accuracy"] for line in context.logged()}
-    context.truncate_log(len(known))
+    accuracies = {line["amount"]: line["accuracy"] for line in context.logged()}
+    context.truncate_log(len(accuracies))
     best = network
-    if 0.0 not in known:
+    if 0.0 not in accuracies:
         context.log({"amount": 0.0, "accuracy": _accuracy(network, context)})
-        known = {line["amount"]: line["accuracy"] for line in context.logged()}
-    if known[0.0] < settings.gate:
+        accuracies = {line["amount"]: line["accuracy"] for line in context.logged()}
+    if accuracies[0.0] < settings.gate:
         raise UserError(
-            f"{context.name}: gate {settings.gate:g} is above the network's accuracy as it is, {known[0.0]:.2%} on the "
-            "selection images; train it further, or lower the gate"
+            f"{context.name}: gate {settings.gate:g} is above the network's accuracy as it is, {accuracies[0.0]:.2%} "
+            "on the selection images; train it further, or lower the gate"
         )
     reached = 0.0
     for amount in _amounts(network, settings):
@@ -58,15 +58,15 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
             pruned, _ = prune_once(network, amount, settings.layers, settings.scope)
         except TooFew:
             break
-        if amount not in known:
-            known[amount] = _accuracy(pruned, context)
-            context.log({"amount": amount, "accuracy": known[amount]})
-        if known[amount] < settings.gate:
+        if amount not in accuracies:
+            accuracies[amount] = _accuracy(pruned, context)
+            context.log({"amount": amount, "accuracy": accuracies[amount]})
+        if accuracies[amount] < settings.gate:
             break
         best, reached = pruned, amount
     total = total_density(densities(best, settings.layers))
     context.console.say(
-        f"{context.name}: amount {reached:g} keeps {known[reached]:.2%} (gate {settings.gate:.2%}): "
+        f"{context.name}: amount {reached:g} keeps {accuracies[reached]:.2%} (gate {settings.gate:.2%}): "
         f"{total.nonzero:,} of {total.weights:,} weights"
     )
     return best

@@ -36,7 +36,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     if settings.bits == "auto":
         settings = choose_widths(network, settings, context)
     formats = choose_formats(network.module, settings)
-    needs_data = any(isinstance(chosen.input, Fixed | Integer) for chosen in formats.values())
+    needs_data = any(isinstance(layer.input, Fixed | Integer) for layer in formats.values())
     if context.dataset is None and (needs_data or settings.train is not None):
         raise UserError(
             f"{context.name}: {settings.preset} calibrates what enters each layer on training images; give --data DIR "
@@ -61,13 +61,13 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     round_others(quantized)
     trim_masks(quantized)
     check_claims(layer_sums(quantized.module))
-    said = f"{context.name}: {len(formats)} layers quantized"
+    message = f"{context.name}: {len(formats)} layers quantized"
     if context.dataset is not None:
         line["accuracy"] = evaluate(quantized, context.data.selection).accuracy
-        said += f", accuracy {line['accuracy_before']:.2%} before, {line['accuracy']:.2%} after"
+        message += f", accuracy {line['accuracy_before']:.2%} before, {line['accuracy']:.2%} after"
     context.truncate_log(0)
     context.log(line)
-    context.console.say(said)
+    context.console.say(message)
     return quantized
 
 

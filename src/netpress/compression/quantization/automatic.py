@@ -43,18 +43,18 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
     table = measure_sensitivity(start, settings, context, widths, settings.auto_images)
     seen = draw_images(context, settings.auto_images)
 
-    def quantized(chosen: QuantizeSettings) -> Network:
-        made = quantize_once(start, chosen, context)
-        trim_masks(made)
-        return made
+    def quantized(settings: QuantizeSettings) -> Network:
+        network = quantize_once(start, settings, context)
+        trim_masks(network)
+        return network
 
     shares = {bits: _layer_scores(quantized(with_width(settings, bits)), counting) for bits in widths}
     moves = order_moves(table, shares)
 
     @functools.cache
     def accuracy(count: int) -> float:
-        made = quantized(_with_moves(settings, table, moves[:count]))
-        return evaluate(made, seen, device=context.device).accuracy
+        network = quantized(_with_moves(settings, table, moves[:count]))
+        return evaluate(network, seen, device=context.device).accuracy
 
     @functools.cache
     def score(count: int) -> float:
@@ -77,13 +77,13 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
                 f"{target:.6f}; raise it, or give narrower widths"
             )
         count = 0 if score(0) <= target else _last(len(moves), lambda steps: score(steps) > target) + 1
-    chosen = _with_moves(settings, table, moves[:count])
+    mixed = _with_moves(settings, table, moves[:count])
     bits = _widths(table, moves[:count])
     counts = {width: sum(1 for given in bits.values() if given == width) for width in widths}
-    said = ", ".join(f"{layers} of {width} bits" for width, layers in counts.items() if layers)
+    layers_of = ", ".join(f"{layers} of {width} bits" for width, layers in counts.items() if layers)
     reached = f"{accuracy(count):.2%} before training, score {score(count):.6f}"
-    context.console.say(f"{context.name}: layers {said}; {reached}")
-    return chosen.model_copy(update={"train": settings.train, "learn": settings.learn})
+    context.console.say(f"{context.name}: layers {layers_of}; {reached}")
+    return mixed.model_copy(update={"train": settings.train, "learn": settings.learn})
 
 
 def _layer_scores(network: Network, counting: ScoreSettings) -> dict[str, float]:

@@ -39,8 +39,8 @@ def calibrate(
     images: Images | None = None
     if context.dataset is not None:
         generator = generator_for(context.seed, "quantize", "calibration")
-        chosen = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
-        images = context.data.train.take(chosen)
+        drawn = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
+        images = context.data.train.take(drawn)
         statistics = (start.input.mean, start.input.std)
         method = settings.calibration or preset.calibration
         observers = watch_inputs(start.module, formats, images, statistics, method, context.seed)
