@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from netpress.data import DataSettings
 from netpress.models.registry import FAMILIES
-from netpress.scoring import ScoreSettings
+from netpress.scoring import CONVENTIONS
 from netpress.settings import Settings
 from netpress.stage import STAGES
 
@@ -43,7 +43,9 @@ def _sections() -> Iterator[tuple[str, type[Settings]]]:
     yield "[data]", DataSettings
     yield from ((f"[model] family = {name!r}", family.settings) for name, family in FAMILIES.all().items())
     yield from ((f"[[stages]] kind = {kind!r}", stage.settings) for kind, stage in STAGES.all().items())
-    yield "[score]", ScoreSettings
+    yield from (
+        (f"[score] convention = {name!r}", convention.settings) for name, convention in CONVENTIONS.all().items()
+    )
 
 
 def _subsection(settings: type[Settings], seen: set[type[Settings]]) -> str:

@@ -13,25 +13,6 @@ Shape = tuple[int, ...]
 INPUT = "input"
 """The name under which operations know the image that the network is given."""
 
-COUNTED_KINDS = (
-    "conv",
-    "conv_transpose",
-    "linear",
-    "matmul",
-    "norm",
-    "group_norm",
-    "activation",
-    "pool",
-    "add",
-    "multiply",
-    "compare",
-    "softmax",
-    "reduce",
-    "upsample",
-    "permute_channels",
-)
-"""Kinds of operations that calculate; the others, `move` and `constant`, do not (see `Operation.kind`)."""
-
 
 @dataclass(frozen=True)
 class Stored:
@@ -63,7 +44,8 @@ class Stored:
 class Operation:
     """One operation that the forward pass executed.
 
-    `kind` is one of COUNTED_KINDS, or `move` (data is only placed elsewhere), or `constant` (it depends
+    `kind` is one of conv, conv_transpose, linear, matmul, norm, group_norm, activation, pool, add, multiply, compare,
+    softmax, reduce, upsample and permute_channels; or `move` (data is only placed elsewhere), or `constant` (it depends
     on stored values alone, so it can be done once, before any example). `function` is what exactly:
     an activation's name, `average` or `max` of a pool, the operator's name.
 
@@ -98,10 +80,6 @@ class Operation:
     def outputs(self) -> int:
         """Elements of the result."""
         return math.prod(self.output)
-
-    @property
-    def counted(self) -> bool:
-        return self.kind in COUNTED_KINDS
 
     @property
     def products(self) -> int:
