@@ -42,6 +42,7 @@ from netpress.process.devices import available_cores, choose_device, generator_f
 from netpress.process.memory import keep_freed_memory
 from netpress.settings import parse
 from netpress.training import TrainSettings
+from netpress.training.accelerated import accelerate
 from netpress.training.placement import lay_out
 from netpress.training.step import StepRandomness, TrainingStep
 
@@ -160,6 +161,8 @@ class PlainLoop:
 class OurLoop:
     def __init__(self, step: TrainingStep) -> None:
         self.step, self.taken = step, 0
+        self.accelerated = accelerate(step.module)  # as long as this loop lives
+        self.accelerated.__enter__()
 
     def take(self, indices: Tensor) -> None:
         self.taken += 1
