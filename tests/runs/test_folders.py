@@ -39,6 +39,20 @@ def test_fresh_leaves_what_the_user_put_into_a_run(tmp_path):
         assert (tmp_path / "run" / name).read_text(encoding="utf-8") == "mine"
 
 
+def test_a_run_goes_on_whose_recipe_an_older_version_stated(tmp_path):
+    """It stated the options of all conventions, at their defaults."""
+    first = run_recipe(check_recipe(QUICK), tmp_path / "run")
+    path = tmp_path / "run" / "recipe.toml"
+    today = path.read_text(encoding="utf-8")
+    older = today.replace("[score]\n", '[score]\nresidual_adds = false\nmultiply = "half"\nclaimed_sparsity = 0.0\n')
+    path.write_text(older, encoding="utf-8")
+    assert run_recipe(check_recipe(QUICK), tmp_path / "run").accuracy == first.accuracy
+    assert path.read_text(encoding="utf-8") == today
+    path.write_text(older.replace("epochs = 1\n", "epochs = 2\n"), encoding="utf-8")
+    with pytest.raises(UserError, match="another recipe"):
+        run_recipe(check_recipe(QUICK), tmp_path / "run")
+
+
 @pytest.fixture
 def network(tmp_path) -> Path:
     made = create("resnet", {"blocks": [1], "width": 8, "image_size": 8, "classes": 10})

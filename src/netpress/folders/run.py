@@ -31,6 +31,7 @@ LOG = "log.txt"
 SCORE = "score.json"
 REPORT = "report.html"
 STAGES = "stages.json"
+Resolve = Callable[[str], str]
 BITS_DEPEND_ON = ("versions", "device", "machine", "compiled_kernels")
 """Of the environment: a run that goes on where one of these differs may end with other bits."""
 
@@ -127,32 +128,36 @@ class RunFolder:
         atomic_write(self.metrics, format_metrics(lines))
 
     @contextmanager
-    def claimed(self, recipe: str, fresh: bool = False) -> Iterator[None]:
+    def claimed(self, recipe: str, fresh: bool = False, resolve: Resolve = str) -> Iterator[None]:
         """Make this the folder of the run of `recipe`, a TOML text, and keep other processes out of it.
 
-        A run of the same recipe goes on; with `fresh` whatever run is here is removed. Raises UserError where the
+        A run of the same recipe goes on; with `fresh` whatever run is here is removed. `resolve` states a recipe that
+        an older version wrote as this one would. Raises UserError where the
         folder holds a run of another recipe, a sweep, or something else; Failure where another process holds it.
         """
         refuse_other_contents(self.path, RECIPE, "run")
         with held(self.path):
-            self._settle_recipe(recipe, fresh)
+            self._settle_recipe(recipe, fresh, resolve)
             yield
 
-    def _settle_recipe(self, recipe: str, fresh: bool) -> None:
+    def _settle_recipe(self, recipe: str, fresh: bool, resolve: Resolve) -> None:
         if self.holds_sweep:
             raise UserError(f"--out {self.path}: holds a sweep of several runs; choose another folder")
         if fresh and self.recipe.exists():
             self.clear()
-        elif self.is_of_another(recipe):
+        elif self.is_of_another(recipe, resolve):
             raise UserError(
                 f"{self.path}: holds a run of another recipe (see {self.recipe}); "
                 "choose another --out, or give --fresh to begin anew in its place"
             )
         atomic_write(self.recipe, recipe)
 
-    def is_of_another(self, recipe: str) -> bool:
-        """Whether a run of another recipe than this TOML text was begun here."""
-        return self.recipe.exists() and read_text(self.recipe) != recipe
+    def is_of_another(self, recipe: str, resolve: Resolve = str) -> bool:
+        """Whether a run of another recipe than this TOML text was begun here. `resolve` as for `claimed`."""
+        if not self.recipe.exists():
+            return False
+        text = read_text(self.recipe)
+        return recipe not in (text, resolve(text))
 
     def settle_environment(self, now: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
         """Record where the run happens; what was recorded when it began.

@@ -13,7 +13,7 @@ from pathlib import Path
 from netpress.errors import UserError
 from netpress.files import atomic_write
 from netpress.folders.holding import held, refuse_other_contents, remove_written
-from netpress.folders.run import RECIPE, RunFolder
+from netpress.folders.run import RECIPE, Resolve, RunFolder
 
 CSV = "sweep.csv"
 MARKDOWN = "sweep.md"
@@ -51,12 +51,14 @@ class SweepFolder:
         return RunFolder(self.path / name)
 
     @contextmanager
-    def claimed(self, recipe: str, members: Mapping[str, str], fresh: bool = False) -> Iterator[None]:
+    def claimed(
+        self, recipe: str, members: Mapping[str, str], fresh: bool = False, resolve: Resolve = str
+    ) -> Iterator[None]:
         """Make this the folder of the sweep of `recipe`, a TOML text, and keep other processes out of it.
 
-        `members` has the recipe of each by its name. With `fresh` the members that are here are removed. Raises
-        UserError where the folder holds something else, or a member of another recipe; Failure where another process
-        holds it.
+        `members` has the recipe of each by its name, `resolve` is as for a run. With `fresh` the members that are here
+        are removed. Raises UserError where the folder holds something else, or a member of another recipe; Failure
+        where another process holds it.
         """
         refuse_other_contents(self.path, RECIPE, "sweep")
         with held(self.path):
@@ -65,7 +67,7 @@ class SweepFolder:
             if fresh:
                 self.clear()
             for name, text in members.items():
-                if self.member(name).is_of_another(text):
+                if self.member(name).is_of_another(text, resolve):
                     raise UserError(
                         f"{self.member(name).recipe}: member {name} was begun with another recipe; "
                         "choose another --out, or give --fresh to begin anew in its place"

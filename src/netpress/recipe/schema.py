@@ -24,7 +24,7 @@ from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
-from netpress.files import dump_toml
+from netpress.files import dump_toml, parse_toml
 from netpress.models.registry import FAMILIES, choose_model
 from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths
 from netpress.scoring import ScoreSettings, choose_settings
@@ -157,3 +157,11 @@ def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
     if problems:
         raise SettingsError(problems, source)
     return recipe
+
+
+def resolve_again(text: str) -> str:
+    """A recipe that a run folder states, as this version states it; the text as it is, where it is none any more."""
+    try:
+        return check_recipe(parse_toml(text, "")).text
+    except UserError:
+        return text

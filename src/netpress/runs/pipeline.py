@@ -17,7 +17,7 @@ from netpress.network import Network, copy, load, own_class, save
 from netpress.network.data import adopt, create_for, load_run_data
 from netpress.process.devices import choose_device, seed_for
 from netpress.process.world import World
-from netpress.recipe.schema import Recipe
+from netpress.recipe.schema import Recipe, resolve_again
 from netpress.report import make_report
 from netpress.runs.environment import describe_environment, settle_threads
 from netpress.runs.jobs import RunOptions
@@ -57,7 +57,7 @@ def run_recipe(recipe: Recipe, folder: Path, options: RunOptions | None = None) 
     if options.fresh or len(run.finished_stages()) < len(recipe.stages):
         # What cannot be run is refused before anything is read or written.
         plan_recipe(recipe, options.data, options.allow_import)
-    with run.claimed(recipe.text, options.fresh):
+    with run.claimed(recipe.text, options.fresh, resolve_again):
         initial, contexts = _begin(recipe, run, options)
         network = copy(initial)
         for settings, context in zip(recipe.stages, contexts, strict=True):

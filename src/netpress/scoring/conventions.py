@@ -109,7 +109,8 @@ def _without_defaults_of_others(name: str, own: type[ScoreSettings], values: Map
         ]
         if defaults:
             value = kept.pop(key)
-            if (type(value), value) not in [(type(default), default) for default in defaults]:
+            # 0 is 0.0, but not False.
+            if (isinstance(value, bool), value) not in [(isinstance(default, bool), default) for default in defaults]:
                 raise ValueError(
                     f"{key} is no option of the convention {name}; it has {', '.join(sorted(own.options()))}"
                 )

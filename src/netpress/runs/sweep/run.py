@@ -10,6 +10,7 @@ from pathlib import Path
 from netpress.errors import Failure, UserError
 from netpress.folders.stage import StageFolder
 from netpress.folders.sweep import SweepFolder
+from netpress.recipe.schema import resolve_again
 from netpress.runs.jobs import Executor, InTurn, Job, Outcome, RunOptions
 from netpress.runs.pipeline import run_recipe
 from netpress.runs.sweep.members import Member, SweepMembers, shared_stages
@@ -41,7 +42,7 @@ def run_sweep(
     options, place = options or RunOptions(), SweepFolder(folder)
     members = {member.name: member for member in sweep.members}
     texts = {name: member.recipe.text for name, member in members.items()}
-    with place.claimed(sweep.recipe.text, texts, options.fresh):
+    with place.claimed(sweep.recipe.text, texts, options.fresh, resolve_again):
         for member in sweep.members:
             if not place.member(member.name).is_finished:
                 plan_member(member, options.data, options.allow_import)
