@@ -12,6 +12,8 @@ from netpress.runs.apply import apply_stage
 from netpress.runs.jobs import RunOptions
 from netpress.settings import SettingsError
 
+pytestmark = pytest.mark.slow
+
 FOLD_ONLY = {"name": "x", "model": {"family": "c_efficientnet", "preset": "tiny"}, "stages": [{"kind": "fold"}]}
 TRAINS = {
     "name": "x",

@@ -21,6 +21,8 @@ from netpress.process.world import World
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
 
+pytestmark = pytest.mark.slow
+
 TRAIN: dict[str, Any] = {"epochs": 1, "batch_size": 16, "augment": {"crop": 1}}
 CLASSES = ("a", "b", "c", "d")
 

@@ -32,6 +32,8 @@ from netpress.training import TrainSettings
 from netpress.training.losses import Distillation
 from netpress.training.optimizers import Adam
 
+pytestmark = pytest.mark.slow
+
 
 def _images(count: int, seed: int) -> Images:
     generator = torch.Generator().manual_seed(seed)

@@ -26,6 +26,8 @@ from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
 from netpress.training import TrainSettings, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:

@@ -19,7 +19,7 @@ def shrunk(monkeypatch):
         DatasetReader(
             "the digits in 8 pixels",
             lambda settings, folder, seed, console: divide_source(read_digits(8), settings, seed),
-            lambda settings, folder, seed: Survey(5, 3, 8, 10, None),
+            lambda settings, folder, seed: Survey("shrunk", 5, 3, 8, 10, None),
         ),
     )
 

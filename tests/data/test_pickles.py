@@ -21,6 +21,8 @@ from netpress.data.pickles import read_arrays
 from netpress.errors import Failure, NetpressError
 from netpress.imports.released import read_released
 
+pytestmark = pytest.mark.slow
+
 MEMORY = 300_000  # KiB that refusing may take; what is asked for below is more
 TUPLES = b"".join(b"\x85" for _ in range(100_000))  # each the only item of the next
 BATCH = {"data": np.arange(300, dtype=np.uint8).reshape(3, 100), b"labels": [1, 2, 3], "more": {"a": (1, 2.5, None)}}

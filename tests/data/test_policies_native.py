@@ -15,6 +15,8 @@ from netpress.data.policies import TRIVIAL_SPACE, find_policies, trivial_policy
 from netpress.native.library import SWITCH
 from netpress.native.policies import Steps, Work, available, run_policies
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 # Neither is square nor a multiple of 8 throughout; the smallest have no pixel inside their border.
 SIZES = ((32, 32), (7, 13), (33, 18), (3, 3), (2, 5), (5, 2), (1, 1), (40, 1), (1, 9), (64, 70))

@@ -26,6 +26,8 @@ from netpress.program import exact_layers
 from netpress.settings import parse
 from netpress.stage import Context
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., tuple[int, str, str]]
 
 

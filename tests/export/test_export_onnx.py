@@ -23,6 +23,8 @@ from netpress.process.world import World
 from netpress.settings import parse
 from netpress.stage import Context
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 

@@ -147,7 +147,7 @@ def test_the_real_files(file: str, nonzeros: int, weights: int) -> None:
     network = import_kaist(Path(folder) / file)
     assert sum(int(mask.sum()) for mask in network.masks.values()) == nonzeros
     assert sum(mask.numel() for mask in network.masks.values()) == weights
-    dead = [block.squeeze_excite for block in network.module.blocks if not block.applies_gate]
+    dead = [block.squeeze_excite for block in network.module.blocks if block.gated == "nothing"]
     assert len(dead) == 3
     for gate in dead:  # a gate that is not applied never got a gradient
         assert not gate.reduce.bias.any() and not gate.expand.bias.any()

@@ -13,6 +13,8 @@ from netpress.recipe.schema import check_recipe
 from netpress.runs.planning import plan_recipe
 from netpress.scoring import score
 
+pytestmark = pytest.mark.slow
+
 PRUNE = {"kind": "prune", "amount": 0.5, "rounds": 200, "train": {"epochs": 200}}
 TRAIN = {"kind": "train", "epochs": 1000, "rounds": 200}
 

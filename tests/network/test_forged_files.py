@@ -17,6 +17,8 @@ from netpress.evaluation import evaluate, evaluate_exactly
 from netpress.network import copy, create, describe, inspect_file, load, save
 from netpress.scoring import score
 
+pytestmark = pytest.mark.slow
+
 Values = dict[str, Any]
 Tensors = dict[str, Tensor]
 Forgery = Callable[[random.Random, Values, Tensors], str]

@@ -30,6 +30,8 @@ from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., tuple[int, str, str]]
 PRESETS = ["fixed-9-12", "int8", "int6", "int4", "half", "binary"]
 FAMILIES: dict[str, dict[str, Any]] = {

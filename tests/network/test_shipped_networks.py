@@ -14,6 +14,8 @@ from netpress.process.console import Console
 from netpress.program import execute, lower
 from netpress.scoring import score
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = Path(__file__).parents[2] / "networks"
 FOLDERS = sorted(path.parent for path in NETWORKS.glob("*/network.netpress"))
 

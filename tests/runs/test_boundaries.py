@@ -19,6 +19,8 @@ from netpress.runs.pipeline import run_recipe
 from netpress.stage import Context
 from netpress.training.step import TrainingStep
 
+pytestmark = pytest.mark.slow
+
 FIT = {"epochs": 1, "batch_size": 16, "augment": {"crop": 1}, "norm_warmup": True}
 STAGES: dict[str, dict[str, Any]] = {
     "train": {"kind": "train", **FIT, "keep": "best", "average": {"decay": 0.9}},

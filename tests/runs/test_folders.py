@@ -21,6 +21,8 @@ from netpress.runs.apply import apply_stage
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
     "name": "quick",
     "data": {"dataset": "digits", "train_images": 32, "image_size": 8},

@@ -19,6 +19,8 @@ from netpress.recipe.schema import check_recipe
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import run_recipe
 
+pytestmark = pytest.mark.slow
+
 TRAIN = {"epochs": 3, "batch_size": 32, "orthogonality": {"coefficient": 0.1}, "average": {"decay": 0.9}}
 RECIPE = {
     "name": "small",

@@ -36,6 +36,8 @@ from netpress.scoring import CONVENTIONS
 from netpress.settings import Settings, SettingsError
 from netpress.stage import STAGES
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 20  # for one plan
 MEMORY = 2 << 20  # KiB, for all of this
 DEEP: Any = functools.reduce(lambda inner, _: [inner], range(3000), 0)

@@ -24,6 +24,8 @@ from netpress.settings import parse
 from netpress.stage import STAGES, Context
 from netpress.training.step import TrainingStep
 
+pytestmark = pytest.mark.slow
+
 TRAIN = {"epochs": 2, "batch_size": 16, "average": {"decay": 0.9}, "mix": {"kind": "cutmix"}}
 KINDS: dict[str, dict[str, Any]] = {
     "train": TRAIN,

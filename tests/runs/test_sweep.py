@@ -25,6 +25,8 @@ from netpress.runs.pipeline import run_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
 from netpress.runs.sweep.members import shared_stages
 
+pytestmark = pytest.mark.slow
+
 BASE = {
     "name": "trial",
     "description": "a | trial <of> sweeps",

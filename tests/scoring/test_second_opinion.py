@@ -29,7 +29,7 @@ from netpress.settings import parse
 from netpress.stage import Context
 
 FOREIGN = ("brevitas", "qonnx", "clize", "sigtools")
-pytestmark = [pytest.mark.filterwarnings(f"ignore:::{package}") for package in FOREIGN]
+pytestmark = [pytest.mark.slow, *(pytest.mark.filterwarnings(f"ignore:::{package}") for package in FOREIGN)]
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ from netpress.scoring.card import Tally
 from netpress.scoring.official_storage import Storage
 from netpress.scoring.widths import Widths
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data"
 COUNTER, RULES = DATA / "counting_vectors.json", DATA / "rule_vectors.json"
 MODULES = (card, widths, official_storage, official_rules, arithmetic)

@@ -209,9 +209,9 @@ def command(*arguments: str) -> Any:
         ("sparsity=2", "2.0 is not between 0 and 1"),
         ("freebie=3", "3 is not a valid boolean"),
         ("mask=none", "which weights exist must be stored somehow"),
-        ("weight_bits", "write key=value"),
-        ("weight_bits.x=4", "no such setting"),
-        ("=4", "no such setting"),
+        ("weight_bits", "write it as path.to.key=value"),
+        ("weight_bits.x=4", "is not a valid integer"),
+        ("=4", "write it as path.to.key=value"),
     ],
 )
 def test_settings_are_checked_as_those_of_recipes(setting: str, words: str) -> None:

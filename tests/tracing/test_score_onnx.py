@@ -31,6 +31,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from netpress.export.onnx import export_onnx  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def _trained(family: str, settings: dict[str, Any], zeros: float = 0.3) -> Network:
     """A network whose norms have learned something and some of whose weights are zero."""

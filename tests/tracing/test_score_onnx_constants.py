@@ -20,6 +20,8 @@ pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def _stored(path: Path, nodes: list[Any], constants: dict[str, Any], size: tuple[int, ...]) -> float:
     """Values of 16 bits that the file is charged for, its mask included."""

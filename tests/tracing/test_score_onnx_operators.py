@@ -26,6 +26,8 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 from onnx import helper, numpy_helper  # noqa: E402
 from onnx.backend.test.loader import load_model_tests  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LONGEST = 20  # seconds for one of these models, all of which are tiny
 
 OTHER_VALUES = {

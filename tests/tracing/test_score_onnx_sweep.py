@@ -18,6 +18,8 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 EACH = {
     **dict.fromkeys(["Add", "Sub"], (0, 1)),
     **dict.fromkeys(["Mul", "Div", "Relu", "Equal", "Greater", "Less", "And", "Or", "Max", "Min", "Where"], (1, 0)),

@@ -27,6 +27,8 @@ from netpress.training.optimizers import Optimizer
 from netpress.training.position import EpochFigures
 from netpress.training.step import TrainingStep
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"seconds", "images_per_second"}
 
 EVERYTHING: dict[str, Any] = {
