@@ -32,7 +32,9 @@ def test_version_and_help(call):
         assert "Usage" in out
 
 
-@pytest.mark.parametrize("what", ["recipes", "models", "stages", "datasets", "conventions"])
+@pytest.mark.parametrize(
+    "what", ["recipes", pytest.param("models", marks=pytest.mark.slow), "stages", "datasets", "conventions"]
+)
 def test_lists(call, what):
     code, out, _ = call("list", what, "--json")
     rows = json.loads(out)

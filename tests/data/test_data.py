@@ -125,6 +125,7 @@ def test_batches_cover_everything_once() -> None:
 
 
 @needs_cifar
+@pytest.mark.slow
 def test_cifar100() -> None:
     folder = Path(os.environ["NETPRESS_DATA"])
     data = load(folder / "cifar-100-python", dataset="cifar100", select_on="test", train_images=None)

@@ -208,6 +208,7 @@ print((peak() - before) / sum(part.images.numel() for part in (data.train, data.
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit")
+@pytest.mark.slow
 def test_pixels_are_held_once(tmp_path):
     """120 images of 512 pixels, 94 MB: the peak of the whole process rises by them and little more."""
     make(tmp_path, "a b", 60)

@@ -95,6 +95,7 @@ def test_a_trainings_own_count_ranks_alike() -> None:
     assert float(count_right(logits, Mixed(labels, others, 0.75))) == pytest.approx(3 + 0.25 * 2)
 
 
+@pytest.mark.slow
 def test_the_check_of_an_export_ranks_alike(tied: tuple[Network, Images, float, float], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from netpress.export.onnx import check_onnx, export_onnx

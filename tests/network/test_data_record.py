@@ -20,6 +20,8 @@ from netpress.runs.apply import apply_stage
 from netpress.runs.jobs import RunOptions
 from netpress.settings import parse
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 MODEL = {"blocks": [1], "width": 4, "classes": 2, "image_size": 8}
 TRAIN = {"kind": "train", "epochs": 1, "batch_size": 16}

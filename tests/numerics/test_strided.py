@@ -16,6 +16,8 @@ from netpress.numerics.strided import is_narrow_and_strided, keep_in_bounds
 from netpress.scoring import score
 from netpress.training.placement import lay_out
 
+pytestmark = pytest.mark.slow
+
 # In a process of its own, since oneDNN chooses its level once: gradients of narrow layers, and of networks with such
 # shortcuts, laid out as in a training, against the same in float64.
 UNDER_AVX2 = """

@@ -39,6 +39,8 @@ from netpress.program.operations import (
 from netpress.settings import parse
 from netpress.stage import Context
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "c_efficientnet": ("c_efficientnet", {"widths": "tiny", "width_factor": 0.5}),

@@ -14,6 +14,8 @@ import netpress
 from netpress.report import make_report
 from netpress.runs.apply import apply_stage
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., tuple[int, str, str]]
 SHORT = ["data.dataset=folder", "data.image_size=16", "stages.0.epochs=1", "stages.1.train.epochs=2"]
 PETS = ("cat", "dog", "hen", "pig", "yak")

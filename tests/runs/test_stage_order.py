@@ -14,6 +14,8 @@ from netpress.recipe.schema import Recipe, check_recipe
 from netpress.runs.pipeline import run_recipe
 from netpress.runs.planning import plan_recipe
 
+pytestmark = pytest.mark.slow
+
 TRAIN = {"kind": "train", "epochs": 1}
 FOLD = {"kind": "fold"}
 PRUNE = {"kind": "prune", "amount": 0.5}

@@ -14,6 +14,8 @@ from netpress.models.registry import FAMILIES, parse_model
 from netpress.scoring import count_multiply_adds, score
 from netpress.tracing import Operation, trace
 
+pytestmark = pytest.mark.slow
+
 quick = settings(deadline=None, max_examples=40)
 
 
