@@ -5,7 +5,6 @@
 A recipe that begins with `extends = "kaist-v1"` takes from `kaist-v1` whatever it does not say itself.
 """
 
-import json
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -17,7 +16,7 @@ from netpress.files import is_folder, is_there, parse_toml, read_file
 from netpress.recipe.overrides import apply_overrides, split_path
 from netpress.recipe.scaling import has_epochs, scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
-from netpress.settings import SettingsError, find_unreadable
+from netpress.settings import DEEPEST
 
 LARGEST_RECIPE = 1 << 20  # bytes
 SEED_PATHS = (["seed"], ["**", "seed"])
@@ -35,13 +34,12 @@ def read_recipe(
     Raises SettingsError with every problem at once, each with its path, or UserError if there is no such recipe, and
     where a seed or a scale would change nothing.
     """
-    if isinstance(recipe, Recipe) and not overrides and seed is None:
-        checked = recipe
-    else:
-        checked = check_recipe(*read_values(recipe, overrides, seed))
-    if epochs_scale != 1 and checked.sweep is None and not has_epochs(checked):
+    if overrides or seed is not None or not isinstance(recipe, Recipe):
+        values, source = read_values(recipe, overrides, seed)
+        recipe = check_recipe(values, source)
+    if epochs_scale != 1 and recipe.sweep is None and not has_epochs(recipe):
         raise UserError(f"--epochs-scale {epochs_scale}: this recipe trains nothing, so it has no epochs")
-    return scale_recipe(checked, epochs_scale)
+    return scale_recipe(recipe, epochs_scale)
 
 
 def read_values(
@@ -64,9 +62,16 @@ def read_values(
 
 def _own_values(values: dict[str, Any]) -> dict[str, Any]:
     """A copy of a recipe given as values, as if it had been read from a file: lists for tuples, `extends` followed."""
-    if problem := find_unreadable(values):
-        raise SettingsError([problem])
-    return extend(json.loads(json.dumps(values)), "recipe")
+    return extend({key: _copy(value, 1) for key, value in values.items()}, "recipe")
+
+
+def _copy(value: Any, depth: int) -> Any:
+    """A copy with lists for tuples. What is too deep for settings stays as it is, and is refused as settings are."""
+    if depth > DEEPEST:
+        return value
+    if isinstance(value, dict):
+        return {key: _copy(entry, depth + 1) for key, entry in value.items()}
+    return [_copy(entry, depth + 1) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
@@ -86,10 +91,7 @@ def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str,
         raise UserError(f"{name}: no recipe of this name and no such file; shipped are {', '.join(shipped())}")
     if place in extended_by:
         raise UserError(f"{source}: extends itself")
-    values = parse_toml(data, source)
-    if problem := find_unreadable(values):
-        raise SettingsError([problem], source)
-    return extend(values, source, path.parent, (*extended_by, place)), source
+    return extend(parse_toml(data, source), source, path.parent, (*extended_by, place)), source
 
 
 def extend(

@@ -41,14 +41,14 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
         new = recipe.model_table
         assert new.family is not None
         network = create_for(survey, new.family, new.settings, seed=recipe.seed, shapes=True)
+    outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
+    plans = foresee(recipe.stages, outlook)
     traced = trace_network(network)
     check_activations(sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move"))
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))
     card = score_trace(traced, recipe.score, network.formats, dataset=network.facts.get("dataset"))
     weights = sum(weight.numel() for weight in network.weights().values())
-    outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
-    plans = foresee(recipe.stages, outlook)
     epochs = sum(row.get("epochs", 0) or 0 for plan in plans.values() for row in plan.rows)
     summary = (
         f"{recipe.name}: {weights:,} weights, dense score {card.score:.5f} ({recipe.score.convention}); "
