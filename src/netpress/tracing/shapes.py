@@ -12,8 +12,6 @@ from torch import Tensor
 
 from netpress.tracing.kinds import ACTIVATIONS
 
-_BOUNDS = ("hardtanh", "clamp", "clamp_min", "clamp_max")
-
 
 def shape_only(name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
     """What the operator `name` returns given tensors on the meta device; None to leave it to torch."""
