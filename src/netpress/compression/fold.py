@@ -17,11 +17,11 @@ from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.tracing.foldable import find_foldable_norms
 
 IMAGES = 8  # random inputs in the check
-NOTHING = "nothing to fold: no batch norm follows a convolution directly; leave this stage out"
+NOTHING = "nothing to fold: no batch norm follows a convolution or a linear layer directly; leave this stage out"
 
 
 class FoldSettings(Settings):
-    """Fold batch norms into the convolutions before them: the same answers with fewer operations."""
+    """Fold batch norms into the layers before them: the same answers with fewer operations."""
 
     kind: Literal["fold"] = "fold"
     tolerance: Positive = 1e-4
