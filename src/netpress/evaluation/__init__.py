@@ -1,4 +1,4 @@
-"""How good a network is: accuracy, the same in exact integers, predictions."""
+"""How good a network is: its accuracy, the same in exact integers, its predictions."""
 
 from netpress.evaluation.accuracy import Evaluation, evaluate, evaluate_module, predict
 from netpress.evaluation.exact import ExactEvaluation, evaluate_exactly

@@ -1,4 +1,4 @@
-"""How good a quantized network is with sums that are really integers, and whether its simulation says the same."""
+"""How good a quantized network is in exact integers, and whether its simulation in floats says the same."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,8 +1,8 @@
 """Which classes a network's logits put first.
 
-Logits in float16 tie: of the 10,000 answers of `networks/kaist-int` to CIFAR-100, a few have two classes in first
-place. `topk` leaves the order of equal values to the library, the device and the batch. Here it is stated once, and
-every figure that ranks answers (accuracy, top-5, equal answers) ranks by this.
+Logits in float16 tie. Of the 10,000 answers of `networks/kaist-int` to CIFAR-100, a few have two classes in first
+place. `topk` leaves the order of equal values to the library, the device and the batch. This file states the order
+once, and every figure that ranks answers (accuracy, top-5, equal answers) ranks by it.
 """
 
 import torch

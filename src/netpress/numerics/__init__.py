@@ -1,1 +1,1 @@
-"""Numbers as they are stored and computed: formats, rounding, packing into bits, exact integer execution."""
+"""Numbers as they are stored and computed: formats, rounding, packing into bits, quantized layers."""

@@ -1,25 +1,16 @@
 """How wide the sums of integer products grow: adder trees and fixed accumulators.
 
-An adder tree without overflow adds n products in pairs, level by level; every level is one bit wider than
-the one before, so that no sum is ever rounded (RIAIR, winner of the MicroNet Challenge 2019). An operation is
-as wide as its widest input, so an add at level l (from 0) costs `first_bits + l` bits.
+For example, 9 products of 16 bits take 4 levels of a tree, and the result has 20 bits.
+
+An adder tree without overflow adds the products in pairs, level by level. Each level is one bit wider than the one
+before, so no sum is ever rounded (RIAIR, winner of the MicroNet Challenge 2019). An operation is as wide as its widest
+input, so an add at level l (from 0) costs `first_bits + l` bits.
 """
 
 import torch
 from torch import Tensor
 
-from netpress.numerics.formats import (
-    AnyFormat,
-    Binary,
-    Fixed,
-    Float16,
-    Float32,
-    GridFormat,
-    Integer,
-    Power,
-    Ternary,
-    integer_range,
-)
+from netpress.numerics.formats import AnyFormat, Binary, GridFormat, Power, Ternary, integer_range
 
 
 def tree_bits(count: Tensor, first_bits: int) -> Tensor:
@@ -67,7 +58,7 @@ def sum_range(weight: Tensor, activations: GridFormat) -> tuple[int, int]:
 
 def is_integer(format: AnyFormat) -> bool:
     """Whether values of this format are computed as integers."""
-    return isinstance(format, Fixed | Integer | Ternary | Binary)
+    return isinstance(format, GridFormat)
 
 
 def operand_bits(format: AnyFormat) -> int:
@@ -77,7 +68,7 @@ def operand_bits(format: AnyFormat) -> int:
             return 2
         case Power():
             return 32
-        case Float16() | Float32() | Fixed() | Integer() | Binary():
+        case _:
             return format.bits
 
 

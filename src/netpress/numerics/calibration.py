@@ -1,7 +1,9 @@
 """From the values of a tensor or an activation to a range, and from a range to a grid.
 
-Methods: the extreme values; percentiles; the range with the least mean squared rounding error; and SigmaMax of
-the Wave team (MicroNet Challenge 2019): |mean| + lambda standard deviations.
+    scale, zero_point = calibrate_tensor(weight, Integer(bits=8), MinMax())
+
+There are four methods: the extreme values; percentiles; the range with the least mean squared rounding error; and
+SigmaMax of the Wave team (MicroNet Challenge 2019), which is |mean| + lambda standard deviations.
 """
 
 import math

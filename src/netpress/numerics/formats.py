@@ -1,7 +1,9 @@
 """Number formats: how the values of a tensor or of an activation are stored and computed.
 
-A format is data: it lies as a small dict in the network file, beside the tensor it describes.
-All of them map a stored number to a real one by `value = (stored - zero_point) * scale`:
+    {"kind": "int", "bits": 8, "scale": "channel"}
+
+A format is data. It lies as such a dict in the network file, beside the tensor that it describes. Each format maps a
+stored number to a real one by `value = (stored - zero_point) * scale`:
 
 | kind | stored | scale |
 |---|---|---|
@@ -12,7 +14,7 @@ All of them map a stored number to a real one by `value = (stored - zero_point) 
 | ternary | -1, 0, +1: a bit says which exist, a second bit the sign | one float16 a tensor or a channel |
 | binary | -1, +1: one bit | one float16 a tensor or a channel |
 
-Rounding is half to even everywhere (`torch.round`, IEEE 754), values beyond the range clamp to its ends.
+Rounding is half to even everywhere (`torch.round`, IEEE 754). Values beyond the range clamp to its ends.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,10 @@
 """Grids: the scales on which a tensor's values are whole numbers.
 
-A quantized tensor is a tensor of floats that lie on a grid, `integer * scale` in exact float32 products
-(`formats.significant_bits`). So any code that knows nothing of quantization can read it, and packing finds
-the integers again without loss.
+The values 0.5, -1.0 and 0.25 lie on the grid of scale 0.25, as the integers 2, -4 and 1.
+
+A quantized tensor holds floats that lie on a grid. Each is `integer * scale`, an exact product in float32
+(`formats.significant_bits`). So code that knows nothing of quantization can read the tensor, and packing finds the
+integers again without loss.
 """
 
 import torch
@@ -66,16 +68,16 @@ def _shorten(scale: Tensor, format: GridFormat) -> Tensor:
     significant = significant_bits(format)
     if isinstance(format, Fixed):
         return scale
-    found = round_scale(scale, significant)
-    missing = found != scale
+    shortened = round_scale(scale, significant)
+    missing = shortened != scale
     for divisor in range(2, 2**format.bits):
         if not bool(missing.any()):
             break
         short = round_scale(scale / divisor, significant)
         fits = missing & (short.double() * divisor == scale.double())
-        found = torch.where(fits, short, found)
+        shortened = torch.where(fits, short, shortened)
         missing = missing & ~fits
-    return torch.where(missing, scale, found)  # what float16 cannot hold is refused where it is stored
+    return torch.where(missing, scale, shortened)  # what float16 cannot hold is refused where it is stored
 
 
 def _common_divisor(integers: Tensor) -> Tensor:

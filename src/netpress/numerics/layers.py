@@ -1,17 +1,19 @@
 """Convolutions and linear layers that compute with integers.
 
-A quantized layer rounds its input to the integers q of a grid (scale s, zero point z), multiplies them with
-integer weights w, sums, and only then returns to floats:
+A quantized layer rounds its input to the integers q of a grid (scale s, zero point z). It multiplies them with integer
+weights w and sums. Only then it returns to floats:
 
     y = (sum of w * q) * (s * s_w) + (bias - s * s_w * z * sum of w)
 
 The second bracket is one constant a channel, so each output costs one multiplication and one addition. Padding is
-z, which stands for 0. Everything outside the sum is float32 or, in evaluation, really float16 (`arithmetic`).
+z, which stands for 0. What is outside the sum is float32 or, in evaluation, really float16 (`arithmetic`).
 
-In training and in ordinary evaluation the integers live in float32, which holds them exactly up to 2**24; where
-torch's float32 sums are not exact (`netpress.numerics.sums`), evaluation takes sums that are.
-`netpress.program` makes integer operations of the same layers, for sums of any size. The layers are subclasses of
-`nn.Conv2d` and `nn.Linear`; their weights are floats on their grid, so other code reads them as usual.
+In training and in ordinary evaluation float32 holds the integers, exactly up to 2**24. Where torch's float32 sums are
+not exact, evaluation takes sums that are (`netpress.numerics.sums`). `netpress.program` turns these layers into integer
+operations, for sums of any size.
+
+The layers are subclasses of `nn.Conv2d` and `nn.Linear`. Their weights are floats on their grid, so other code reads
+them as usual.
 """
 
 from collections.abc import Iterator
@@ -31,10 +33,10 @@ from netpress.numerics.formats import (
     Fixed,
     Float16,
     Float32,
+    GridFormat,
     Integer,
     NumberFormat,
     Power,
-    Ternary,
     integer_range,
     scale_format,
     significant_bits,
@@ -103,7 +105,7 @@ class QuantizedLayer(nn.Module):
         self.plain = False
         device, weight = self.weight.device, formats.weight
         self.weight_scale = self.input_scale = None
-        if isinstance(weight, Fixed | Integer | Ternary | Binary):
+        if isinstance(weight, GridFormat):
             shape = (len(self.weight),) if weight.scale == "channel" else ()
             self.weight_scale = nn.Parameter(torch.ones(shape, device=device), requires_grad=False)
         if isinstance(formats.input, Fixed | Integer):
@@ -116,7 +118,7 @@ class QuantizedLayer(nn.Module):
         formats: dict[str, AnyFormat] = {"weight": self.formats.weight, "input": self.formats.input}
         if self.bias is not None:
             formats["bias"] = self.formats.bias
-        if isinstance(self.formats.weight, Fixed | Integer | Ternary | Binary):
+        if isinstance(self.formats.weight, GridFormat):
             formats["weight_scale"] = scale_format(self.formats.weight)
         if isinstance(self.formats.input, Fixed | Integer):
             formats["input_scale"] = scale_format(self.formats.input)
@@ -169,7 +171,7 @@ class QuantizedLayer(nn.Module):
     def stored_weight(self, scale: Tensor | None) -> Tensor:
         """The weights as stored integers (in float32), or as floats of their format."""
         format = self.formats.weight
-        if isinstance(format, Fixed | Integer | Ternary | Binary):
+        if isinstance(format, GridFormat):
             assert scale is not None
             return quantize(self.weight, format, scale)
         return _snap_straight(self.weight, format)
@@ -345,7 +347,7 @@ def freeze(module: nn.Module, bias_calibration: AnyCalibration) -> None:
 def _learning(scale: nn.Parameter | None, format: AnyFormat, count: int) -> Tensor | None:
     if scale is None or not scale.requires_grad:
         return scale
-    assert isinstance(format, Fixed | Integer | Ternary | Binary)
+    assert isinstance(format, GridFormat)
     slowed = scale_gradient(scale, count // max(1, scale.numel()), format)
     return stored_scale(slowed, format, significant_bits(format))
 

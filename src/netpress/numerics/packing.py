@@ -1,7 +1,9 @@
 """Values packed into bits: what a network file holds, bit for bit what a score counts.
 
-Bits lie least significant first: bit i of value j is bit (j * bits + i) of the stream, and bit k of the
-stream is bit k % 8 of byte k // 8. Only the last byte of a tensor is padded, with zeros.
+Three values of 5 bits take 15 bits, which are two bytes; the last bit is 0.
+
+Bits lie least significant first. Bit i of value j is bit (j * bits + i) of the stream, and bit k of the stream is bit
+k % 8 of byte k // 8. Only the last byte of a tensor is padded, with zeros.
 """
 
 import torch
@@ -245,8 +247,8 @@ def _inside(integers: Tensor, low: int, high: int) -> bool:
 
 def _checked_mask(mask: Tensor | None, shape: torch.Size) -> Tensor | None:
     if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
-        found = f"{mask.dtype} of shape {list(mask.shape)}"
-        raise ValueError(f"the mask is {found}, the tensor has shape {list(shape)}")
+        given = f"{mask.dtype} of shape {list(mask.shape)}"
+        raise ValueError(f"the mask is {given}, the tensor has shape {list(shape)}")
     return mask
 
 

@@ -1,12 +1,12 @@
 """From a layer's sums of products to its output: a scale and a bias, in the layer's own arithmetic.
 
-Integer sums are those of stored integers, with their zero point in them; the bias takes it out again. So each output
-costs one multiplication and one addition:
+    y = (sum of w * q) * (s * s_w) + (bias - s * s_w * z * sum of w)
 
-    y = sum of w * q   times   s * s_w   plus   bias - s * s_w * z * sum of w
+The sums are those of stored integers q, which include the zero point z. The bias takes it out again. So each output
+costs one multiplication and one addition.
 
-In float16 a sum is first divided by a power of two, one a channel, so that it and the scale that follows stay within
-float16's normal range.
+In float16 a sum is first divided by a power of two, one a channel. This keeps the sum and its scale within float16's
+normal range.
 """
 
 from dataclasses import dataclass, replace

@@ -1,8 +1,10 @@
 """Rounding to integers in the forward pass, straight through in the backward pass.
 
 A value x becomes the integer q = clamp(round(x / scale) + zero_point, low, high), rounded half to even.
-Its gradients are those of learned step size quantization (LSQ, Esser et al. 2020, equations 2 and 3): x passes
-where q is inside the range; the scale learns from the rounding error inside and from the range's end outside.
+
+The gradients are those of learned step size quantization (LSQ, Esser et al. 2020, equations 2 and 3). The gradient of x
+passes where q is inside the range. The scale learns from the rounding error inside the range, and from the range's end
+outside.
 """
 
 import math
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netpress.numerics.formats import AnyFormat, Binary, Fixed, Float16, GridFormat, Integer, Ternary, integer_range
+from netpress.numerics.formats import AnyFormat, Binary, Fixed, Float16, GridFormat, Integer, integer_range
 from netpress.numerics.grid import along_channels, find_grid, round_scale
 
 
@@ -104,7 +106,7 @@ def snap(tensor: Tensor, format: AnyFormat, scale: Tensor | None = None, zero_po
     if isinstance(format, Integer) and format.scale == "none":
         low, high = integer_range(format)
         return tensor.round().clamp(low, high)
-    if isinstance(format, Fixed | Integer | Ternary | Binary):
+    if isinstance(format, GridFormat):
         if scale is None:
             scale, zero_point = find_grid(tensor, format)
         return dequantize(quantize(tensor, format, scale, zero_point), scale, zero_point)

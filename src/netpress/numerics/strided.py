@@ -1,14 +1,14 @@
-"""Strided 1x1 convolutions of few channels, trained on a CPU.
+"""A way around an error of oneDNN: strided 1x1 convolutions of few channels, trained on a CPU.
 
-For the gradient of such a convolution's weight, oneDNN (3.12, in torch 2.13) gathers the places that the stride keeps
-in memory of its own, as large as the input's channels ask for, and writes eight channels. On processors with AVX2 and
-without AVX-512, fewer than 8 channels so go beyond its end: one thread damages the heap, several also each other's
-sums, and gradients are wrong. (1x1, one group, no padding, channels last, height and width multiples of the stride;
-forward passes, the other gradients, and all other convolutions that were tried are right.)
+The error is in oneDNN 3.12 (torch 2.13), on processors with AVX2 and without AVX-512. For the gradient of the weight it
+copies the places that the stride keeps into memory for the input's channels, but writes eight channels. With fewer than
+8 it writes beyond the end: one thread damages the heap, several threads also damage each other's sums, and gradients
+are wrong. It concerns kernels of 1x1 with one group, no padding, channels last, and height and width that are multiples
+of the stride. Forward passes, the other gradients and all other convolutions that were tried are right.
 
-Here the places are taken first, and the convolution has no stride: the same products and the same sums. It is done on
-every processor, so that they train alike, and only where a gradient will be asked for: counting, exports and evaluation
-see one convolution.
+Here the layer takes the places first and convolves them without a stride: the same products and the same sums. Every
+processor does so, so that all train alike. It happens only where a gradient will be asked for: counting, exports and
+evaluation see one convolution.
 """
 
 from types import MethodType

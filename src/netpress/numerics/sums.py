@@ -1,12 +1,12 @@
-"""Sums of products of whole numbers, exact on every machine, and whether a machine's float sums are.
+"""Sums of products of whole numbers that are exact on every machine, and whether a machine's float sums are.
 
-A float sum of whole numbers is exact in any order of adding while every partial sum stays below 2**24 (float32) or
-2**53 (float64), but only if it is made of these products. Some convolutions are not: Winograd's and Fourier's work on
-other numbers, which round; so do narrower floats inside (TF32, bfloat16). Torch takes such a one where oneDNN is
-off or missing (NNPACK: sums near a million are off by 6) and, unless told otherwise, on GPUs.
+A float sum of whole numbers is exact, in any order of adding, while every partial sum stays below 2**24 (float32) or
+2**53 (float64). But some libraries' convolutions do not sum these products. Winograd's and Fourier's methods sum other
+numbers, which round; TF32 and bfloat16 are narrower inside. Torch takes such a method where oneDNN is off or missing
+(NNPACK: sums near a million are off by 6) and, unless told otherwise, on GPUs.
 
-So what must be exact calls no library's convolution: `convolution_sums` multiplies matrices, tap by tap. And the
-simulation, which wants the speed of float32, asks `floats_sum_exactly` first.
+So `convolution_sums` calls no library's convolution: it multiplies matrices, tap by tap. The simulation wants the speed
+of float32, and asks `floats_sum_exactly` first.
 """
 
 from dataclasses import dataclass
@@ -164,12 +164,12 @@ def _floats_sum_exactly(device: str, settings: tuple[Any, ...]) -> bool:
             expected = convolution_sums(values, weight, window, largest=2**24 - 1)
             for layout in (torch.contiguous_format, torch.channels_last):
                 laid = (values.float().to(device, memory_format=layout), weight.float().to(device))
-                found = functional.conv2d(*laid, None, stride, 0, 1, groups)
-                if not torch.equal(found.cpu().double(), expected.double()):
+                summed = functional.conv2d(*laid, None, stride, 0, 1, groups)
+                if not torch.equal(summed.cpu().double(), expected.double()):
                     return False
         rows, weight = values.flatten(2)[..., 0].float(), _whole(-2, 3, (count, count)).float()
-        found = functional.linear(rows.to(device), weight.to(device))
-        return torch.equal(found.cpu().double(), linear_sums(rows, weight))
+        summed = functional.linear(rows.to(device), weight.to(device))
+        return torch.equal(summed.cpu().double(), linear_sums(rows, weight))
 
 
 @cache
@@ -177,8 +177,8 @@ def _matrices_sum_exactly(device: str) -> bool:
     """Whether products of float64 matrices on such a device are exact sums, against torch's whole numbers."""
     with torch.no_grad(), _disable_current_modes():
         values, weight = _whole(-(2**15), 2**15, (96, 576)), _whole(-(2**15), 2**15, (80, 576))
-        found = functional.linear(values.double().to(device), weight.double().to(device))
-        return torch.equal(found.cpu().long(), values @ weight.t())
+        summed = functional.linear(values.double().to(device), weight.double().to(device))
+        return torch.equal(summed.cpu().long(), values @ weight.t())
 
 
 def _whole(low: int, high: int, shape: tuple[int, ...]) -> Tensor:

@@ -50,14 +50,14 @@ def layer_operations(layer: QuantizedLayer, name: str, source: str, output: str)
 
 
 def _enter(layer: QuantizedLayer, name: str, source: str, values: str) -> Operation:
-    chosen = layer.formats.input
-    if isinstance(chosen, Fixed | Integer):
+    format = layer.formats.input
+    if isinstance(format, Fixed | Integer):
         assert layer.input_scale is not None
         scale = layer.scales()[1]
         assert scale is not None
-        return Quantize(name, (source,), values, chosen, scale.detach(), layer.input_zero_point)
-    assert isinstance(chosen, Float16 | Float32)  # `check_formats` refuses others
-    return Cast(name, (source,), values, chosen)
+        return Quantize(name, (source,), values, format, scale.detach(), layer.input_zero_point)
+    assert isinstance(format, Float16 | Float32)  # `check_formats` refuses others
+    return Cast(name, (source,), values, format)
 
 
 def _integer_sums(layer: QuantizedLayer, name: str, weight: Tensor, values: str, sums: str) -> Operation:

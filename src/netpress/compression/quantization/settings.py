@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from netpress.numerics.calibration import Calibration, MinMax, Sigma, SquaredError
 from netpress.numerics.formats import Binary, Fixed, Float16, Float32, Integer, NumberFormat
-from netpress.numerics.layers import Arithmetic
+from netpress.numerics.rescaling import Arithmetic
 from netpress.settings import Count, Fraction, Positive, Settings, between
 from netpress.training import TrainSettings
 
