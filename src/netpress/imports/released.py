@@ -75,8 +75,8 @@ def read_released(path: Path | str) -> ReleasedWeights:
         weight = tensors.get(f"{name}.weight")
         if weight is None or weight.shape != mask.shape or bool((weight[mask == 0] != 0).any()):
             raise Failure(f"{path}: damaged: the mask of {name} does not agree with its weights")
-    found = {name: tensor != 0 for name, tensor in state.items() if tensor.dim() > 1}
-    return ReleasedWeights(FAMILY, settings, state, found, MEAN, STD, CIFAR100_CLASSES)
+    nonzeros = {name: tensor != 0 for name, tensor in state.items() if tensor.dim() > 1}
+    return ReleasedWeights(FAMILY, settings, state, nonzeros, MEAN, STD, CIFAR100_CLASSES)
 
 
 _PERSISTENT = CONTAINERS | {"BINPERSID"}  # how tensors name their storages
@@ -136,17 +136,17 @@ def _rename(path: Path, name: str) -> str:
 
 
 def _settings_that_fit(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     differences = []
     for preset in PRESETS:
         choice = choose_model(FAMILY, [preset], {"classes": 100})
         with torch.device("meta"):
             expected = {name: tuple(tensor.shape) for name, tensor in choice.build().state_dict().items()}
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        wrong = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
         if not wrong:
             return choice.settings.model_dump(mode="json")
         name = wrong[0]
-        differences.append(f"{preset} has {expected.get(name, 'no')} {name}, the file {found.get(name, 'none')}")
+        differences.append(f"{preset} has {expected.get(name, 'no')} {name}, the file {shapes.get(name, 'none')}")
     raise UserError(f"{path}: not one of KAIST's released networks: {'; '.join(differences)}")
 
 

@@ -64,7 +64,7 @@ class Value:
     @property
     def origins(self) -> tuple[str, ...]:
         names = ([part] if isinstance(part, str) else part.origins for part in self.parts)
-        return tuple(dict.fromkeys(name for several in names for name in several))
+        return tuple(dict.fromkeys(name for group in names for name in group))
 
 
 @dataclass
@@ -122,30 +122,30 @@ class Store:
                 names.append(name)
         return tuple(dict.fromkeys(names))
 
-    def _keep(self, made: Made, path: str, role: str) -> str:
-        if made.name is not None:
-            return made.name
-        tensor = distinct(made.tensor)
-        if not made.origins and (tensor.numel() <= 1 or _uniform(tensor)):
-            made.name = ""
+    def _keep(self, part: Made, path: str, role: str) -> str:
+        if part.name is not None:
+            return part.name
+        tensor = distinct(part.tensor)
+        if not part.origins and (tensor.numel() <= 1 or _uniform(tensor)):
+            part.name = ""
             return ""
         key = _digest(tensor)
         name = self.digests.get(key) if key else None
         if name is None:
             name = self.free_name(path, role)
-            origins = [self.tensors[origin] for origin in made.origins]
+            origins = [self.tensors[origin] for origin in part.origins]
             roles = {origin.role for origin in origins}
             # A weight that is made with a mask or a norm's vectors is a weight.
             self.add(name, tensor, next((role for role in ("parameter", "buffer") if role in roles), "constant"))
-            stored = self.tensors[name]
-            if tensor.is_meta and len(origins) == 1 and origins[0].count == stored.count:
-                stored = replace(stored, values=origins[0].values, nonzeros=origins[0].nonzeros)
-            self.tensors[name] = replace(stored, made_of=made.origins)
+            entry = self.tensors[name]
+            if tensor.is_meta and len(origins) == 1 and origins[0].count == entry.count:
+                entry = replace(entry, values=origins[0].values, nonzeros=origins[0].nonzeros)
+            self.tensors[name] = replace(entry, made_of=part.origins)
             if key:
                 self.digests[key] = name
-        for origin in made.origins:
+        for origin in part.origins:
             self.tensors[origin] = replace(self.tensors[origin], folded_into=name)
-        made.name = name
+        part.name = name
         return name
 
 
