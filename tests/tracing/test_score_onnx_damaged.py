@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import onnx_model
 
 from netpress import scoring
 from netpress.errors import Failure, UserError
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
-from onnx import TensorProto, external_data_helper, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, external_data_helper, helper  # noqa: E402
 
 SOON = 5.0  # seconds, for files that take milliseconds
 
@@ -22,14 +23,7 @@ SOON = 5.0  # seconds, for files that take milliseconds
 def _model(nodes: list[Any] | None = None, size: tuple[Any, ...] = ("N", 3, 8, 8), **constants: Any) -> Any:
     """A convolution, unless other nodes are given."""
     constants = constants or {"w": np.full((4, 3, 3, 3), 0.5, np.float32)}
-    graph = helper.make_graph(
-        nodes or [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx_model(nodes or [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")], constants, size)
 
 
 def _node(kind: str, inputs: str, output: str = "y", **attributes: Any) -> Any:

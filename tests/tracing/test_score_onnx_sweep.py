@@ -1,4 +1,9 @@
-"""Every operator of ONNX's own backend tests is counted right or refused in one sentence; so are files that lie."""
+"""Operators of ONNX's backend tests with a batch axis before the image or without one; and files that lie.
+
+`test_score_onnx_operators.py` puts a Reshape before each model, so its graphs always have a batch of 1. Here each model
+is counted as the file has it, where the first axis is not a batch's, and once more with an axis for the batch. The
+files that lie here are made of whole operators; `test_score_onnx_damaged.py` damages bytes and opens other files.
+"""
 
 import functools
 import math
@@ -9,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exporting import onnx_model
 
 import netpress
 from netpress.errors import Failure, UserError
@@ -16,7 +22,7 @@ from netpress.scoring.onnx import OnnxGraph
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -137,14 +143,7 @@ def _window(model: Any, image: Any) -> int:
 
 
 def _model(nodes: list[Any], constants: dict[str, Any] | None = None, size: tuple[Any, ...] = (1, 3, 8, 8)) -> Any:
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx_model(nodes, constants or {}, size)
 
 
 def _node(kind: str, inputs: str, outputs: str, **attributes: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Where each channel goes while values are only put elsewhere: a shuffle of channels is one, however it is written.
+"""Channels are followed through operators that move values, so that every shuffle of channels is found.
 
-The challenge charges a permutation of channels (ShuffleNet's) as a product with a sparse matrix. It can be written as
-a transpose of groups, a permutation of axes, a stack of parts, a list of indices, or else. So nothing here looks at
-operators' names: each value carries the numbers of the channels that its elements belong to, every operator that moves
-values moves the numbers too, and a result is a shuffle if its channels lie along one axis in another order.
+ShuffleNet, for example, permutes channels between groups, and the challenge charges that as a product with a sparse
+matrix. A network can write it as a transpose of groups, a permutation of axes, a stack of parts or a list of indices.
+So this module does not look at operators' names. Each element of a value has the number of its channel, and every
+operator that moves values moves the numbers too. A result is a shuffle if its channels lie along one axis in another
+order.
 """
 
 import itertools

@@ -1,10 +1,13 @@
-"""What a network keeps, and what a forward pass makes of that alone before it meets an example.
+"""What a network stores, including what a forward pass calculates from stored tensors alone.
 
-One rule says what is stored. A value that depends on stored tensors and constants alone is folded: it is made once, so
-making it costs nothing. Only placing a stored tensor elsewhere (a view, a transpose, a slice, a cast, joining several)
-stores nothing new. What is calculated from stored tensors is itself what must be stored where it meets the input's
-values: as its own values, with its own zeros, once; the tensors that it was made of need not be there any more.
-A constant that is one number over and over, made of no stored tensor, is part of the program, as in `x * 0.5`.
+For `x @ (u @ v)` the network stores the product `u @ v`, not `u` and `v`: the product can be calculated once, before
+any example. Four rules follow:
+
+- A value that depends on stored tensors and constants alone is folded, so calculating it costs nothing.
+- A stored tensor in another place (a view, a transpose, a slice, a cast, several joined) stores nothing new.
+- A value calculated from stored tensors is stored itself, once and with its own zeros, where it meets the input's
+  values. The tensors that it was made of need not be stored.
+- A constant that repeats one number and comes from no stored tensor is part of the program, as in `x * 0.5`.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Operations as a recorder describes them: their names, and what they store and multiply with."""
+"""The describer turns an operator that the recorder saw into an operation: its name, its weights and its terms."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping

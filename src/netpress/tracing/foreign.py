@@ -1,4 +1,7 @@
-"""Modules and tensors of other tools: what can be counted, as what, and what cannot."""
+"""Modules and tensors of other tools: this module makes them countable, notes how, or refuses them.
+
+A tensor of torchao's, for example, is replaced by a plain one and counted as floats, and a note says so.
+"""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""How each of torch's own operators is read: what kind of operation it is, and over how many values.
+"""The tables that say what each of torch's own operators is: its kind of operation, and how many values it covers.
 
-torch breaks whatever a module calls into these operators (aten); so functional calls, operators such
-as `x + y` and a user's own modules all arrive here. An operator that is not in these tables is an
-error that names it: nothing is skipped.
+torch breaks every call of a module into these operators (aten). So functional calls, operators such as `x + y` and a
+user's own modules all arrive here. An operator that is not in these tables is an error that names it: nothing is
+skipped.
 """
 
 import itertools

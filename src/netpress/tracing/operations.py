@@ -1,7 +1,7 @@
-"""What a trace is made of: operations, and the stored tensors that they use.
+"""The types of a trace: operations, and the stored tensors that they use.
 
-Everything that a counting rule may ask for is here; nothing here knows a rule. Shapes are
-those of one example (batch 1), and so are all counts.
+They hold everything that a counting rule may ask for, but know no rule. Shapes and counts are those of one example
+(batch 1).
 """
 
 import math

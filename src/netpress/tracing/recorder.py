@@ -1,8 +1,8 @@
-"""The recorder behind `netpress.tracing.trace`: every operator that is dispatched while it is active.
+"""The recorder behind `netpress.tracing.trace` notes every operator that torch dispatches while it is active.
 
-A dispatch mode sees each operator below Python, whoever called it; hooks say which module it belongs to.
-Operators whose inputs are constants alone are really calculated, so a weight that is normalized or
-transposed before use is counted by its real zeros (`netpress.tracing.constants` says what of it is stored).
+A dispatch mode sees each operator below Python, whoever called it. Hooks say which module it belongs to. An operator
+whose inputs are all constants is really calculated: a weight that is normalized or transposed before use is counted by
+its real zeros. `netpress.tracing.constants` says what of it is stored.
 """
 
 from collections import Counter

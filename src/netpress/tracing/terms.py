@@ -1,4 +1,4 @@
-"""How many non-zero weights each output of a product with weights meets."""
+"""For each output of a product with weights, this module counts the non-zero weights that it meets."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Watching a forward pass: every operation that any module executes, functional calls included.
+"""`trace(module, (3, 32, 32))` runs a module once and returns every operation that it executes.
 
-The module runs once, for an image that has a shape but no values (torch's meta device), so tracing
-costs the same whatever the size of the layers.
+Functional calls are included. The image has a shape but no values (torch's meta device), so tracing costs the same
+whatever the size of the layers.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Leaving a module as it was, whatever its forward pass does to it.
+"""`with untouched(module):` leaves a module as it was, whatever its forward pass does to it.
 
-A forward pass may count its calls, keep tables, move statistics or put calculated weights in place. Nothing is copied
-beforehand but references: what holds the module together (attributes, lists, dicts, hooks) is put back at the end, and
-a tensor's values are copied at the moment before an operator first writes to them. So a large module costs no memory.
+A forward pass may count its calls, keep tables, move statistics or put calculated weights in place. Beforehand only
+references are copied: attributes, lists, dicts and hooks are put back at the end. A tensor's values are copied just
+before an operator first writes to them. So a large module costs no memory.
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""What an ONNX file holds, read without trusting it: nothing but it and a file of data in its folder is opened."""
+"""This module reads an ONNX file without trusting it.
+
+It opens no other file than this one and a file of data in the same folder. It checks sizes before it allocates.
+"""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""ONNX operators that make constants of a shape, a range or a seed; of what they are given, only the shape matters."""
+"""ONNX operators that make constants from a shape, a range or a seed, such as ConstantOfShape and Range.
+
+If an operand is a tensor (RandomNormalLike), only its shape matters.
+"""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""ONNX operators that are made of several of torch's, or put values where indices say."""
+"""ONNX operators that combine several of torch's (Shrink), or put values where indices say (ScatterND)."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,10 @@
-"""An ONNX graph as a torch module that executes the same operations."""
+"""This module turns an ONNX graph into a torch module that executes the same operations.
+
+    OnnxGraph("net.onnx")(image)     the graph's results
+    OnnxGraph("net.onnx").trace()    its operations
+
+An operator that it does not know is an error that names it.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -68,10 +74,6 @@ class OnnxGraph(Constants):
             several = result if isinstance(result, tuple | list) else (result,)
             values.update((name, tensor) for name, tensor in zip(outputs, several, strict=False) if name)
         return [values[name] for name in self.results if name in values]
-
-    def is_constant(self, name: str) -> bool:
-        """Whether a value of the graph does not depend on the image."""
-        return self._values[name].constant if name in self._values else True
 
     def trace(self) -> Trace:
         """Its operations. Quantizers carry the scales and zero points that they store."""

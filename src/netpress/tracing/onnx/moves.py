@@ -1,4 +1,4 @@
-"""The ONNX operators that only put values elsewhere."""
+"""ONNX operators that only put values elsewhere, such as Reshape and Concat."""
 
 import math
 

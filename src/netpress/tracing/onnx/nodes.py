@@ -1,4 +1,4 @@
-"""The nodes of an ONNX graph as they are read: what enters each, and how it is to be calculated."""
+"""The types with which an ONNX graph is read: a value, a node, and the plan to calculate a node."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

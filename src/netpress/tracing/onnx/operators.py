@@ -1,7 +1,8 @@
-"""What each ONNX operator does, in terms of torch, so that the tracer can count it.
+"""The table that says what each ONNX operator does, in terms of torch, so that the tracer can count it.
 
-An operator that is not in `OPERATORS` is an error that names it and its node: nothing is skipped. Each entry turns a
-node into a function of tensors; what the node takes from constants (shapes, axes, bounds) is bound into it.
+Each entry turns a node into a function of tensors, for example Relu into `torch.relu`. What the node takes from
+constants (shapes, axes, bounds) is bound into the function. An operator that is not in `OPERATORS` is an error that
+names it and its node: nothing is skipped.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""ONNX Runtime's operators on integers as what they do: integers made numbers, an operator on these, integers again."""
+"""ONNX Runtime's operators on integers are rewritten as nodes that say what they do.
+
+QLinearConv, for example, becomes DequantizeLinear of its operands, Conv, and QuantizeLinear of the result.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN of ONNX: each step of each direction as torch calculates it, so that its cost is a module's."""
+"""LSTM, GRU and RNN of ONNX, calculated step by step as torch does, so that they cost what torch's layers cost."""
 
 from typing import Any
 

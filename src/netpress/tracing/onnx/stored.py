@@ -1,4 +1,4 @@
-"""The constants of an ONNX graph: what its module stores of them, and how it calculates the others."""
+"""The constants of an ONNX graph: this module says which ones a step stores and which ones it calculates."""
 
 import hashlib
 from dataclasses import replace
