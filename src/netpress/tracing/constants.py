@@ -97,7 +97,7 @@ class Store:
         self.tensors[name] = Stored(name, tuple(tensor.shape), values, nonzeros, role)
 
     def literal(self, tensor: Tensor, path: str) -> Value:
-        """A tensor that nothing was known of: one that a user's module keeps in its own way, or writes down."""
+        """The value of a tensor that is new to the store: a user's module keeps it in its own way, or writes it out."""
         if not tensor.dim():
             return Value(tensor, parts=(Made(tensor),))
         key = _digest(tensor)
@@ -116,7 +116,10 @@ class Store:
         return name
 
     def use(self, value: Value, path: str, role: str) -> tuple[str, ...]:
-        """The names of what must be stored for a constant that meets the input's values. What was made is named now."""
+        """The names of what must be stored for a constant that meets the input's values.
+
+        A calculated part gets its name here.
+        """
         names = []
         for part in value.parts:
             name = part if isinstance(part, str) else self._keep(part, path, role)

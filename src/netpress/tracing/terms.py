@@ -38,7 +38,7 @@ def by_rows(weight: Tensor, axis: int) -> Counter[int]:
 
 
 def transposed(weight: Tensor, image: Sequence[int], output: Sequence[int], attributes: Any, channels: int) -> Terms:
-    """The terms of a transposed convolution: products that meet in each output. Those beyond the border are none.
+    """The terms of a transposed convolution: how many products meet in each output, without those beyond the border.
 
     `weight` [inputs, outputs / groups, *kernel], on the meta device if its zeros are unknown; `image` and `output`
     are the spatial lengths, `channels` the number of outputs. An output that no input reaches has 0 terms.

@@ -184,7 +184,7 @@ class _Snapshot:
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[Keeper]:
-    """Within, anything may be done to `module`; at the end it is as it was, and so are the random generators."""
+    """A context in which `module` may change; at its end the module and the random generators are as they were."""
     snapshot = _Snapshot(module)
     keeper = Keeper(
         [data for _, data, _ in snapshot.tensors], frozenset(id(tensor) for tensor, _, _ in snapshot.tensors)

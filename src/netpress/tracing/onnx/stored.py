@@ -34,7 +34,7 @@ class Constants(nn.Module):
         self._found: dict[int, Tensor] = {}
 
     def _keep(self, step: Step, place: str, name: str, value: Value) -> Function:
-        """Keep in the step what a constant consists of, the first under `name`; and how the step gets its values."""
+        """Store in the step what a constant consists of, the first under `name`; return what gets its values."""
         if value.made_of is None:
             tensor_name = self._store(step, place, name, value)
             return lambda: getattr(step, tensor_name)
@@ -91,9 +91,9 @@ class Constants(nn.Module):
 
 
 def once(value: Value) -> Value:
-    """A constant without what it only repeats along an axis: exporters write out what a module expands.
+    """A constant without its repetitions along an axis: exporters write out what a module expands.
 
-    One number over and over is left as it is: it may be a parameter that nothing has trained.
+    A constant that repeats one number stays as it is: it may be a parameter that nothing has trained.
     """
     tensor = value.tensor
     if value.made_of is not None or tensor.dim() < 2 or tensor.numel() < 2:
@@ -108,7 +108,10 @@ def once(value: Value) -> Value:
 
 
 def unturned(value: Value, transposes: dict[bytes, Value]) -> Value:
-    """A matrix; or if it is another one turned, as exporters write it that calculate while exporting, that one."""
+    """The matrix `value`; if it is the transpose of an earlier one, a constant calculated from that one.
+
+    Exporters that calculate constants write such transposes out. `transposes` maps digests to the earlier matrices.
+    """
     matrix = value.tensor
     if (
         matrix.dim() != 2
