@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from netpress.data.pickle_programs import CONTAINERS, OPERATIONS, read_program
 from netpress.data.pickles import read_arrays
 from netpress.errors import Failure, NetpressError
-from netpress.imports.released import read_released
+from netpress.imports.kaist import read_released
 
 pytestmark = pytest.mark.slow
 

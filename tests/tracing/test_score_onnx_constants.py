@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exporting import save_onnx
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,21 +19,14 @@ from netpress import scoring
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 
 def _stored(path: Path, nodes: list[Any], constants: dict[str, Any], size: tuple[int, ...]) -> float:
     """Values of 16 bits that the file is charged for, its mask included."""
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, *size))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    save_onnx(path, nodes, constants, (1, *size))
     return scoring.score(path).params * 2
 
 

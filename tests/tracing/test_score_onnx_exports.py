@@ -1,4 +1,4 @@
-"""A module and its ONNX export cost the same, however the exporter writes it or folds its constants."""
+"""torch.onnx.export: a module and its ONNX export cost the same, however the exporter folds its constants."""
 
 import logging
 import warnings
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exporting import save_onnx
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +19,7 @@ from netpress.scoring.onnx import OnnxGraph
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 
 SIZE = (4, 6, 6)
 
@@ -130,16 +131,7 @@ def test_recurrent_layers(kind: type[nn.LSTM], both: bool, tmp_path: Path) -> No
 
 
 def _save(path: Path, nodes: list[Any], constants: dict[str, Any], size: tuple[Any, ...] = (1, 3, 6, 6)) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
+    return save_onnx(path, nodes, constants, size)
 
 
 def _node(kind: str, inputs: str, outputs: str, domain: str = "", **attributes: Any) -> Any:

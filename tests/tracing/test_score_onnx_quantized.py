@@ -1,4 +1,4 @@
-"""Files of ONNX Runtime's own quantizer cost what their integers are, in each of its formats."""
+"""ONNX Runtime's quantizer: files in each of its formats cost what their integers are."""
 
 import logging
 import warnings
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exporting import save_onnx
 
 from netpress import scoring
 from netpress.errors import UserError
@@ -16,7 +17,7 @@ from netpress.scoring.onnx import OnnxGraph
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
 from onnxruntime import InferenceSession  # noqa: E402
 from onnxruntime.quantization import (  # noqa: E402
     CalibrationDataReader,
@@ -38,16 +39,7 @@ class _Images(CalibrationDataReader):
 
 
 def _save(path: Path, nodes: list[Any], constants: dict[str, Any], size: tuple[Any, ...] = (1, 3, 8, 8)) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
+    return save_onnx(path, nodes, constants, size)
 
 
 def _random(*shape: int, seed: int = 0) -> Any:

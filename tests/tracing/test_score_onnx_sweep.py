@@ -1,4 +1,9 @@
-"""Every operator of ONNX's own backend tests is counted right or refused in one sentence; so are files that lie."""
+"""Operators of ONNX's backend tests with a batch axis before the image or without one; and files that lie.
+
+`test_score_onnx_operators.py` puts a Reshape before each model, so its graphs always have a batch of 1. Here each model
+is counted as the file has it, where the first axis is not a batch's, and once more with an axis for the batch. The
+files that lie here are made of whole operators; `test_score_onnx_damaged.py` damages bytes and opens other files.
+"""
 
 import functools
 import math
@@ -9,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exporting import onnx_model
 
 import netpress
 from netpress.errors import Failure, UserError
@@ -16,7 +22,7 @@ from netpress.scoring.onnx import OnnxGraph
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -137,14 +143,7 @@ def _window(model: Any, image: Any) -> int:
 
 
 def _model(nodes: list[Any], constants: dict[str, Any] | None = None, size: tuple[Any, ...] = (1, 3, 8, 8)) -> Any:
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx_model(nodes, constants or {}, size)
 
 
 def _node(kind: str, inputs: str, outputs: str, **attributes: Any) -> Any:
@@ -153,9 +152,6 @@ def _node(kind: str, inputs: str, outputs: str, **attributes: Any) -> Any:
 
 CONV = np.ones((2, 3, 3, 3), np.float32)
 HOSTILE: dict[str, Any] = {
-    "a circle": lambda: _model([_node("Add", "x b", "a"), _node("Relu", "a", "b"), _node("Relu", "b", "y")]),
-    "a weight that is not there": lambda: _model([_node("Conv", "x w", "y")]),
-    "a weight of another shape": lambda: _model([_node("Conv", "x w", "y")], {"w": np.ones((2, 4, 3, 3), np.float32)}),
     "a weight without a shape": lambda: _model([_node("Conv", "x w", "y")], {"w": np.float32(1)}),
     "a bias of another length": lambda: _model([_node("Conv", "x w b", "y")], {"w": CONV, "b": np.ones(7, np.float32)}),
     "no operand": lambda: _model([_node("Conv", "x", "y")]),
@@ -164,17 +160,12 @@ HOSTILE: dict[str, Any] = {
     "strides of 0": lambda: _model([_node("Conv", "x w", "y", strides=[0, 0])], {"w": CONV}),
     "pads of 2**60": lambda: _model([_node("Conv", "x w", "y", pads=[1 << 60] * 4)], {"w": CONV}),
     "a kernel of 2**40": lambda: _model([_node("MaxPool", "x", "y", kernel_shape=[1 << 40, 1 << 40])]),
-    "no kernel": lambda: _model([_node("MaxPool", "x", "y")]),
     "an image of 2**62": lambda: _model([_node("Relu", "x", "y")], size=(1, 1 << 31, 1 << 31, 4)),
     "an axis that is not there": lambda: _model([_node("Softmax", "x", "y", axis=9)]),
     "a permutation that is none": lambda: _model([_node("Transpose", "x", "y", perm=[0, 0, 7, 1])]),
     "a shape that does not fit": lambda: _model([_node("Reshape", "x n", "y")], {"n": np.array([7, 7])}),
     "indices outside": lambda: _model([_node("Gather", "x n", "y", axis=1)], {"n": np.array([99])}),
     "a tile of 2**40": lambda: _model([_node("Tile", "x n", "y")], {"n": np.array([1, 1, 1 << 40, 1 << 40])}),
-    "a range without a step": lambda: _model(
-        [_node("Range", "a b c", "r"), _node("Add", "x r", "y")],
-        {"a": np.float32(0), "b": np.float32(8), "c": np.float32(0)},
-    ),
     "a range of 10**12": lambda: _model(
         [_node("Range", "a b c", "r"), _node("Add", "x r", "y")],
         {"a": np.array(0), "b": np.array(10**12), "c": np.array(1)},
@@ -195,26 +186,6 @@ HOSTILE: dict[str, Any] = {
 @pytest.mark.timeout(20)
 def test_files_that_lie_are_refused_in_a_sentence(what: str, tmp_path: Path) -> None:
     assert _counted(tmp_path / "model.onnx", HOSTILE[what]()) is None
-
-
-@pytest.mark.timeout(60)
-def test_files_cut_or_changed_anywhere_are_refused_or_counted(tmp_path: Path) -> None:
-    weights = {"w": CONV, "b": np.ones(2, np.float32), "n": np.array([1, -1])}
-    nodes = [_node("Conv", "x w b", "a"), _node("Relu", "a", "r"), _node("Reshape", "r n", "y")]
-    whole, path = _model(nodes, weights).SerializeToString(), tmp_path / "model.onnx"
-    generator = np.random.default_rng(5)
-    refused = 0
-    for _ in range(150):
-        changed = bytearray(whole)
-        for place in generator.integers(0, len(whole), 3):
-            changed[place] = generator.integers(0, 256)
-        path.write_bytes(changed if generator.random() < 0.5 else changed[: generator.integers(0, len(whole))])
-        try:
-            netpress.score(path)
-        except (UserError, Failure) as error:
-            refused += 1
-            assert str(error).startswith(str(path))
-    assert refused > 50
 
 
 @pytest.mark.timeout(20)

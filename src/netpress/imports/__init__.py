@@ -1,1 +1,1 @@
-"""Released weights of others as networks."""
+"""This package reads released weights of others as networks of netpress."""

@@ -1,4 +1,4 @@
-"""A module or an ONNX file, traced into operations."""
+"""The tracer runs a module or an ONNX file once and lists every operation of its forward pass."""
 
 from netpress.tracing.foreign import check_module
 from netpress.tracing.operations import Operation, Stored, Trace

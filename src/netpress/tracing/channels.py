@@ -1,9 +1,10 @@
-"""Where each channel goes while values are only put elsewhere: a shuffle of channels is one, however it is written.
+"""Channels are followed through operators that move values, so that every shuffle of channels is found.
 
-The challenge charges a permutation of channels (ShuffleNet's) as a product with a sparse matrix. It can be written as
-a transpose of groups, a permutation of axes, a stack of parts, a list of indices, or else. So nothing here looks at
-operators' names: each value carries the numbers of the channels that its elements belong to, every operator that moves
-values moves the numbers too, and a result is a shuffle if its channels lie along one axis in another order.
+ShuffleNet, for example, permutes channels between groups, and the challenge charges that as a product with a sparse
+matrix. A network can write it as a transpose of groups, a permutation of axes, a stack of parts or a list of indices.
+So this module does not look at operators' names. Each element of a value has the number of its channel, and every
+operator that moves values moves the numbers too. A result is a shuffle if its channels lie along one axis in another
+order.
 """
 
 import itertools
@@ -45,20 +46,20 @@ class Channels:
         self.next = 0
 
     def follow(
-        self, reading: Reading, function: Callable[..., Any], arguments: Any, keywords: Any, varying: Any, made: Any
+        self, reading: Reading, function: Callable[..., Any], arguments: Any, keywords: Any, varying: Any, outputs: Any
     ) -> Reading:
         """Note where the channels are in what an operator made; the reading, as that of a shuffle if it is one.
 
-        `varying`: the tensors among its arguments that depend on the input. `made`: its results.
+        `varying`: the tensors among its arguments that depend on the input. `outputs`: its results.
         """
         if reading.kind == "move":
-            return self._moved(reading, function, arguments, keywords, varying, made)
+            return self._moved(reading, function, arguments, keywords, varying, outputs)
         if reading.kind == "permute_channels":
-            for tensor in made:
+            for tensor in outputs:
                 self._renew(tensor, (1,))
-            return self._shuffle(made[0], 1)
-        alike = next((x for x in varying if made and x.shape == made[0].shape), None)
-        for tensor in made:
+            return self._shuffle(outputs[0], 1)
+        alike = next((x for x in varying if outputs and x.shape == outputs[0].shape), None)
+        for tensor in outputs:
             if reading.kind in _SAME_PLACES and alike is not None and tensor.shape == alike.shape:
                 self._inherit(alike, tensor)
             elif reading.kind in ("linear", "matmul") and tensor.dim() > 1:
@@ -71,18 +72,23 @@ class Channels:
     # --- moves
 
     def _moved(
-        self, reading: Reading, function: Callable[..., Any], arguments: Any, keywords: Any, varying: Any, made: Any
+        self, reading: Reading, function: Callable[..., Any], arguments: Any, keywords: Any, varying: Any, outputs: Any
     ) -> Reading:
-        if len(varying) == 1 and len(made) == 1 and varying[0].shape == made[0].shape and _is_copy(reading.function):
-            self._share(varying[0], made[0])
+        if (
+            len(varying) == 1
+            and len(outputs) == 1
+            and varying[0].shape == outputs[0].shape
+            and _is_copy(reading.function)
+        ):
+            self._share(varying[0], outputs[0])
             return reading
-        moved = self._run(reading, function, arguments, keywords, varying, made)
+        moved = self._run(reading, function, arguments, keywords, varying, outputs)
         if moved is None:
-            for tensor in made:
+            for tensor in outputs:
                 self._renew(tensor, (1,))
             return reading
         shuffled = None
-        for tensor, numbers in zip(made, moved, strict=True):
+        for tensor, numbers in zip(outputs, moved, strict=True):
             axis = _only_axis(numbers)
             if axis is not None and self._is_shuffled(numbers, axis):
                 shuffled = (tensor, axis)
@@ -93,21 +99,21 @@ class Channels:
         return reading if shuffled is None else self._shuffle(*shuffled)
 
     def _run(
-        self, reading: Reading, function: Callable[..., Any], arguments: Any, keywords: Any, varying: Any, made: Any
+        self, reading: Reading, function: Callable[..., Any], arguments: Any, keywords: Any, varying: Any, outputs: Any
     ) -> list[Tensor] | None:
         """The numbers of channels, moved as the values are; None where that cannot be said."""
         name = reading.function
-        if name.rstrip("_") in _BY_VALUE or sum(x.numel() for x in (*varying, *made)) > LARGEST:
+        if name.rstrip("_") in _BY_VALUE or sum(x.numel() for x in (*varying, *outputs)) > LARGEST:
             return None
         if name in _VIEWS:  # whatever lies in one piece there
-            return [self._numbers(varying[0]).reshape(made[0].shape)]
-        known = {id(x): self._numbers(x) for x in varying}
-        if name == "cat" and all(id(x) in known and x.dim() == made[0].dim() for x in arguments[0]):
-            return [_joined([known[id(x)] for x in arguments[0]], made[0])]
+            return [self._numbers(varying[0]).reshape(outputs[0].shape)]
+        by_input = {id(x): self._numbers(x) for x in varying}
+        if name == "cat" and all(id(x) in by_input and x.dim() == outputs[0].dim() for x in arguments[0]):
+            return [_joined([by_input[id(x)] for x in arguments[0]], outputs[0])]
 
         def numbers(x: Tensor) -> Tensor:
-            if id(x) in known:
-                return known[id(x)]
+            if id(x) in by_input:
+                return by_input[id(x)]
             if name in _WITH_PLACES and not x.is_floating_point():
                 return x
             return torch.full(x.shape, NOTHING, dtype=torch.int64)  # constants have no channels
@@ -121,10 +127,10 @@ class Channels:
             result = function(*arguments, **keywords)
         except (RuntimeError, TypeError, IndexError, ValueError):
             return None
-        found = list(result) if isinstance(result, tuple | list) else [result]
-        found = [x for x in found if isinstance(x, Tensor)]
-        fits = [x.shape for x in found] == [x.shape for x in made] and all(x.dtype == torch.int64 for x in found)
-        return found if fits else None
+        tensors = list(result) if isinstance(result, tuple | list) else [result]
+        tensors = [x for x in tensors if isinstance(x, Tensor)]
+        fits = [x.shape for x in tensors] == [x.shape for x in outputs] and all(x.dtype == torch.int64 for x in tensors)
+        return tensors if fits else None
 
     def _is_shuffled(self, numbers: Tensor, axis: int) -> bool:
         """Whether the channels of a source come in another order, or those of several take turns.
@@ -137,20 +143,20 @@ class Channels:
             return False
         starts = torch.tensor(self.starts)
         sources = torch.bucketize(torch.tensor(order), starts, right=True).tolist()
-        left: set[int] = set()
+        earlier: set[int] = set()
         for place in range(1, len(order)):
             if sources[place] == sources[place - 1]:
                 if order[place] < order[place - 1]:
                     return True
                 continue
-            left.add(sources[place - 1])
-            if sources[place] in left:
+            earlier.add(sources[place - 1])
+            if sources[place] in earlier:
                 return True
         return False
 
     @staticmethod
-    def _shuffle(made: Tensor, axis: int) -> Reading:
-        return Reading("permute_channels", "channel_shuffle", attributes={"channels": made.shape[axis]})
+    def _shuffle(output: Tensor, axis: int) -> Reading:
+        return Reading("permute_channels", "channel_shuffle", attributes={"channels": output.shape[axis]})
 
     # --- what is known of values
 
@@ -172,37 +178,37 @@ class Channels:
         self.axes[id(x)] = axes
         self.numbers.pop(id(x), None)
 
-    def _inherit(self, x: Tensor, made: Tensor) -> None:
+    def _inherit(self, x: Tensor, output: Tensor) -> None:
         """New channels, in the same places as those of x."""
         numbers = self.numbers.get(id(x))
         if numbers is None:
-            self._renew(made, self.axes.get(id(x), (1,)))
+            self._renew(output, self.axes.get(id(x), (1,)))
             return
         axis = _only_axis(numbers)
         if axis is not None:
-            self._renew(made, (axis,))
+            self._renew(output, (axis,))
             return
         lowest, highest = int(numbers.min().clamp(min=0)), int(numbers.max())
         distance = self.next - lowest
-        self.axes.pop(id(made), None)
-        self.numbers[id(made)] = torch.where(numbers == NOTHING, numbers, numbers + distance)
+        self.axes.pop(id(output), None)
+        self.numbers[id(output)] = torch.where(numbers == NOTHING, numbers, numbers + distance)
         self.starts += [self.next, *(start + distance for start in self.starts if lowest < start <= highest)]
         self.next += max(1, highest - lowest + 1)
 
-    def _share(self, x: Tensor, made: Tensor) -> None:
-        self.numbers[id(made)] = self._numbers(x)
+    def _share(self, x: Tensor, output: Tensor) -> None:
+        self.numbers[id(output)] = self._numbers(x)
 
 
-def _joined(parts: list[Tensor], made: Tensor) -> Tensor:
+def _joined(parts: list[Tensor], output: Tensor) -> Tensor:
     """The parts beside one another, without filling memory where each only repeats: along a map's rows and columns."""
-    axis = next((k for k, size in enumerate(made.shape) if any(part.shape[k] != size for part in parts)), None)
+    axis = next((k for k, size in enumerate(output.shape) if any(part.shape[k] != size for part in parts)), None)
     if axis is None:
         return torch.cat(parts)
     short = parts
-    for k in range(made.dim()):
+    for k in range(output.dim()):
         if k != axis and all(part.stride(k) == 0 for part in parts):
             short = [part.narrow(k, 0, 1) for part in short]
-    return torch.cat(short, axis).expand(made.shape)
+    return torch.cat(short, axis).expand(output.shape)
 
 
 def _is_copy(function: str) -> bool:
@@ -211,12 +217,12 @@ def _is_copy(function: str) -> bool:
 
 def _only_axis(numbers: Tensor) -> int | None:
     """The one axis along which the numbers vary; None if there are several, or none."""
-    found: list[int] = []
+    axes: list[int] = []
     for axis, (size, stride) in enumerate(zip(numbers.shape, numbers.stride(), strict=True)):
         if size < 2 or stride == 0:
             continue
         if not torch.equal(numbers.narrow(axis, 0, size - 1), numbers.narrow(axis, 1, size - 1)):
-            found.append(axis)
-            if len(found) > 1:
+            axes.append(axis)
+            if len(axes) > 1:
                 return None
-    return found[0] if found else None
+    return axes[0] if axes else None

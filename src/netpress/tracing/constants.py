@@ -1,10 +1,13 @@
-"""What a network keeps, and what a forward pass makes of that alone before it meets an example.
+"""What a network stores, including what a forward pass calculates from stored tensors alone.
 
-One rule says what is stored. A value that depends on stored tensors and constants alone is folded: it is made once, so
-making it costs nothing. Only placing a stored tensor elsewhere (a view, a transpose, a slice, a cast, joining several)
-stores nothing new. What is calculated from stored tensors is itself what must be stored where it meets the input's
-values: as its own values, with its own zeros, once; the tensors that it was made of need not be there any more.
-A constant that is one number over and over, made of no stored tensor, is part of the program, as in `x * 0.5`.
+For `x @ (u @ v)` the network stores the product `u @ v`, not `u` and `v`: the product can be calculated once, before
+any example. Four rules follow:
+
+- A value that depends on stored tensors and constants alone is folded, so calculating it costs nothing.
+- A stored tensor in another place (a view, a transpose, a slice, a cast, several joined) stores nothing new.
+- A value calculated from stored tensors is stored itself, once and with its own zeros, where it meets the input's
+  values. The tensors that it was made of need not be stored.
+- A constant that repeats one number and comes from no stored tensor is part of the program, as in `x * 0.5`.
 """
 
 import hashlib
@@ -64,7 +67,7 @@ class Value:
     @property
     def origins(self) -> tuple[str, ...]:
         names = ([part] if isinstance(part, str) else part.origins for part in self.parts)
-        return tuple(dict.fromkeys(name for several in names for name in several))
+        return tuple(dict.fromkeys(name for group in names for name in group))
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Store:
         self.tensors[name] = Stored(name, tuple(tensor.shape), values, nonzeros, role)
 
     def literal(self, tensor: Tensor, path: str) -> Value:
-        """A tensor that nothing was known of: one that a user's module keeps in its own way, or writes down."""
+        """The value of a tensor that is new to the store: a user's module keeps it in its own way, or writes it out."""
         if not tensor.dim():
             return Value(tensor, parts=(Made(tensor),))
         key = _digest(tensor)
@@ -113,7 +116,10 @@ class Store:
         return name
 
     def use(self, value: Value, path: str, role: str) -> tuple[str, ...]:
-        """The names of what must be stored for a constant that meets the input's values. What was made is named now."""
+        """The names of what must be stored for a constant that meets the input's values.
+
+        A calculated part gets its name here.
+        """
         names = []
         for part in value.parts:
             name = part if isinstance(part, str) else self._keep(part, path, role)
@@ -122,30 +128,30 @@ class Store:
                 names.append(name)
         return tuple(dict.fromkeys(names))
 
-    def _keep(self, made: Made, path: str, role: str) -> str:
-        if made.name is not None:
-            return made.name
-        tensor = distinct(made.tensor)
-        if not made.origins and (tensor.numel() <= 1 or _uniform(tensor)):
-            made.name = ""
+    def _keep(self, part: Made, path: str, role: str) -> str:
+        if part.name is not None:
+            return part.name
+        tensor = distinct(part.tensor)
+        if not part.origins and (tensor.numel() <= 1 or _uniform(tensor)):
+            part.name = ""
             return ""
         key = _digest(tensor)
         name = self.digests.get(key) if key else None
         if name is None:
             name = self.free_name(path, role)
-            origins = [self.tensors[origin] for origin in made.origins]
+            origins = [self.tensors[origin] for origin in part.origins]
             roles = {origin.role for origin in origins}
             # A weight that is made with a mask or a norm's vectors is a weight.
             self.add(name, tensor, next((role for role in ("parameter", "buffer") if role in roles), "constant"))
-            stored = self.tensors[name]
-            if tensor.is_meta and len(origins) == 1 and origins[0].count == stored.count:
-                stored = replace(stored, values=origins[0].values, nonzeros=origins[0].nonzeros)
-            self.tensors[name] = replace(stored, made_of=made.origins)
+            entry = self.tensors[name]
+            if tensor.is_meta and len(origins) == 1 and origins[0].count == entry.count:
+                entry = replace(entry, values=origins[0].values, nonzeros=origins[0].nonzeros)
+            self.tensors[name] = replace(entry, made_of=part.origins)
             if key:
                 self.digests[key] = name
-        for origin in made.origins:
+        for origin in part.origins:
             self.tensors[origin] = replace(self.tensors[origin], folded_into=name)
-        made.name = name
+        part.name = name
         return name
 
 

@@ -1,4 +1,4 @@
-"""Operations as a recorder describes them: their names, and what they store and multiply with."""
+"""The describer turns an operator that the recorder saw into an operation: its name, its weights and its terms."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -116,11 +116,11 @@ class Describer:
         attributes = reading.attributes
         if reading.kind == "conv_transpose":
             places = len(attributes["kernel"])
-            given = args[1].to("meta") if weight is None else self._existing(weight)
+            kernel = args[1].to("meta") if weight is None else self._existing(weight)
             channels = output.shape[-places - 1]
             batch = output.numel() // (channels * max(1, output.shape[-places:].numel()))
-            found = transposed(given, args[0].shape[-places:], output.shape[-places:], attributes, channels)
-            return tuple((n, count * batch) for n, count in found)
+            terms = transposed(kernel, args[0].shape[-places:], output.shape[-places:], attributes, channels)
+            return tuple((n, count * batch) for n, count in terms)
         if weight is None:
             return ((reading.window, output.numel()),)
         tensor, axis = self._existing(weight), 1
@@ -132,10 +132,10 @@ class Describer:
         places = output.numel() // max(1, rows)
         if tensor.is_meta:
             name = _only(names, weight)
-            known = self.store.tensors[name] if name else None
-            if known is None or known.values == known.count or known.count != tensor.numel():
+            entry = self.store.tensors[name] if name else None
+            if entry is None or entry.values == entry.count or entry.count != tensor.numel():
                 return ((reading.window, rows * places),)
-            whole, rest = divmod(known.values, rows)  # a mask without weights: as even as can be
+            whole, rest = divmod(entry.values, rows)  # a mask without weights: as even as can be
             return tuple((n, count * places) for n, count in ((whole + 1, rest), (whole, rows - rest)) if count)
         key = (id(weight.tensor), axis)
         if key not in self.terms:
@@ -149,8 +149,8 @@ class Describer:
 
 def _only(names: Mapping[int, tuple[str, ...]], value: Value | None) -> str | None:
     """The name of an operand that is one stored tensor."""
-    found = names.get(id(value), ()) if value is not None else ()
-    return found[0] if len(found) == 1 else None
+    candidates = names.get(id(value), ()) if value is not None else ()
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _claims(part: nn.Module) -> dict[str, Any]:

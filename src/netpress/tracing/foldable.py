@@ -1,10 +1,10 @@
-"""Which norms of a module can be folded: the answer of the score card, in terms of modules.
+"""This module lists the norms of a module that can be folded into the layers before them.
 
     find_foldable_norms(network.module, network.input.size)     [("stem.conv", "stem.norm"), ...]
 
-The card counts a norm as folded where the flow of data allows it (`Trace.folded_norms`). `FoldNorms`, the edit, takes
-these pairs. Both agree on networks of torch's layers. What a foreign module calculates by functions, without layers,
-the card folds too, but no edit can reach it.
+The score card counts a norm as folded where the flow of data allows it (`Trace.folded_norms`). The edit `FoldNorms`
+takes these pairs. Card and edit agree on networks of torch's layers. A foreign module may calculate a norm by
+functions, without layers: the card folds it too, but no edit can reach it.
 """
 
 from torch import nn

@@ -1,4 +1,7 @@
-"""Modules and tensors of other tools: what can be counted, as what, and what cannot."""
+"""Modules and tensors of other tools: this module makes them countable, notes how, or refuses them.
+
+A tensor of torchao's, for example, is replaced by a plain one and counted as floats, and a note says so.
+"""
 
 from typing import Any
 
@@ -33,7 +36,7 @@ def describe(thing: Any) -> str:
 
 def foreign_notes(module: nn.Module) -> tuple[str, ...]:
     """A note for each tool whose layers calculate with few bits: they are counted as the floats that torch shows."""
-    found: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     inside: tuple[str, ...] = ()  # only the outermost: such a layer is made of many modules
     for name, part in module.named_modules():
         if inside and name.startswith(inside):
@@ -41,12 +44,12 @@ def foreign_notes(module: nn.Module) -> tuple[str, ...]:
         home = type(part).__module__
         tool = home.split(".")[0]
         if tool in LOW_BIT_TOOLS or home.startswith(TORCHS_OWN):
-            found.setdefault(tool if tool != "torch" else "torch.ao", []).append(name or type(part).__name__)
+            layers.setdefault(tool if tool != "torch" else "torch.ao", []).append(name or type(part).__name__)
             inside = (*inside, f"{name}." if name else "")
     notes = [
         f"{_several(names, 'layer')} of {tool} counted as floats: their own widths are not read; "
         "weight_bits and activation_bits say them"
-        for tool, names in found.items()
+        for tool, names in layers.items()
     ]
     short = [
         f"{path}.{name}" if path else name
@@ -75,22 +78,22 @@ def widen_tensors(module: nn.Module) -> tuple[str, ...]:
 
     Raises UserError for one that does not say its values.
     """
-    found: dict[str, list[str]] = {}
+    wrapped_names: dict[str, list[str]] = {}
     for path, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             continue
-        for kept in (part._parameters, part._buffers):
-            for name, tensor in kept.items():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
                 if tensor is None or not is_traceable_wrapper_subclass(tensor):
                     continue
                 whole = f"{path}.{name}" if path else name
                 plain = _plain(whole, tensor)
-                kept[name] = nn.Parameter(plain, requires_grad=False) if kept is part._parameters else plain
-                found.setdefault(type(tensor).__name__, []).append(whole)
+                tensors[name] = nn.Parameter(plain, requires_grad=False) if tensors is part._parameters else plain
+                wrapped_names.setdefault(type(tensor).__name__, []).append(whole)
     return tuple(
         f"{_several(names, 'tensor')} of the kind {kind} counted as floats: their own width is not read; weight_bits "
         "says it"
-        for kind, names in found.items()
+        for kind, names in wrapped_names.items()
     )
 
 

@@ -1,8 +1,8 @@
-"""How each of torch's own operators is read: what kind of operation it is, and over how many values.
+"""The tables that say what each of torch's own operators is: its kind of operation, and how many values it covers.
 
-torch breaks whatever a module calls into these operators (aten); so functional calls, operators such
-as `x + y` and a user's own modules all arrive here. An operator that is not in these tables is an
-error that names it: nothing is skipped.
+torch breaks every call of a module into these operators (aten). So functional calls, operators such as `x + y` and a
+user's own modules all arrive here. An operator that is not in these tables is an error that names it: nothing is
+skipped.
 """
 
 import itertools
@@ -236,15 +236,15 @@ def _pool(function: str) -> Reader:
 
 def _adaptive_pool(function: str, places: int) -> Reader:
     def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
-        made = _first(result)
-        pairs = zip(arguments[0].shape[-places:], made.shape[-places:], strict=True)
+        output = _first(result)
+        pairs = zip(arguments[0].shape[-places:], output.shape[-places:], strict=True)
         lengths = [_adaptive_windows(*pair) for pair in pairs]
-        maps = made.numel() // math.prod(made.shape[-places:])
-        found = Counter(math.prod(window) for window in itertools.product(*(length.elements() for length in lengths)))
-        windows = tuple((window, count * maps) for window, count in sorted(found.items()))
+        maps = output.numel() // math.prod(output.shape[-places:])
+        counts = Counter(math.prod(window) for window in itertools.product(*(length.elements() for length in lengths)))
+        windows = tuple((window, count * maps) for window, count in sorted(counts.items()))
         if len(windows) == 1:
             return Reading("pool", function, windows[0][0], attributes={"adaptive": True})
-        mean = sum(window * count for window, count in windows) // made.numel()
+        mean = sum(window * count for window, count in windows) // output.numel()
         return Reading("pool", function, mean, attributes={"adaptive": True, "windows": windows})
 
     return read
@@ -257,8 +257,8 @@ def _adaptive_windows(size: int, outputs: int) -> Counter[int]:
 
 def _reduction(function: str) -> Reader:
     def read(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
-        x, made = arguments[0], _first(result)
-        window = max(1, x.numel() // max(1, made.numel()))
+        x, output = arguments[0], _first(result)
+        window = max(1, x.numel() // max(1, output.numel()))
         # length is vector_norm(x, order, dim), the others are mean(x, dim)
         dims = _argument(arguments, keywords, 2 if function == "length" else 1, "dim")
         if isinstance(dims, Tensor):  # max(x, y): the larger of two

@@ -1,7 +1,7 @@
-"""Values that leave torch, or decide what a forward pass does next.
+"""This module notices values that leave torch, or that decide what a forward pass does next.
 
-A recording follows tensors. What a forward pass does with values outside of torch (NumPy, lists, pointers) cannot be
-followed: what comes back looks like a constant and would cost nothing. So it is refused where the input's values leave.
+A forward pass may, for example, call `x.numpy()`, calculate there and come back. A recording follows tensors only: what
+comes back looks like a constant and would cost nothing. So the tracer refuses where the input's values leave.
 A single number may leave if there are examples: it can choose a path, whose operations are counted.
 """
 

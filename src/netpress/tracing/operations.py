@@ -1,7 +1,7 @@
-"""What a trace is made of: operations, and the stored tensors that they use.
+"""The types of a trace: operations, and the stored tensors that they use.
 
-Everything that a counting rule may ask for is here; nothing here knows a rule. Shapes are
-those of one example (batch 1), and so are all counts.
+They hold everything that a counting rule may ask for, but know no rule. Shapes and counts are those of one example
+(batch 1).
 """
 
 import math
@@ -159,13 +159,13 @@ class Trace:
 
     def consumers(self) -> dict[str, list[str]]:
         """For each operation (and INPUT) the names of those that use its result; `""` stands for the caller."""
-        found: dict[str, list[str]] = {}
+        users: dict[str, list[str]] = {}
         for operation in self.operations:
             for source in operation.sources:
-                found.setdefault(source, []).append(operation.name)
+                users.setdefault(source, []).append(operation.name)
         for name in self.results:
-            found.setdefault(name, []).append("")
-        return found
+            users.setdefault(name, []).append("")
+        return users
 
     def dead(self) -> frozenset[str]:
         """Operations that were executed although nothing that the module returns depends on them."""
@@ -189,10 +189,10 @@ class Trace:
         by_name, readers, pairs = self.by_name, self._readers(), self._norms_after_layers()
         while True:
             followers = {layer: by_name[norm] for norm, layer in pairs.items()}
-            left = {n: x for n, x in pairs.items() if _folds(by_name[n], by_name[x], followers, readers)}
-            if len(left) == len(pairs):
+            foldable = {n: x for n, x in pairs.items() if _folds(by_name[n], by_name[x], followers, readers)}
+            if len(foldable) == len(pairs):
                 return pairs
-            pairs = left  # a norm that stays may keep others from folding
+            pairs = foldable  # a norm that stays may keep others from folding
 
     def _norms_after_layers(self) -> dict[str, str]:
         """Each norm whose input is the result of one convolution or linear layer, and goes nowhere else."""
@@ -210,12 +210,12 @@ class Trace:
 
     def _readers(self) -> dict[str, list[Operation]]:
         """For each stored tensor the operations that use it, or what is made of it."""
-        found: dict[str, list[Operation]] = {}
+        readers: dict[str, list[Operation]] = {}
         for operation in self.operations:
-            names = {name for used in operation.tensors for name in (used, *self.stored[used].made_of)}
+            names = {name for tensor in operation.tensors for name in (tensor, *self.stored[tensor].made_of)}
             for name in names:
-                found.setdefault(name, []).append(operation)
-        return found
+                readers.setdefault(name, []).append(operation)
+        return readers
 
     def norms_folded_forward(self) -> dict[str, str]:
         """Each norm with the first convolution or linear layer that its result reaches, whatever calculates between."""
@@ -269,14 +269,14 @@ def merge_traces(traces: list[tuple[Trace, int]]) -> Trace:
             if name not in stored or tensor.used:
                 stored[name] = tensor
         for operation in trace.operations:
-            known = merged.get(operation.name)
-            if known is not None and (known.function, known.output) != (operation.function, operation.output):
+            earlier = merged.get(operation.name)
+            if earlier is not None and (earlier.function, earlier.output) != (operation.function, operation.output):
                 # Another path through the same module: a name of its own keeps both countable.
                 renamed[operation.name] = f"{operation.name} {list(operation.output)}"
                 operation = replace(operation, name=renamed[operation.name])
-                known = merged.get(operation.name)
+                earlier = merged.get(operation.name)
             own = (renamed.get(source, source) for source in operation.sources)
-            sources = dict.fromkeys((*(known.sources if known else ()), *own))
+            sources = dict.fromkeys((*(earlier.sources if earlier else ()), *own))
             merged[operation.name] = replace(operation, sources=tuple(sources))
             shares[operation.name] = shares.get(operation.name, 0) + count
         results.update((renamed.get(name, name), None) for name in trace.results)

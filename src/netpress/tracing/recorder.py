@@ -1,8 +1,8 @@
-"""The recorder behind `netpress.tracing.trace`: every operator that is dispatched while it is active.
+"""The recorder behind `netpress.tracing.trace` notes every operator that torch dispatches while it is active.
 
-A dispatch mode sees each operator below Python, whoever called it; hooks say which module it belongs to.
-Operators whose inputs are constants alone are really calculated, so a weight that is normalized or
-transposed before use is counted by its real zeros (`netpress.tracing.constants` says what of it is stored).
+A dispatch mode sees each operator below Python, whoever called it. Hooks say which module it belongs to. An operator
+whose inputs are all constants is really calculated: a weight that is normalized or transposed before use is counted by
+its real zeros. `netpress.tracing.constants` says what of it is stored.
 """
 
 from collections import Counter
@@ -72,32 +72,32 @@ class Recorder(TorchDispatchMode):
         self.calls: Counter[str] = Counter()
         self.channels = Channels()
         self.describer = Describer(self.store, self._value, self.positions)
-        named: dict[str, list[tuple[str, Tensor]]] = {
+        by_role: dict[str, list[tuple[str, Tensor]]] = {
             "parameter": list(module.named_parameters()),
             "buffer": list(module.named_buffers()),
         }
-        devices = [tensor.device for tensors in named.values() for _, tensor in tensors]
+        devices = [tensor.device for tensors in by_role.values() for _, tensor in tensors]
         unknown = torch.device("meta" if devices else "cpu")
         self.home = next((device for device in devices if device.type != "meta"), unknown)
         if self.store.tensors:
             return
-        for role, tensors in named.items():
+        for role, tensors in by_role.items():
             for name, tensor in tensors:
                 self.store.add(name, tensor, role, masks.get(name))
 
     # --- what is known of tensors
 
     def _value(self, tensor: Tensor) -> Value:
-        known = self.known.get(id(tensor))
-        if known is None:
-            known = self.known[id(tensor)] = self._unknown(tensor)
+        value = self.known.get(id(tensor))
+        if value is None:
+            value = self.known[id(tensor)] = self._unknown(tensor)
         if self.writes:
             write = self.writes.get(storage_of(tensor))
-            if write is not None and write.serial > known.serial:  # something else was written where this lies
-                origins = tuple(dict.fromkeys((*known.origins, *write.origins)))
+            if write is not None and write.serial > value.serial:  # something else was written where this lies
+                origins = tuple(dict.fromkeys((*value.origins, *write.origins)))
                 parts = () if write.source else (Made(tensor, origins),)
-                known = self.known[id(tensor)] = Value(tensor, write.source, parts, write.serial)
-        return known
+                value = self.known[id(tensor)] = Value(tensor, write.source, parts, write.serial)
+        return value
 
     def _unknown(self, tensor: Tensor) -> Value:
         name = self.store.names.get(id(tensor))
@@ -155,11 +155,11 @@ class Recorder(TorchDispatchMode):
                 self.failed_in, self.place = True, f"{name or type(part).__name__} ({type(part).__name__})"
             self.stack.pop()
             for tensor in tree_leaves(result):
-                known = self.known.get(id(tensor)) if isinstance(tensor, Tensor) else None
-                if known is not None and known.source in self.positions and name:
-                    position = self.positions[known.source]
-                    made = self.operations[position]
-                    self.operations[position] = replace(made, output_of=(*made.output_of, name))
+                value = self.known.get(id(tensor)) if isinstance(tensor, Tensor) else None
+                if value is not None and value.source in self.positions and name:
+                    position = self.positions[value.source]
+                    operation = self.operations[position]
+                    self.operations[position] = replace(operation, output_of=(*operation.output_of, name))
 
         return enter, leave
 
@@ -186,24 +186,24 @@ class Recorder(TorchDispatchMode):
         varying = [] if fresh else [value for value in inputs if not value.constant]
         if varying:
             self._check(func, operator, args, tensors, varying)
-        changed = written(func, args, kwargs)
-        for tensor in changed:
+        targets = written(func, args, kwargs)
+        for tensor in targets:
             self.keeper.keep(tensor)
         result = self._execute(func, operator, args, kwargs, tensors, constant=not varying)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not made and varying and is_value(operator, result):
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not outputs and varying and is_value(operator, result):
             self.looked_at.update((value.source, None) for value in varying)
             self._value_left(operator, result)
         if not varying:
             # The first state of a recurrent layer is a value like any later one. A number that left may come back so.
             state = fresh and isinstance(self.stack[-1][1], nn.RNNBase | nn.RNNCellBase)
             returned = self.left and operator in ("full", "full_like", "new_full", "scalar_tensor", "fill", "fill_")
-            for tensor in made:
+            for tensor in outputs:
                 value = of_constants(operator, [] if fresh else inputs, tensor)
                 self._remember(tensor, Value(tensor, INPUT) if state or returned else value)
-        elif made or changed:
-            self._operation(func, args, kwargs, inputs, result, made)
-        for tensor in changed:
+        elif outputs or targets:
+            self._operation(func, args, kwargs, inputs, result, outputs)
+        for tensor in targets:
             source = self.operations[-1].name if varying else ""
             value = Value(tensor, source, () if varying else (Made(tensor, _origins(inputs)),))
             self._remember(tensor, value)
@@ -229,7 +229,7 @@ class Recorder(TorchDispatchMode):
             )
         self.left = self.left or not isinstance(result, bool)
 
-    def _operation(self, func: Any, args: Any, kwargs: Any, inputs: list[Value], result: Any, made: Any) -> None:
+    def _operation(self, func: Any, args: Any, kwargs: Any, inputs: list[Value], result: Any, outputs: Any) -> None:
         operator = func.overloadpacket.__name__ if func.namespace == "aten" else str(func.overloadpacket)
         reading = read_operator(operator, args, kwargs, result)
         if reading is None:
@@ -239,12 +239,12 @@ class Recorder(TorchDispatchMode):
             )
         varying = [value.tensor for value in inputs if not value.constant]
         within = self.within
-        reading = self.channels.follow(reading, func, args, kwargs, varying, made)
+        reading = self.channels.follow(reading, func, args, kwargs, varying, outputs)
         self.within = within
-        operation = self.describer.describe(reading, args, inputs, made[0], self.stack[-1], self.within)
+        operation = self.describer.describe(reading, args, inputs, outputs[0], self.stack[-1], self.within)
         self.positions[operation.name] = len(self.operations)
         self.operations.append(operation)
-        for tensor in made:
+        for tensor in outputs:
             self._remember(tensor, Value(tensor, operation.name))
 
     def _where(self, operator: str) -> str:
@@ -288,9 +288,9 @@ class Recorder(TorchDispatchMode):
             raise self.refused
         results: dict[str, None] = {}
         for tensor in _tensors_in(result):
-            known = self._value(tensor) if id(tensor) in self.known else None
-            if known is not None and known.source:
-                results[known.source] = None
+            value = self._value(tensor) if id(tensor) in self.known else None
+            if value is not None and value.source:
+                results[value.source] = None
         if not results:
             raise Uncountable(
                 f"{type(self.module).__name__}: what its forward pass returns does not depend on its input, as far as "
@@ -315,13 +315,13 @@ def _tensors_in(result: Any, depth: int = 0) -> Iterator[Tensor]:
 
 def _whole_numbers(indices: Any) -> list[Tensor | None]:
     """Indices with constant masks of values as the places that these choose: shapes without values need numbers."""
-    found: list[Tensor | None] = []
+    places: list[Tensor | None] = []
     for index in indices:
         if index is not None and not index.is_meta and index.dtype in (torch.bool, torch.uint8):
-            found += index.nonzero(as_tuple=True)
+            places += index.nonzero(as_tuple=True)
         else:
-            found.append(index)
-    return found
+            places.append(index)
+    return places
 
 
 def _origins(inputs: list[Value]) -> tuple[str, ...]:

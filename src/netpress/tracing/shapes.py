@@ -1,7 +1,7 @@
-"""Results that have a shape and no values, for the operators where torch's own way to one is slow.
+"""Shapes of results for the operators for which torch's meta device is slow.
 
-torch's meta device works out some shapes in Python: milliseconds an operator, and at its first use
-it imports the whole compiler, which takes longer than tracing a large network.
+The meta device works out some shapes in Python. That takes milliseconds an operator, and the first use imports the
+whole compiler, which takes longer than tracing a large network.
 """
 
 from collections.abc import Mapping, Sequence

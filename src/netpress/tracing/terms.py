@@ -1,4 +1,4 @@
-"""How many non-zero weights each output of a product with weights meets."""
+"""For each output of a product with weights, this module counts the non-zero weights that it meets."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def by_rows(weight: Tensor, axis: int) -> Counter[int]:
 
 
 def transposed(weight: Tensor, image: Sequence[int], output: Sequence[int], attributes: Any, channels: int) -> Terms:
-    """The terms of a transposed convolution: products that meet in each output. Those beyond the border are none.
+    """The terms of a transposed convolution: how many products meet in each output, without those beyond the border.
 
     `weight` [inputs, outputs / groups, *kernel], on the meta device if its zeros are unknown; `image` and `output`
     are the spatial lengths, `channels` the number of outputs. An output that no input reaches has 0 terms.
@@ -46,18 +46,18 @@ def transposed(weight: Tensor, image: Sequence[int], output: Sequence[int], attr
     groups, kernel = attributes["groups"], weight.shape[2:]
     inputs = weight.shape[0] // groups
     if weight.is_meta:
-        met, copies = torch.full((1, *kernel), float(inputs), dtype=torch.float64), channels
+        products, copies = torch.full((1, *kernel), float(inputs), dtype=torch.float64), channels
     else:
         counts = readable(weight).cpu().reshape(groups, inputs, weight.shape[1], *kernel).count_nonzero(1)
-        met, copies = counts.reshape(channels, *kernel).double(), 1
-        if bool((met == inputs).all()):
-            met, copies = met[:1], channels
+        products, copies = counts.reshape(channels, *kernel).double(), 1
+        if bool((products == inputs).all()):
+            products, copies = products[:1], channels
     spread = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[len(kernel) - 1]
     ones = torch.ones(1, 1, *image, dtype=torch.float64)
     stride, padding, dilation = (list(attributes[key]) for key in ("stride", "padding", "dilation"))
-    found = spread(ones, met[None], None, stride, padding, list(attributes["output_padding"]), 1, dilation)
-    assert tuple(found.shape[2:]) == tuple(output)
-    numbers, counts_of = np.unique(found.round().long().numpy(), return_counts=True)
+    terms = spread(ones, products[None], None, stride, padding, list(attributes["output_padding"]), 1, dilation)
+    assert tuple(terms.shape[2:]) == tuple(output)
+    numbers, counts_of = np.unique(terms.round().long().numpy(), return_counts=True)
     return tuple((int(n), int(count) * copies) for n, count in zip(numbers, counts_of, strict=True))
 
 

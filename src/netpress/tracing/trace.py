@@ -1,7 +1,7 @@
-"""Watching a forward pass: every operation that any module executes, functional calls included.
+"""`trace(module, (3, 32, 32))` runs a module once and returns every operation that it executes.
 
-The module runs once, for an image that has a shape but no values (torch's meta device), so tracing
-costs the same whatever the size of the layers.
+Functional calls are included. The image has a shape but no values (torch's meta device), so tracing costs the same
+whatever the size of the layers.
 """
 
 import sys
@@ -57,13 +57,13 @@ def _trace(
         return _trace_shapes(module, size, masks, keeper)
     if not len(examples):
         raise UserError("score: there are no examples to run the network on")
-    found: dict[tuple[Any, ...], list[Any]] = {}
+    paths: dict[tuple[Any, ...], list[Any]] = {}
     store = Store()  # one for all, so that what several paths make of the same tensors is stored once
     for example in examples:
         one = _run(module, example[None].clone(), masks, keeper, store)
         signature = tuple((operation.name, operation.function, operation.output) for operation in one.operations)
-        found.setdefault(signature, [one, 0])[1] += 1
-    return merge_traces([(one, count) for one, count in found.values()])
+        paths.setdefault(signature, [one, 0])[1] += 1
+    return merge_traces([(one, count) for one, count in paths.values()])
 
 
 def _evaluation_mode(module: nn.Module) -> None:

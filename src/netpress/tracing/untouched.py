@@ -1,8 +1,8 @@
-"""Leaving a module as it was, whatever its forward pass does to it.
+"""`with untouched(module):` leaves a module as it was, whatever its forward pass does to it.
 
-A forward pass may count its calls, keep tables, move statistics or put calculated weights in place. Nothing is copied
-beforehand but references: what holds the module together (attributes, lists, dicts, hooks) is put back at the end, and
-a tensor's values are copied at the moment before an operator first writes to them. So a large module costs no memory.
+A forward pass may count its calls, keep tables, move statistics or put calculated weights in place. Beforehand only
+references are copied: attributes, lists, dicts and hooks are put back at the end. A tensor's values are copied just
+before an operator first writes to them. So a large module costs no memory.
 """
 
 import functools
@@ -85,22 +85,22 @@ def _writes(func: Any) -> tuple[tuple[int, str], ...]:
 
 def written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors that an operator writes to."""
-    found: list[Tensor] = []
+    targets: list[Tensor] = []
     writes = _writes(func)
     if writes and writes[0][0] == 3 and len(args) > 5 and args[5] is False:
-        return found  # a norm at evaluation leaves its statistics alone
+        return targets  # a norm at evaluation leaves its statistics alone
     for position, name in writes:
-        given = args[position] if len(args) > position else kwargs.get(name)
-        several = given if isinstance(given, list | tuple) else (given,)
-        found += [tensor for tensor in several if isinstance(tensor, Tensor)]
-    return found
+        argument = args[position] if len(args) > position else kwargs.get(name)
+        candidates = argument if isinstance(argument, list | tuple) else (argument,)
+        targets += [tensor for tensor in candidates if isinstance(tensor, Tensor)]
+    return targets
 
 
 def _is_of_the_users(thing: Any) -> bool:
     """Whether it is an object of somebody's own class: what belongs to Python, NumPy and torch is the process's."""
     home = type(thing).__module__.partition(".")[0]
-    known = home in sys.stdlib_module_names or home in ("torch", "numpy")
-    return not known and not isinstance(thing, _PLAIN) and isinstance(getattr(thing, "__dict__", None), dict)
+    is_library = home in sys.stdlib_module_names or home in ("torch", "numpy")
+    return not is_library and not isinstance(thing, _PLAIN) and isinstance(getattr(thing, "__dict__", None), dict)
 
 
 class _Snapshot:
@@ -131,8 +131,8 @@ class _Snapshot:
                 if type(entry) not in _PLAIN_TYPES:
                     self._take(entry, depth)
         elif isinstance(thing, np.ndarray):
-            kept = thing.copy()
-            self.undo.append(lambda: np.copyto(thing, kept) if thing.flags.writeable else None)
+            values = thing.copy()
+            self.undo.append(lambda: np.copyto(thing, values) if thing.flags.writeable else None)
         elif isinstance(thing, torch.Generator):
             state = thing.get_state()
             self.undo.append(lambda: thing.set_state(state))
@@ -140,17 +140,17 @@ class _Snapshot:
             words = thing.getstate()
             self.undo.append(lambda: thing.setstate(words))
         elif isinstance(thing, np.random.Generator):
-            drawn = thing.bit_generator.state
-            self.undo.append(lambda: setattr(thing.bit_generator, "state", drawn))
+            generator_state = thing.bit_generator.state
+            self.undo.append(lambda: setattr(thing.bit_generator, "state", generator_state))
         elif depth < _DEEPEST and _is_of_the_users(thing):
             self._hold(vars(thing), depth + 1)
 
     def _hold(self, thing: Any, depth: int) -> None:
-        kept = dict(thing) if isinstance(thing, dict) else list(thing)
-        self.holders.append((thing, kept))
-        if len(kept) > _LONGEST:
+        entries = dict(thing) if isinstance(thing, dict) else list(thing)
+        self.holders.append((thing, entries))
+        if len(entries) > _LONGEST:
             return
-        for entry in kept.values() if isinstance(kept, dict) else kept:
+        for entry in entries.values() if isinstance(entries, dict) else entries:
             kind = type(entry)
             if kind in _PLAIN_TYPES:
                 continue
@@ -163,14 +163,14 @@ class _Snapshot:
         for holder in self.empty:
             if holder:
                 holder.clear()
-        for holder, kept in self.holders:
+        for holder, entries in self.holders:
             if isinstance(holder, dict):
-                if holder.keys() != kept.keys() or any(holder[key] is not value for key, value in kept.items()):
+                if holder.keys() != entries.keys() or any(holder[key] is not value for key, value in entries.items()):
                     holder.clear()
-                    holder.update(kept)
-            elif len(holder) != len(kept) or any(a is not b for a, b in zip(holder, kept, strict=True)):
+                    holder.update(entries)
+            elif len(holder) != len(entries) or any(a is not b for a, b in zip(holder, entries, strict=True)):
                 holder.clear()
-                (holder.update if isinstance(holder, set) else holder.extend)(kept)
+                (holder.update if isinstance(holder, set) else holder.extend)(entries)
         for tensor, data, requires_grad in self.tensors:
             if storage_of(tensor) != storage_of(data) or tensor.shape != data.shape or tensor.stride() != data.stride():
                 tensor.data = data
@@ -184,18 +184,18 @@ class _Snapshot:
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[Keeper]:
-    """Within, anything may be done to `module`; at the end it is as it was, and so are the random generators."""
+    """A context in which `module` may change; at its end the module and the random generators are as they were."""
     snapshot = _Snapshot(module)
     keeper = Keeper(
         [data for _, data, _ in snapshot.tensors], frozenset(id(tensor) for tensor, _, _ in snapshot.tensors)
     )
-    words, drawn = random.getstate(), np.random.get_state()
+    words, numpy_state = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices):
             yield keeper
     finally:
         random.setstate(words)
-        np.random.set_state(drawn)
+        np.random.set_state(numpy_state)
         snapshot.restore()
         keeper.restore()

@@ -1,1 +1,1 @@
-"""ONNX files, read into modules that the tracer reads."""
+"""This package reads ONNX files into modules that the tracer can run."""

@@ -1,4 +1,7 @@
-"""What an ONNX file holds, read without trusting it: nothing but it and a file of data in its folder is opened."""
+"""This module reads an ONNX file without trusting it.
+
+It opens no other file than this one and a file of data in the same folder. It checks sizes before it allocates.
+"""
 
 import math
 from collections.abc import Iterator
@@ -135,33 +138,35 @@ class OpenSize(UserError):
         self.sizes = sizes
 
 
-def input_size_of(path: Path, entry: Any, wanted: Shape | None) -> Shape:
-    """The size of one image: what the file says of it, or for what it leaves open (no number, 0, -1) what is wanted."""
+def input_size_of(path: Path, entry: Any, image_size: Shape | None) -> Shape:
+    """The size of one image: what the file says of it, or for what it leaves open (no number, 0, -1) `image_size`."""
     if not entry.type.HasField("tensor_type"):
         raise UserError(f"{path}: its input {entry.name} is no tensor; networks of one image are counted")
-    stated = entry.type.tensor_type.HasField("shape")
+    has_shape = entry.type.tensor_type.HasField("shape")
     sizes = [max(0, dim.dim_value) for dim in entry.type.tensor_type.shape.dim]
-    if not stated and wanted is not None:
-        return wanted
-    if stated and len(sizes) < 2:
+    if not has_shape and image_size is not None:
+        return image_size
+    if has_shape and len(sizes) < 2:
         raise UserError(f"{path}: its input {entry.name} has no shape of batch and image")
-    if stated and sizes[0] > 1:
+    if has_shape and sizes[0] > 1:
         raise UserError(f"{path}: it takes {sizes[0]} images at once; export it with a batch of 1 or of any size")
-    if not stated or (wanted is None and not all(sizes[1:])):
+    if not has_shape or (image_size is None and not all(sizes[1:])):
         raise OpenSize(
             f"{path}: the size of its input {entry.name} is left open; give the image's with --input-size 3,224,224 "
             "(in Python input_size=(3, 224, 224))",
             tuple(sizes[1:]),
         )
-    if wanted is None:
+    if image_size is None:
         if math.prod(sizes[1:]) > LARGEST >> 4:
             raise UserError(
                 f"{path}: its input {entry.name} has {math.prod(sizes[1:]):,} values, more than are counted"
             )
         return tuple(sizes[1:])
-    if len(wanted) != len(sizes) - 1 or any(
-        size and size != length for size, length in zip(sizes[1:], wanted, strict=True)
+    if len(image_size) != len(sizes) - 1 or any(
+        size and size != length for size, length in zip(sizes[1:], image_size, strict=True)
     ):
         fixed = "x".join(str(size or "?") for size in sizes[1:])
-        raise UserError(f"{path}: its input {entry.name} is {fixed}, so it cannot take {'x'.join(map(str, wanted))}")
-    return wanted
+        raise UserError(
+            f"{path}: its input {entry.name} is {fixed}, so it cannot take {'x'.join(map(str, image_size))}"
+        )
+    return image_size

@@ -1,4 +1,7 @@
-"""ONNX operators that make constants of a shape, a range or a seed; of what they are given, only the shape matters."""
+"""ONNX operators that make constants from a shape, a range or a seed, such as ConstantOfShape and Range.
+
+If an operand is a tensor (RandomNormalLike), only its shape matters.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -49,8 +52,8 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def _number(node: Node, index: int) -> Any:
-    found = node.numbers(index)
-    return found[0] if isinstance(found, list) else found
+    number = node.numbers(index)
+    return number[0] if isinstance(number, list) else number
 
 
 def _diagonal(rows: int, columns: int, shift: int) -> Tensor:
@@ -67,7 +70,7 @@ def _drawn(node: Node, shape: list[int]) -> Tensor:
     """Random numbers: which ones does not matter, but that they are not zero does."""
     generator = torch.Generator().manual_seed(int(node.attributes.get("seed", 0)))
     if node.kind.startswith("RandomNormal"):
-        drawn = torch.randn(shape, generator=generator)
-        return drawn * node.attributes.get("scale", 1.0) + node.attributes.get("mean", 0.0)
+        normal = torch.randn(shape, generator=generator)
+        return normal * node.attributes.get("scale", 1.0) + node.attributes.get("mean", 0.0)
     low, high = node.attributes.get("low", 0.0), node.attributes.get("high", 1.0)
     return torch.rand(shape, generator=generator) * (high - low) + low

@@ -1,4 +1,4 @@
-"""ONNX operators that are made of several of torch's, or put values where indices say."""
+"""ONNX operators that combine several of torch's (Shrink), or put values where indices say (ScatterND)."""
 
 import math
 from collections.abc import Callable
@@ -15,8 +15,8 @@ def numbered(function: Function, **defaults: Any) -> Reader:
     """A function of one value and of attributes, by their names in ONNX."""
 
     def read(node: Node) -> Plan:
-        given = {name: node.attributes.get(name, value) for name, value in defaults.items()}
-        return Plan(lambda x: function(x, **given), (0,))
+        options = {name: node.attributes.get(name, value) for name, value in defaults.items()}
+        return Plan(lambda x: function(x, **options), (0,))
 
     return read
 
@@ -87,11 +87,11 @@ def _space_to_depth(node: Node) -> Plan:
 def _gather_elements(node: Node) -> Plan:
     axis = node.attributes.get("axis", 0)
     size = node.tensor().shape[axis]
-    chosen = node.tensor(1)
+    indices = node.tensor(1)
     if not node.given(1).constant:
         return Plan(lambda x, places: x.gather(axis, places.long()), (0, 1))
-    chosen = torch.where(chosen < 0, chosen + size, chosen)
-    return Plan(lambda x: x.gather(axis, chosen), (0,))
+    indices = torch.where(indices < 0, indices + size, indices)
+    return Plan(lambda x: x.gather(axis, indices), (0,))
 
 
 def _gather_nd(node: Node) -> Plan:
@@ -144,8 +144,8 @@ def after(first: Function, reduction: Reduction, last: Function | None = None) -
     """A reduction of what a function makes of each value, and a function of what it gives."""
 
     def reduce(x: Tensor, dim: Any, keepdim: bool) -> Tensor:
-        made = reduction(first(x), dim=dim, keepdim=keepdim)
-        return made if last is None else last(made)
+        result = reduction(first(x), dim=dim, keepdim=keepdim)
+        return result if last is None else last(result)
 
     return reduce
 

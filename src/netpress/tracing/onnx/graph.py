@@ -1,4 +1,10 @@
-"""An ONNX graph as a torch module that executes the same operations."""
+"""This module turns an ONNX graph into a torch module that executes the same operations.
+
+    OnnxGraph("net.onnx")(image)     the graph's results
+    OnnxGraph("net.onnx").trace()    its operations
+
+An operator that it does not know is an error that names it.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -61,17 +67,13 @@ class OnnxGraph(Constants):
         self._read(input_size)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        found = {self.source: image}
+        values = {self.source: image}
         self._found.clear()
         for place, inputs, outputs in self.steps:
-            made = self.get_submodule(place)(*(found[name] for name in inputs))
-            several = made if isinstance(made, tuple | list) else (made,)
-            found.update((name, tensor) for name, tensor in zip(outputs, several, strict=False) if name)
-        return [found[name] for name in self.results if name in found]
-
-    def is_constant(self, name: str) -> bool:
-        """Whether a value of the graph does not depend on the image."""
-        return self._values[name].constant if name in self._values else True
+            result = self.get_submodule(place)(*(values[name] for name in inputs))
+            several = result if isinstance(result, tuple | list) else (result,)
+            values.update((name, tensor) for name, tensor in zip(outputs, several, strict=False) if name)
+        return [values[name] for name in self.results if name in values]
 
     def trace(self) -> Trace:
         """Its operations. Quantizers carry the scales and zero points that they store."""
@@ -106,9 +108,9 @@ class OnnxGraph(Constants):
         graph = model.graph
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
         self.limit = max(SMALL, GROWTH * self.path.stat().st_size)
-        turned: dict[bytes, Value] = {}
+        transposes: dict[bytes, Value] = {}
         for initializer in graph.initializer:
-            self._values[initializer.name] = unturned(self._constant(initializer), turned)
+            self._values[initializer.name] = unturned(self._constant(initializer), transposes)
         there = sum(value.tensor.numel() for value in self._values.values())
         self.limit = max(self.limit, 2 * there)  # the data may lie beside the file
         inputs = [entry for entry in graph.input if entry.name not in self._values]
@@ -143,10 +145,10 @@ class OnnxGraph(Constants):
         if array.dtype.name not in ("float32", "int64", "int32", "bool"):
             raise UserError(f"{self.path}: {proto.name or 'a constant'} is of {kind}, which is not read")
         tensor = torch.from_numpy(np.array(array))
-        chosen: AnyFormat | None = Float16() if narrow else None
+        number_format: AnyFormat | None = Float16() if narrow else None
         if kind in WIDTHS:  # what a DequantizeLinear may make numbers of
-            chosen = Integer(bits=WIDTHS[kind], scale="none", signed=not kind.startswith("u"))
-        return Value(tensor, constant=True, format=chosen)
+            number_format = Integer(bits=WIDTHS[kind], scale="none", signed=not kind.startswith("u"))
+        return Value(tensor, constant=True, format=number_format)
 
     def _read_node(self, proto: Any, index: int) -> None:
         import onnx
@@ -169,14 +171,14 @@ class OnnxGraph(Constants):
         if proto.domain not in DOMAINS or (proto.domain == "com.microsoft" and node.kind not in MICROSOFT):
             node.kind = f"{proto.domain}.{node.kind}"
         try:
-            made = self._made(node, list(proto.input), list(proto.output))
+            results = self._made(node, list(proto.input), list(proto.output))
         except (UserError, Failure) as error:
             raise type(error)(f"{self.path}: {error}") from error
         except Exception as error:  # whatever torch says of shapes that do not fit
             reason = str(error).strip().split("\n")[0][:200]
             raise UserError(f"{self.path}: {place} ({proto.op_type}): it cannot be calculated: {reason}") from error
-        self._values.update((name, value) for name, value in zip(proto.output, made, strict=False) if name)
-        further = proto.output[len(made) :]
+        self._values.update((name, value) for name, value in zip(proto.output, results, strict=False) if name)
+        further = proto.output[len(results) :]
         self._unread.update((name, f"a further result of {place}, which is not read") for name in further)
 
     def _made(self, node: Node, inputs: list[str], outputs: list[str]) -> list[Value]:
@@ -206,24 +208,24 @@ class OnnxGraph(Constants):
                 return self._integers(node, inputs, outputs)
             case quantized.DYNAMIC:
                 eight = Integer(bits=8, scale="none", signed=False)
-                made = self._step(node, dynamic, (0,), inputs, outputs)
-                made[0].format = eight
-                return made
-        planned = plan(node)
+                results = self._step(node, dynamic, (0,), inputs, outputs)
+                results[0].format = eight
+                return results
+        calculation = plan(node)
         if not node.whole:
-            return self._step(node, planned.function, planned.operands, inputs, outputs)
-        tensors = [node.tensor(index) for index in planned.operands]
-        shapes = several(planned.function(*(tensor.to("meta") for tensor in tensors)))
+            return self._step(node, calculation.function, calculation.operands, inputs, outputs)
+        tensors = [node.tensor(index) for index in calculation.operands]
+        shapes = several(calculation.function(*(tensor.to("meta") for tensor in tensors)))
         self._check_size(node, sum(shape.numel() for shape in shapes))
-        parts = tuple(node.given(index) for index in planned.operands)
-        made = [
-            Value(tensor, constant=True, made_of=(result_at(planned.function, place), parts))
-            for place, tensor in enumerate(several(planned.function(*tensors)))
+        parts = tuple(node.given(index) for index in calculation.operands)
+        results = [
+            Value(tensor, constant=True, made_of=(result_at(calculation.function, place), parts))
+            for place, tensor in enumerate(several(calculation.function(*tensors)))
         ]
-        if node.kind in MOVES and parts and len(made) == 1:
+        if node.kind in MOVES and parts and len(results) == 1:
             source = parts[0]
-            made[0].format, made[0].scale, made[0].zero_point = source.format, source.scale, source.zero_point
-        return made
+            results[0].format, results[0].scale, results[0].zero_point = source.format, source.scale, source.zero_point
+        return results
 
     def _literal(self, node: Node) -> Value:
         for name in ("value_float", "value_int", "value_floats", "value_ints"):
@@ -258,17 +260,17 @@ class OnnxGraph(Constants):
             return [self._numbers[key][-1]]
         if node.kind == "DequantizeLinear":
             return self._step(node, lambda x: x, (0,), inputs, outputs, x.format)
-        chosen = self._quantizer_format(node, zero_point)
+        number_format = self._quantizer_format(node, zero_point)
         self.quantizers.add(node.place)
         # A view has a row of its own, in which the scale and the zero point are stored.
-        made = self._step(node, lambda x: x.view(x.shape), (0,), inputs, outputs, chosen)
+        results = self._step(node, lambda x: x.view(x.shape), (0,), inputs, outputs, number_format)
         step = self.get_submodule(node.place)
         for name, value in (("scale", scale), ("zero_point", zero)):
             if value is not None:
                 step.register_buffer(name, value.tensor)
         self._describe(f"{node.place}.scale", scale.format)
-        self._describe(f"{node.place}.zero_point", chosen if zero is not None else None)
-        return made
+        self._describe(f"{node.place}.zero_point", number_format if zero is not None else None)
+        return results
 
     def _integers(self, node: Node, inputs: list[str], outputs: list[str]) -> list[Value]:
         """Integers as numbers of their own width, that nothing scales here."""
@@ -303,7 +305,7 @@ class OnnxGraph(Constants):
         operands: tuple[int, ...],
         inputs: list[str],
         outputs: list[str],
-        chosen: AnyFormat | None = None,
+        result_format: AnyFormat | None = None,
     ) -> list[Value]:
         """A module that executes the node, put at its place; and what it makes, as shapes without values."""
         step = Step(function, node.kind)
@@ -324,12 +326,12 @@ class OnnxGraph(Constants):
             formats = [node.inputs[index].format for index in varying]  # type: ignore[union-attr]
             if formats and all(isinstance(number_format, Integer) for number_format in formats):
                 self._describe(f"{node.place}.input", max(formats, key=lambda f: f.bits))  # type: ignore[union-attr]
-        if node.kind in MOVES and chosen is None and len(varying) == 1:
-            chosen = node.inputs[varying[0]].format  # type: ignore[union-attr]
+        if node.kind in MOVES and result_format is None and len(varying) == 1:
+            result_format = node.inputs[varying[0]].format  # type: ignore[union-attr]
         shapes = several(function(*(node.tensor(index).detach().to("meta") for index in operands)))
         if sum(shape.numel() for shape in shapes) > LARGEST:
             raise node.refuse(f"it makes {list(shapes[0].shape)}; at most {LARGEST:,} values are counted")
-        return [Value(tensor, constant=False, format=chosen) for tensor in shapes]
+        return [Value(tensor, constant=False, format=result_format) for tensor in shapes]
 
     def _without_copies(self, value: Value) -> Value:
         if id(value) not in self._reduced:
@@ -348,9 +350,9 @@ class OnnxGraph(Constants):
     def _place(self, proto: Any, index: int) -> str:
         """Where a node stands among the modules: at its weight's name, else at its own; each only once."""
         weight = proto.input[1] if len(proto.input) > 1 and proto.op_type in ROLES else ""
-        known = self._values.get(weight)
-        named = known is not None and known.constant and weight.endswith(".weight")
-        text = weight.removesuffix(".weight") if named else proto.name or f"{proto.op_type}_{index}"
+        constant = self._values.get(weight)
+        has_name = constant is not None and constant.constant and weight.endswith(".weight")
+        text = weight.removesuffix(".weight") if has_name else proto.name or f"{proto.op_type}_{index}"
         return self._places.take(text)
 
 

@@ -1,4 +1,4 @@
-"""The ONNX operators that only put values elsewhere."""
+"""ONNX operators that only put values elsewhere, such as Reshape and Concat."""
 
 import math
 
@@ -10,10 +10,10 @@ from netpress.tracing.onnx.nodes import Node, Plan, Reader, all_operands, same, 
 
 
 def _reshape(node: Node) -> Plan:
-    wanted, x = node.numbers(1, "shape"), node.tensor()
+    shape, x = node.numbers(1, "shape"), node.tensor()
     if not node.attributes.get("allowzero", 0):
-        wanted = [x.shape[index] if length == 0 else length for index, length in enumerate(wanted)]
-    return Plan(lambda x: x.reshape(wanted), (0,))
+        shape = [x.shape[index] if length == 0 else length for index, length in enumerate(shape)]
+    return Plan(lambda x: x.reshape(shape), (0,))
 
 
 def _flatten(node: Node) -> Plan:
@@ -89,8 +89,8 @@ def _gather(node: Node) -> Plan:
         return Plan(lambda x: x.select(axis, index), (0,))
     shape = [*node.tensor().shape[:axis], *node.tensor(1).shape, *node.tensor().shape[axis + 1 :]]
 
-    def function(x: Tensor, chosen: Tensor) -> Tensor:
-        places = chosen.reshape(-1)
+    def function(x: Tensor, indices: Tensor) -> Tensor:
+        places = indices.reshape(-1)
         return x.index_select(axis, torch.where(places < 0, places + size, places)).reshape(shape)
 
     return Plan(function, (0, 1))
@@ -103,14 +103,14 @@ def _pad(node: Node) -> Plan:
     both = [(0, 0)] * x.dim()
     for k, axis in enumerate(axes):
         both[axis] = (pads[k], pads[k + len(axes)])
-    wanted = [count for pair in reversed(both) for count in pair]
+    widths = [count for pair in reversed(both) for count in pair]
     if mode == "constant":
         fill = fill if isinstance(fill, int | float) else (fill or [0.0])[0]
-        return Plan(lambda x: functional.pad(x, wanted, value=fill), (0,))
-    if mode not in ("reflect", "edge") or any(wanted[2 * (x.dim() - 2) :]):
+        return Plan(lambda x: functional.pad(x, widths, value=fill), (0,))
+    if mode not in ("reflect", "edge") or any(widths[2 * (x.dim() - 2) :]):
         raise node.refuse(f"padding by {mode} is not read, except by reflect and edge in space")
     name = {"reflect": "reflect", "edge": "replicate"}[mode]
-    return Plan(lambda x: functional.pad(x, wanted[: 2 * (x.dim() - 2)], mode=name), (0,))
+    return Plan(lambda x: functional.pad(x, widths[: 2 * (x.dim() - 2)], mode=name), (0,))
 
 
 def _expand(node: Node) -> Plan:

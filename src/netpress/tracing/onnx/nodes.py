@@ -1,4 +1,4 @@
-"""The nodes of an ONNX graph as they are read: what enters each, and how it is to be calculated."""
+"""The types with which an ONNX graph is read: a value, a node, and the plan to calculate a node."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -81,9 +81,9 @@ class Node:
 
     def axes(self, index: int, default: Sequence[int]) -> list[int]:
         """The axes at an input or in the attribute `axes`, from 0."""
-        found = self.numbers(index, "axes", None)
-        found = list(default) if found is None else [found] if isinstance(found, int) else found
-        return [self.axis(axis) for axis in found]
+        axes = self.numbers(index, "axes", None)
+        axes = list(default) if axes is None else [axes] if isinstance(axes, int) else axes
+        return [self.axis(axis) for axis in axes]
 
 
 @dataclass

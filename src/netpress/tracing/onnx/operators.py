@@ -1,7 +1,8 @@
-"""What each ONNX operator does, in terms of torch, so that the tracer can count it.
+"""The table that says what each ONNX operator does, in terms of torch, so that the tracer can count it.
 
-An operator that is not in `OPERATORS` is an error that names it and its node: nothing is skipped. Each entry turns a
-node into a function of tensors; what the node takes from constants (shapes, axes, bounds) is bound into it.
+Each entry turns a node into a function of tensors, for example Relu into `torch.relu`. What the node takes from
+constants (shapes, axes, bounds) is bound into the function. An operator that is not in `OPERATORS` is an error that
+names it and its node: nothing is skipped.
 """
 
 import math
@@ -51,8 +52,8 @@ def _unpadded(pads: list[int], fill: float = 0.0) -> tuple[Function, list[int]]:
     before, after = pads[:places], pads[places:]
     if before == after:
         return same, before
-    wanted = [count for pair in reversed(list(zip(before, after, strict=True))) for count in pair]
-    return lambda x: functional.pad(x, wanted, value=fill), [0] * places
+    widths = [count for pair in reversed(list(zip(before, after, strict=True))) for count in pair]
+    return lambda x: functional.pad(x, widths, value=fill), [0] * places
 
 
 def _convolution(node: Node) -> Plan:
@@ -138,20 +139,20 @@ def elementwise(function: Function) -> Reader:
     """Two or more inputs, broadcast. A constant of one number is part of the program, as in `x * 0.5`."""
 
     def read(node: Node) -> Plan:
-        given = [value for value in node.inputs if value is not None]
-        rank = max(value.tensor.dim() for value in given)
+        values = [value for value in node.inputs if value is not None]
+        rank = max(value.tensor.dim() for value in values)
         bound: dict[int, Any] = {}
-        for index, value in enumerate(given):
+        for index, value in enumerate(values):
             if value.constant and not node.whole and value.tensor.numel() == 1 and value.tensor.dim() <= rank:
                 bound[index] = value.tensor.reshape(()).item()
-        free = tuple(index for index in range(len(given)) if index not in bound)
-        if len(given) == 2 and free == (0,) and bound[1] == NEUTRAL.get(node.kind):
+        free = tuple(index for index in range(len(values)) if index not in bound)
+        if len(values) == 2 and free == (0,) and bound[1] == NEUTRAL.get(node.kind):
             return Plan(same, (0,))
 
         def call(*tensors: Tensor) -> Tensor:
             operands = dict(zip(free, tensors, strict=True)) | bound
             result = operands[0]
-            for index in range(1, len(given)):
+            for index in range(1, len(values)):
                 result = function(result, operands[index])
             return result
 

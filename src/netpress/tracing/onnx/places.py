@@ -1,4 +1,7 @@
-"""Where the nodes of an ONNX graph stand among the modules of the module that it becomes."""
+"""Each node of an ONNX graph gets a path of its own among the modules of the torch module.
+
+A node called `/layer1/conv/Conv`, for example, becomes the module `layer1.conv.Conv`.
+"""
 
 import re
 from collections.abc import Sequence

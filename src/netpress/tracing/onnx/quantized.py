@@ -1,4 +1,7 @@
-"""ONNX Runtime's operators on integers as what they do: integers made numbers, an operator on these, integers again."""
+"""ONNX Runtime's operators on integers are rewritten as nodes that say what they do.
+
+QLinearConv, for example, becomes DequantizeLinear of its operands, Conv, and QuantizeLinear of the result.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +22,9 @@ def rewrite(proto: Any) -> list[Any]:
 def _node(proto: Any, kind: str, inputs: list[str], output: str, suffix: str = "", **attributes: Any) -> Any:
     import onnx
 
-    made = onnx.helper.make_node(kind, inputs, [output], **attributes)
-    made.name = f"{proto.name or proto.output[0]}{suffix}"
-    return made
+    node = onnx.helper.make_node(kind, inputs, [output], **attributes)
+    node.name = f"{proto.name or proto.output[0]}{suffix}"
+    return node
 
 
 def _given(proto: Any, *places: int) -> list[str]:
@@ -38,9 +41,9 @@ def _product(kind: str, axis: int, bias: int | None, result: tuple[int, int]) ->
     """x, its scale and zero point, w likewise; the integers' bias is on the scale of their products."""
 
     def write(proto: Any) -> list[Any]:
-        turned = any(entry.name == "transB" and entry.i for entry in proto.attribute)
+        transposed = any(entry.name == "transB" and entry.i for entry in proto.attribute)
         left, x = _number(proto, (0, 1, 2), "x")
-        right, w = _number(proto, (3, 4, 5), "w", axis=0 if turned else axis)
+        right, w = _number(proto, (3, 4, 5), "w", axis=0 if transposed else axis)
         nodes, operands = [left, right], [x, w]
         if bias is not None and any(_given(proto, bias)):
             scale, added = f"{proto.output[0]}/bias_scale", f"{proto.output[0]}/bias"
@@ -55,19 +58,19 @@ def _product(kind: str, axis: int, bias: int | None, result: tuple[int, int]) ->
 def _then_quantize(proto: Any, kind: str, operands: list[str], result: tuple[int, int]) -> list[Any]:
     quantized = any(_given(proto, result[0]))
     name = f"{proto.output[0]}/y" if quantized else proto.output[0]
-    made = _node(proto, kind, operands, name)
-    made.attribute.extend(entry for entry in proto.attribute if entry.name not in ("channels_last",))
+    node = _node(proto, kind, operands, name)
+    node.attribute.extend(entry for entry in proto.attribute if entry.name not in ("channels_last",))
     if not quantized:
-        return [made]
-    return [made, _node(proto, "QuantizeLinear", [name, *_given(proto, *result)], proto.output[0], "/y")]
+        return [node]
+    return [node, _node(proto, "QuantizeLinear", [name, *_given(proto, *result)], proto.output[0], "/y")]
 
 
 def _function(kind: str) -> Rewriter:
     """x, its scale and zero point, the scale and zero point of the result."""
 
     def write(proto: Any) -> list[Any]:
-        made, x = _number(proto, (0, 1, 2), "x")
-        return [made, *_then_quantize(proto, kind, [x], (3, 4))]
+        node, x = _number(proto, (0, 1, 2), "x")
+        return [node, *_then_quantize(proto, kind, [x], (3, 4))]
 
     return write
 
@@ -97,17 +100,17 @@ def _of_integers(kind: str) -> Rewriter:
             _node(proto, INTEGERS, _given(proto, place, place + 2), name, f"/{name[-1]}")
             for place, name in enumerate(names)
         ]
-        made = _node(proto, kind, names, proto.output[0])
-        made.attribute.extend(proto.attribute)
-        return [*nodes, made]
+        node = _node(proto, kind, names, proto.output[0])
+        node.attribute.extend(proto.attribute)
+        return [*nodes, node]
 
     return write
 
 
 def _dynamic(proto: Any) -> list[Any]:
-    made = _node(proto, DYNAMIC, _given(proto, 0), proto.output[0])
-    made.output.extend(list(proto.output)[1:])
-    return [made]
+    node = _node(proto, DYNAMIC, _given(proto, 0), proto.output[0])
+    node.output.extend(list(proto.output)[1:])
+    return [node]
 
 
 def _dynamic_product(proto: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN of ONNX: each step of each direction as torch calculates it, so that its cost is a module's."""
+"""LSTM, GRU and RNN of ONNX, calculated step by step as torch does, so that they cost what torch's layers cost."""
 
 from typing import Any
 
@@ -17,9 +17,11 @@ def recurrent(node: Node) -> Plan:
     kind, hidden = node.kind, node.attributes.get("hidden_size", node.tensor(2).shape[-1])
     direction = node.attributes.get("direction", "forward")
     usual = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}[kind]
-    named = [name.decode() if isinstance(name, bytes) else name for name in node.attributes.get("activations", usual)]
-    if any(named[k : k + len(usual)] != usual for k in range(0, len(named), len(usual))):
-        raise node.refuse(f"its functions are {', '.join(named)}; only {', '.join(usual)} are read")
+    activations = [
+        name.decode() if isinstance(name, bytes) else name for name in node.attributes.get("activations", usual)
+    ]
+    if any(activations[k : k + len(usual)] != usual for k in range(0, len(activations), len(usual))):
+        raise node.refuse(f"its functions are {', '.join(activations)}; only {', '.join(usual)} are read")
     if node.attributes.get("layout", 0) or node.attributes.get("clip") or node.attributes.get("input_forget", 0):
         raise node.refuse("layout, clip and input_forget are not read")
     if kind == "GRU" and not node.attributes.get("linear_before_reset", 0):
@@ -35,16 +37,16 @@ def recurrent(node: Node) -> Plan:
     places = tuple(index for index in all_operands(node) if index != 4 and index not in states)
 
     def function(*tensors: Tensor) -> Any:
-        given = dict(zip(places, tensors, strict=True))
-        x = given[0]
+        operands = dict(zip(places, tensors, strict=True))
+        x = operands[0]
         ends: list[list[Tensor]] = []
         results = []
         for way in range(directions):
             backwards = direction == "reverse" or way == 1
-            weights = _weights(given, way, kind, hidden)
-            first = [given[k][way] if k in given else _start(x, hidden) for k in (5, 6)]
-            made, end = _run(kind, x, first, weights, backwards)
-            results.append(made)
+            weights = _weights(operands, way, kind, hidden)
+            first = [operands[k][way] if k in operands else _start(x, hidden) for k in (5, 6)]
+            outputs, end = _run(kind, x, first, weights, backwards)
+            results.append(outputs)
             ends.append(end)
         return torch.stack(results, 1), *(torch.stack(list(parts)) for parts in zip(*ends, strict=True))
 
@@ -56,22 +58,22 @@ def _start(x: Tensor, hidden: int) -> Tensor:
     return x[0, :, :1].expand(-1, hidden) if x.is_meta else x.new_zeros(x.shape[1], hidden)
 
 
-def _weights(given: dict[int, Tensor], way: int, kind: str, hidden: int) -> list[Tensor]:
+def _weights(operands: dict[int, Tensor], way: int, kind: str, hidden: int) -> list[Tensor]:
     def sorted_gates(tensor: Tensor) -> Tensor:
         parts = tensor.split(hidden)
         order = _GATES[kind]
         return tensor if len(order) == 1 else torch.cat([parts[gate] for gate in order])
 
-    found = [sorted_gates(given[place][way]) for place in (1, 2)]
-    if 3 in given:
-        found += [sorted_gates(half) for half in given[3][way].chunk(2)]
-    return found
+    matrices = [sorted_gates(operands[place][way]) for place in (1, 2)]
+    if 3 in operands:
+        matrices += [sorted_gates(half) for half in operands[3][way].chunk(2)]
+    return matrices
 
 
 def _run(
     kind: str, x: Tensor, first: list[Tensor], weights: list[Tensor], backwards: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    made: list[Tensor] = []
+    outputs: list[Tensor] = []
     state, cell = first
     for values in reversed(x.unbind(0)) if backwards else x.unbind(0):
         if kind == "LSTM":
@@ -80,5 +82,5 @@ def _run(
             state = torch.gru_cell(values, state, *weights)
         else:
             state = torch.rnn_tanh_cell(values, state, *weights)
-        made.append(state)
-    return torch.stack(made[::-1] if backwards else made), [state, cell] if kind == "LSTM" else [state]
+        outputs.append(state)
+    return torch.stack(outputs[::-1] if backwards else outputs), [state, cell] if kind == "LSTM" else [state]

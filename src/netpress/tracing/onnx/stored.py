@@ -1,4 +1,4 @@
-"""The constants of an ONNX graph: what its module stores of them, and how it calculates the others."""
+"""The constants of an ONNX graph: this module says which ones a step stores and which ones it calculates."""
 
 import hashlib
 from dataclasses import replace
@@ -20,8 +20,8 @@ class Step(nn.Module):
         self.slots: list[Function | None] = []
 
     def forward(self, *varying: Tensor) -> Any:
-        given = iter(varying)
-        return self.function(*(next(given) if get is None else get() for get in self.slots))
+        operands = iter(varying)
+        return self.function(*(next(operands) if get is None else get() for get in self.slots))
 
 
 class Constants(nn.Module):
@@ -34,56 +34,56 @@ class Constants(nn.Module):
         self._found: dict[int, Tensor] = {}
 
     def _keep(self, step: Step, place: str, name: str, value: Value) -> Function:
-        """Keep in the step what a constant consists of, the first under `name`; and how the step gets its values."""
+        """Store in the step what a constant consists of, the first under `name`; return what gets its values."""
         if value.made_of is None:
-            kept = self._store(step, place, name, value)
-            return lambda: getattr(step, kept)
-        left = [value]
-        while left:
-            part = left.pop()
+            tensor_name = self._store(step, place, name, value)
+            return lambda: getattr(step, tensor_name)
+        waiting = [value]
+        while waiting:
+            part = waiting.pop()
             if id(part) in self._calculated:
                 continue
             if part.made_of is None:
                 self._store(step, place, name, part)
             else:
-                left += reversed(part.made_of[1])
+                waiting += reversed(part.made_of[1])
             self._calculated[id(part)] = part
         return lambda: self._again(value)
 
     def _again(self, value: Value) -> Tensor:
         """A constant that the graph calculates, once in each forward pass, where the tracer sees it."""
-        left = [value]
-        while left:
-            part = left[-1]
+        waiting = [value]
+        while waiting:
+            part = waiting[-1]
             function, parts = part.made_of or (None, ())
             missing = [one for one in parts if one.made_of is not None and id(one) not in self._found]
             if missing:
-                left += missing
+                waiting += missing
                 continue
-            left.pop()
+            waiting.pop()
             if function is not None and id(part) not in self._found:
                 self._found[id(part)] = function(*(self._found.get(id(one), one.tensor) for one in parts))
         return self._found[id(value)]
 
     def _store(self, step: Step, place: str, name: str, value: Value) -> str:
-        number, kept = 2, name
-        while hasattr(step, kept):
-            kept, number = f"{name}_{number}", number + 1
+        number, tensor_name = 2, name
+        while hasattr(step, tensor_name):
+            tensor_name, number = f"{name}_{number}", number + 1
         tensor = value.tensor
         if tensor.is_floating_point() and not name.startswith("running"):
             if not isinstance(tensor, nn.Parameter):
                 value.tensor = nn.Parameter(tensor, requires_grad=False)
-            step.register_parameter(kept, value.tensor)  # type: ignore[arg-type]
+            step.register_parameter(tensor_name, value.tensor)  # type: ignore[arg-type]
         else:
-            step.register_buffer(kept, tensor)
-        self._describe(f"{place}.{kept}", value.format)
-        if kept == "weight" and value.scale is not None and value.format is not None:
+            step.register_buffer(tensor_name, tensor)
+        self._describe(f"{place}.{tensor_name}", value.format)
+        if tensor_name == "weight" and value.scale is not None and value.format is not None:
             step.register_buffer("weight_scale", value.scale)
             self.formats[f"{place}.weight_scale"] = {"kind": "float32"}
             if value.zero_point is not None:
                 step.register_buffer("weight_zero_point", value.zero_point)
                 self._describe(f"{place}.weight_zero_point", Integer(bits=value.format.bits, scale="none"))
-        return kept
+        return tensor_name
 
     def _describe(self, name: str, number_format: AnyFormat | None) -> None:
         if number_format is not None:
@@ -91,9 +91,9 @@ class Constants(nn.Module):
 
 
 def once(value: Value) -> Value:
-    """A constant without what it only repeats along an axis: exporters write out what a module expands.
+    """A constant without its repetitions along an axis: exporters write out what a module expands.
 
-    One number over and over is left as it is: it may be a parameter that nothing has trained.
+    A constant that repeats one number stays as it is: it may be a parameter that nothing has trained.
     """
     tensor = value.tensor
     if value.made_of is not None or tensor.dim() < 2 or tensor.numel() < 2:
@@ -107,8 +107,11 @@ def once(value: Value) -> Value:
     return calculated(lambda x: x.expand(shape), (replace(value, tensor=tensor.clone()),))
 
 
-def unturned(value: Value, turned: dict[bytes, Value]) -> Value:
-    """A matrix; or if it is another one turned, as exporters write it that calculate while exporting, that one."""
+def unturned(value: Value, transposes: dict[bytes, Value]) -> Value:
+    """The matrix `value`; if it is the transpose of an earlier one, a constant calculated from that one.
+
+    Exporters that calculate constants write such transposes out. `transposes` maps digests to the earlier matrices.
+    """
     matrix = value.tensor
     if (
         matrix.dim() != 2
@@ -117,10 +120,10 @@ def unturned(value: Value, turned: dict[bytes, Value]) -> Value:
         or bool((matrix == matrix[0, 0]).all())
     ):
         return value
-    found = turned.get(_digest(matrix))
-    if found is not None:
-        return replace(value, made_of=(torch.t, (found,)))
-    turned[_digest(matrix.t())] = value
+    original = transposes.get(_digest(matrix))
+    if original is not None:
+        return replace(value, made_of=(torch.t, (original,)))
+    transposes[_digest(matrix.t())] = value
     return value
 
 
@@ -149,11 +152,17 @@ def result_at(function: Function, place: int) -> Function:
 def cast_type(node: Node) -> torch.dtype:
     import onnx
 
-    wanted = node.attributes.get("to", onnx.TensorProto.FLOAT)
-    if wanted not in onnx.TensorProto.DataType.values():
-        raise node.refuse(f"{wanted!r} is no type")
+    element_type = node.attributes.get("to", onnx.TensorProto.FLOAT)
+    if element_type not in onnx.TensorProto.DataType.values():
+        raise node.refuse(f"{element_type!r} is no type")
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-    return torch.float32 if wanted in floats else torch.bool if wanted == onnx.TensorProto.BOOL else torch.int64
+    return (
+        torch.float32
+        if element_type in floats
+        else torch.bool
+        if element_type == onnx.TensorProto.BOOL
+        else torch.int64
+    )
 
 
 def dequantized(x: Value, scale: Value, zero: Value | None, axis: int) -> Value:
@@ -173,9 +182,9 @@ def dequantized(x: Value, scale: Value, zero: Value | None, axis: int) -> Value:
         # 32 bits, as biases are: as wide as a float. Their scales are products of others that are stored.
         return Value(real, constant=True)
     each = "channel" if factor.numel() > 1 else "tensor"
-    chosen = x.format.model_copy(update={"scale": each, "zero_point": zero is not None})
-    return Value(real, True, chosen, factor, None if zero is None else zero.tensor)
+    number_format = x.format.model_copy(update={"scale": each, "zero_point": zero is not None})
+    return Value(real, True, number_format, factor, None if zero is None else zero.tensor)
 
 
-def several(made: Any) -> list[Tensor]:
-    return list(made) if isinstance(made, tuple | list) else [made]
+def several(result: Any) -> list[Tensor]:
+    return list(result) if isinstance(result, tuple | list) else [result]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from netpress.errors import Failure, NetpressError, UserError
-from netpress.imports.kaist import import_kaist
-from netpress.imports.released import read_released
+from netpress.imports.kaist import import_kaist, read_released
 from netpress.models.registry import parse_model
 from netpress.network import load, save
 
