@@ -94,4 +94,34 @@ INLINE vector hardswish_gradient(vector gradient, vector x) {
     return where_above(splat(-3), x, splat(0), above);
 }
 
+/* exp(x) for x in [-87, 87], to 2 units in the last place: 2^n exp(r) with n whole and |r| <= log(2) / 2. */
+INLINE vector exponential(vector x) {
+    const vector whole = splat(12582912.0f); /* 1.5 * 2^23: adding it leaves whole numbers in the lowest bits */
+    vector shifted = multiply_add(x, splat(1.44269504f), whole), n = shifted - whole;
+    /* log(2) in two parts, the first so short that n times it is exact. */
+    vector r = multiply_add(n, splat(2.12194440e-4f), multiply_add(n, splat(-0.693359375f), x));
+    /* (exp(r) - 1 - r) / r^2, fitted with the least relative error of exp(r). */
+    vector sum = splat(1.37494679e-3f);
+    sum = multiply_add(sum, r, splat(8.36961996e-3f));
+    sum = multiply_add(sum, r, splat(4.16696332e-2f));
+    sum = multiply_add(sum, r, splat(0.166665122f));
+    sum = multiply_add(sum, r, splat(0.499999881f));
+    sum = multiply_add(sum, r * r, r) + splat(1);
+    integers power = ((integers)shifted << 23) + (127 << 23);
+    return sum * (vector)power;
+}
+
+INLINE vector sigmoid(vector x) {
+    vector within = smaller(larger(x, splat(-87)), splat(87));
+    return splat(1) / (splat(1) + exponential(-within));
+}
+
+INLINE vector swish(vector x) { return x * sigmoid(x); }
+
+/* gradient times the slope of swish at x */
+INLINE vector swish_gradient(vector gradient, vector x) {
+    vector gate = sigmoid(x);
+    return gradient * gate * multiply_add(x, splat(1) - gate, splat(1));
+}
+
 #endif
