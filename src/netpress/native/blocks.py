@@ -24,7 +24,8 @@ kernel stride padding padding_more swish out_height out_width threads
 """
 _POINTERS = """
 x mean widen widen_start widen_turned depthwise centre factor offset by_value constant narrow narrow_turned
-image_factor image_offset image_gate image_pooled by_row shortcut gradient middle middle_gradient narrowed out products sums image_sums
+image_factor image_offset image_gate image_pooled by_row shortcut
+gradient middle middle_gradient narrowed out products sums image_sums
 """
 
 
