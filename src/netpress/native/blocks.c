@@ -32,6 +32,7 @@ static size_t scratch_floats(int number, const struct block *s) {
     switch (number) {
     case MOMENTS: return (CHUNK + s->inputs + 1) * s->inputs_padded;
     case WIDEN: return s->kernel * padded_row + row + out_row + s->width * s->inputs_padded + s->inside;
+    case SQUEEZE: return s->inside;
     case NARROW: return CHUNK * s->inside + s->outputs_padded;
     case GATE_BACKWARD: return CHUNK * (s->outputs_padded + s->inside) + s->outputs * s->inside;
     case NARROW_BACKWARD: return CHUNK * (s->outputs_padded + 3 * s->inside);

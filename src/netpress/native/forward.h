@@ -194,18 +194,23 @@ static void widen(const struct block *s, long first, long last, float *scratch, 
 
 /* image_sums: [images, inside] of activated(middle * factor + offset) */
 static void squeeze(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
-    (void)scratch, (void)products, (void)sums;
+    (void)products, (void)sums;
     long size = s->out_height * s->out_width;
     for (long image = first; image < last; image++) {
         double *totals = s->image_sums + image * s->inside;
         memset(totals, 0, s->inside * sizeof(double));
-        for (long start = 0; start < size; start += CHUNK)
-            for (long column = 0; column < s->inside; column += LANES) {
-                vector total = splat(0);
-                for (long p = start; p < least(size, start + CHUNK); p++)
-                    total += activated(s, normalized(s, load(s->middle + (image * size + p) * s->inside + column), column));
-                add_to_doubles(totals + column, total);
+        for (long start = 0; start < size; start += CHUNK) {
+            memset(scratch, 0, s->inside * sizeof(float));
+            for (long p = start; p < least(size, start + CHUNK); p++) {
+                const float *from = s->middle + (image * size + p) * s->inside;
+                for (long column = 0; column < s->inside; column += LANES) {
+                    vector value = activated(s, normalized(s, load(from + column), column));
+                    store(scratch + column, load(scratch + column) + value);
+                }
             }
+            for (long column = 0; column < s->inside; column += LANES)
+                add_to_doubles(totals + column, load(scratch + column));
+        }
     }
 }
 

@@ -60,6 +60,11 @@ INLINE vector splat(float value) { return value - (vector){0}; }
 INLINE vector multiply_add(vector a, vector b, vector c) { return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 INLINE vector larger(vector a, vector b) { return (vector)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE vector smaller(vector a, vector b) { return (vector)_mm512_min_ps((__m512)a, (__m512)b); }
+/* 1 / x for x in [1, 1e38], to 2 units in the last place: much sooner than division is done */
+INLINE vector reciprocal(vector x) {
+    vector near = (vector)_mm512_rcp14_ps((__m512)x);
+    return multiply_add(near, (vector)_mm512_fnmadd_ps((__m512)x, (__m512)near, (__m512)splat(1)), near);
+}
 /* a where x > limit, b elsewhere */
 INLINE vector where_above(vector x, vector limit, vector a, vector b) {
     return (vector)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_GT_OQ), (__m512)b, (__m512)a);
@@ -79,6 +84,10 @@ INLINE vector where_above(vector x, vector limit, vector a, vector b) {
 }
 INLINE vector larger(vector a, vector b) { return where_above(a, b, a, b); }
 INLINE vector smaller(vector a, vector b) { return where_above(a, b, b, a); }
+#endif
+
+#if !defined(WIDE_512)
+INLINE vector reciprocal(vector x) { return splat(1) / x; }
 #endif
 
 /* x * min(max(x + 3, 0), 6) / 6 */
@@ -113,7 +122,7 @@ INLINE vector exponential(vector x) {
 
 INLINE vector sigmoid(vector x) {
     vector within = smaller(larger(x, splat(-87)), splat(87));
-    return splat(1) / (splat(1) + exponential(-within));
+    return reciprocal(splat(1) + exponential(-within));
 }
 
 INLINE vector swish(vector x) { return x * sigmoid(x); }
