@@ -24,7 +24,7 @@ static void finish_backward(const struct block *s, long first, long last, float 
 }
 
 INLINE vector activated_gradient(const struct block *s, vector gradient, vector x) {
-    return s->swish ? swish_gradient(gradient, x) : hardswish_gradient(gradient, x);
+    return s->swish ? gradient * swish_slope(x, sigmoid(x)) : hardswish_gradient(gradient, x);
 }
 
 /* The gradient for `count` pixels of `narrowed` from `start` on: gradient * image_factor + narrowed * by_value + image_offset. */
@@ -156,6 +156,7 @@ INLINE void scatter_row(const struct block *s, const float *given, float *const 
 }
 
 /* The gradient of one row of widened values before their activation, for one vector of channels, and the sum of it.
+   `before`: these values, or, of swish, its slopes there.
    `spread`: where this gathers from `gathers` rows (a kernel of 3 or 5, stride 1), rows of the gradient of the depthwise convolution's result, with
    zeros around; else one row of the gradient that `scatter_row` made. */
 INLINE void activate_row(const int gathers, const struct block *s, const float *const *spread, const float *before,
@@ -171,7 +172,8 @@ INLINE void activate_row(const int gathers, const struct block *s, const float *
                     sum = multiply_add(load(spread[ky] + (x + kx) * s->inside + column), weights[ky * gathers + kx], sum);
         else
             sum = load(spread[0] + (x + s->padding) * s->inside + column);
-        sum = activated_gradient(s, sum, load(before + x * s->inside + column));
+        vector value = load(before + x * s->inside + column);
+        sum = s->swish ? sum * value : hardswish_gradient(sum, value);
         store(to + x * s->inside + column, sum);
         total += sum;
     }
@@ -228,7 +230,7 @@ static void widen_backward(const struct block *s, long first, long last, float *
             for (; out < needed; out++) {
                 for (; widened < rows_seen(s, out); widened++) {
                     long place = widened + s->padding;
-                    widen_row(s, image, widened, x, row_of(before, place), row_of(active, place));
+                    widen_row(s, image, widened, 1, x, row_of(before, place), row_of(active, place));
                     if (!gathers) memset(row_of(spread, place), 0, padded_row * sizeof(float));
                 }
                 see_rows(s, active, out, seen);
@@ -247,7 +249,7 @@ static void widen_backward(const struct block *s, long first, long last, float *
             }
             for (; widened <= y; widened++) { /* a last row that no result saw */
                 long place = widened + s->padding;
-                widen_row(s, image, widened, x, row_of(before, place), row_of(active, place));
+                widen_row(s, image, widened, 1, x, row_of(before, place), row_of(active, place));
                 memset(row_of(spread, place), 0, padded_row * sizeof(float));
             }
             if (gathers && y + s->padding >= s->out_height)

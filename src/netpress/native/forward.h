@@ -105,14 +105,25 @@ INLINE void centre_rows(const struct block *s, long image, long y, long count, f
         }
 }
 
-/* The widened row y before its activation, and after it as a row with its padding; `rows`: scratch for one row of x. */
-INLINE void widen_row(const struct block *s, long image, long y, float *rows, float *before, float *active) {
+/* The widened row y before its activation, and after it as a row with its padding; `rows`: scratch for one row of x. With
+   `slopes`, those of swish take the place of what was before it: one exponential serves both. */
+INLINE void widen_row(const struct block *s, long image, long y, const int slopes, float *rows, float *before,
+                      float *active) {
     centre_rows(s, image, y, 1, rows);
     operand pixels = {rows, 0, s->inputs_padded, 1};
     target wide = {before, 0, s->inside, s->inside, s->widen_start, 0};
     multiply(1, s->width, s->inputs, pixels, s->widen, s->inside, wide);
     active += s->padding * s->inside;
-    for (long i = 0; i < s->width * s->inside; i += LANES) store(active + i, activated(s, load(before + i)));
+    for (long i = 0; i < s->width * s->inside; i += LANES) {
+        vector value = load(before + i);
+        if (!s->swish) {
+            store(active + i, hardswish(value));
+            continue;
+        }
+        vector gate = sigmoid(value);
+        store(active + i, value * gate);
+        if (slopes) store(before + i, swish_slope(value, gate));
+    }
 }
 
 /* How many rows must be widened for row `out` of the depthwise convolution's result. */
@@ -177,7 +188,7 @@ static void widen(const struct block *s, long first, long last, float *scratch, 
         memset(scratch, 0, active.kept * active.size * sizeof(float));
         for (long y = 0, widened = 0; y < s->out_height; y++) {
             for (; widened < rows_seen(s, y); widened++)
-                widen_row(s, image, widened, x, before, row_of(active, widened + s->padding));
+                widen_row(s, image, widened, 0, x, before, row_of(active, widened + s->padding));
             see_rows(s, active, y, seen);
             convolve_row(s, seen, centre, row, sums);
             if (image == first && y == 0) { /* now it is known where values lie */

@@ -127,10 +127,7 @@ INLINE vector sigmoid(vector x) {
 
 INLINE vector swish(vector x) { return x * sigmoid(x); }
 
-/* gradient times the slope of swish at x */
-INLINE vector swish_gradient(vector gradient, vector x) {
-    vector gate = sigmoid(x);
-    return gradient * gate * multiply_add(x, splat(1) - gate, splat(1));
-}
+/* The slope of swish at x, where sigmoid(x) is known. */
+INLINE vector swish_slope(vector x, vector gate) { return gate * multiply_add(x, splat(1) - gate, splat(1)); }
 
 #endif
