@@ -173,7 +173,8 @@ class OurLoop:
     def take(self, indices: Tensor) -> None:
         self.taken += 1
         indices = indices.to(self.step.device)
-        self.step.take(indices, 0.01, StepRandomness(0, ("bench", self.taken), self.step.device)).tolist()
+        with accelerate(self.step.module):
+            self.step.take(indices, 0.01, StepRandomness(0, ("bench", self.taken), self.step.device)).tolist()
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
@@ -339,7 +340,8 @@ def measure(batch_size: int, blocks: int, device: torch.device) -> dict[str, Any
     images = load_images(4096)
     loop = make_loop("netpress", images, device)
     batch = torch.arange(batch_size)
-    parts = time_parts(loop.step, batch, 2 * blocks)
+    with accelerate(loop.step.module):
+        parts = time_parts(loop.step, batch, 2 * blocks)
     masks = time_parts(make_loop("netpress, 60% masked", images, device).step, batch, blocks)["masks"]
     shares, rest = share_kinds(loop, batch, blocks) if device.type == "cpu" else ({}, [])
     network = make_network()
