@@ -275,7 +275,7 @@ class InvertedResidual:
         gate: what `narrow` multiplied with, and what is added to the activated values' gradient, [images, inside] each;
         then there is nothing for `turned`, which `gate_backward` has.
         """
-        gating = {"image_gate": None, "image_pooled": None}
+        gating: dict[str, Tensor | None] = {"image_gate": None, "image_pooled": None}
         if gate is not None:
             gating = {"image_gate": gate[0], "image_pooled": gate[1], "products": None}
         done = self._run(

@@ -60,6 +60,7 @@ def _fits(block: InvertedResidual, x: Tensor) -> bool:
     activation = depthwise._modules.get("activation")
     if (
         expand is None
+        or activation is None
         or type(activation) not in _ACTIVATIONS
         or not is_widening(expand, type(activation))
         or not is_link(depthwise, type(activation), children=("pad",))
@@ -220,25 +221,18 @@ class _Inverted(torch.autograd.Function):
         for_third_shift = totals.sum(0)
         for_third, by_value, constant = third.backward(for_third_shift, against.sum(0))
         by_gradient = parts[0].contiguous() if drawn is None else parts[0] * drawn
-        narrowing = (
-            given,
-            narrowed,
-            (by_gradient, by_value, parts[1] + constant),
-            turned,
-            middle,
-            (second.factor, second.offset, second.mean),
-        )
+        for_values = by_gradient, by_value, parts[1] + constant
+        narrowing = given, narrowed, for_values, turned, middle, (second.factor, second.offset, second.mean)
         if inside is None:
-            back, for_narrow, sums = shape.narrow_backward(*narrowing)
+            back, for_turned, sums = shape.narrow_backward(*narrowing)
         else:
-            for_factors, for_narrow = shape.gate_backward(*narrowing, inside)
-            for_pooled, for_gate = ctx.gate.backward(for_factors.float()[:, :wide].contiguous())
-            back, _, sums = shape.narrow_backward(*narrowing, (inside, pad(for_pooled) / pixels))
+            back, for_turned, sums, for_gate = _through_gate(shape, narrowing, inside, ctx.gate)
 
+        assert for_turned is not None
         for_second_shift, against = sums.float()
         for_second, by_value, constant = second.backward(for_second_shift, against)
-        norm = second.factor, by_value, constant
-        for_rows, product, total, for_depthwise = shape.widen_backward(back, middle, norm, rows, *matrices)
+        for_values = second.factor, by_value, constant
+        for_rows, product, total, for_depthwise = shape.widen_backward(back, middle, for_values, rows, *matrices)
 
         for_first_shift = total[:wide].float()
         found = first.backward(product.t()[:wide], for_first_shift)
@@ -255,12 +249,31 @@ class _Inverted(torch.autograd.Function):
             for_depthwise.t()[:wide].reshape(wide, 1, shape.kernel, shape.kernel),
             for_second[:wide],
             for_second_shift[:wide],
-            for_narrow[:, :wide, None, None],
+            for_turned[:, :wide, None, None],
             for_third[:outputs],
             for_third_shift[:outputs],
             *([torch.zeros_like(third.shift[:outputs])] if ctx.has_bias else []),  # the norm takes it away again
             *for_gate,
         )
+
+
+_Norms = tuple[Tensor, Tensor, Tensor]
+
+
+def _through_gate(
+    shape: blocks.InvertedResidual,
+    narrowing: tuple[Tensor, Tensor, _Norms, Tensor, Tensor, _Norms],
+    inside: Tensor,
+    gate: _Gate,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+    """What `narrow_backward` gives where a gate with factors `inside` stands before it; then its parameters' gradients.
+
+    narrowing: the arguments of `narrow_backward`.
+    """
+    for_factors, for_narrow = shape.gate_backward(*narrowing, inside)
+    for_pooled, for_gate = gate.backward(for_factors.float()[:, : gate.factors.shape[1]].contiguous())
+    back, _, sums = shape.narrow_backward(*narrowing, (inside, pad(for_pooled) / (shape.out_height * shape.out_width)))
+    return back, for_narrow, sums, for_gate
 
 
 def _shape_of(block: InvertedResidual, x: Tensor) -> blocks.InvertedResidual:
