@@ -1,6 +1,7 @@
 /* Training passes of an inverted residual (Sandler et al. 2018) for float32 images with channels last: a pointwise
-   convolution that widens, norm, hard-swish, a depthwise convolution, norm, hard-swish, a pointwise convolution that
-   narrows, norm, then a gate for each image and channel, and the shortcut.
+   convolution that widens, norm, activation, a depthwise convolution, norm, activation, a pointwise convolution that
+   narrows, norm, then a gate for each image and channel, and the shortcut. The activation is hard-swish or swish; the gate may
+   also stand before the narrowing.
 
    Layer by layer each wide tensor passes through memory a dozen times in a step. Here an image's widened values live in
    the cache alone, and are computed again when they are needed in the backward pass; what the depthwise convolution makes of

@@ -4,6 +4,7 @@ With compiled kernels (netpress.native) the values inside a block, several times
 through memory once, between the depthwise convolution and its norm. Norms become a factor and an offset for each
 channel: the first from the moments of the narrow input, the others from sums taken while values are made. The gate's
 input follows from such sums too, so that gating is another factor.
+A gate that stands before narrowing needs a pass of its own for its input, and one more for its gradient.
 The results are those of the modules up to rounding, and running statistics move as theirs do.
 """
 

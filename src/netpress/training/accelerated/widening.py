@@ -1,4 +1,4 @@
-"""Widening in training on a CPU: pointwise convolution, norm and hard-swish as one autograd function.
+"""Widening in training on a CPU: pointwise convolution, norm and hard-swish or swish as one autograd function.
 
 Layer by layer, the wide tensor of an inverted residual's first three layers goes through memory ten times in a step,
 and that takes longer than the arithmetic. But before the activation it is linear in the block's narrow
@@ -35,8 +35,8 @@ _aten = torch.ops.aten
 class AcceleratedConvNorm(Swapped, ConvNorm):
     """A `ConvNorm` whose modules run as one, where they can: [batch, channels, height, width] as `ConvNorm` has it.
 
-    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish, in training on a CPU in
-    float32; they do where the result takes WORTHWHILE_BYTES.
+    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish or swish, in training on a
+    CPU in float32; they do where the result takes WORTHWHILE_BYTES.
     """
 
     plain = ConvNorm
