@@ -8,6 +8,8 @@ writes h-swish as x * relu6(x + 3) / 6 and forms each SRIP matrix by itself, at 
 Each loop has a process of its own, with its own memory; they run alternately in blocks, so that what else the
 machine does meets all. Medians are compared, by wall time and by processor time.
 
+A second pair is EfficientNet B0 at 32x32, with compiled kernels and by torch alone (NETPRESS_NATIVE=0).
+
 Images are CIFAR-100 where NETPRESS_DATA names its folder, and random ones otherwise: speed does not depend on them.
 """
 
@@ -67,6 +69,10 @@ def load_images(count: int) -> Images:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, 32, 32), generator=generator).byte()
     return Images(pixels, torch.randint(100, (count,), generator=generator))
+
+
+def make_efficientnet() -> Network:
+    return create("efficientnet", {}, mean=MEAN, std=STD, seed=1)
 
 
 def make_network() -> Network:
@@ -184,18 +190,20 @@ def make_loop(name: str, images: Images, device: torch.device) -> Any:
         return PlainLoop(images)
     if device.type == "cpu":
         keep_freed_memory()
-    if name == "netpress, torch alone":
+    if name.endswith("torch alone"):
         os.environ[SWITCH] = "0"
-    network = make_network()
+    network = make_efficientnet() if name in EFFICIENTNETS else make_network()
     if name == "netpress, 60% masked":
         generator = torch.Generator().manual_seed(0)
         network.masks = {n: torch.rand(w.shape, generator=generator) > 0.6 for n, w in network.weights().items()}
-    changes = {"orthogonality": None} if name == "netpress, without SRIP" else {}
+    changes = {"orthogonality": None} if name in ("netpress, without SRIP", *EFFICIENTNETS) else {}
     return OurLoop(make_step(images.to(device), network, **changes))
 
 
 LOOPS = ("netpress", "netpress, 60% masked", "netpress, without SRIP", "netpress, torch alone", "plain")
 ON_CPU = ("netpress, torch alone", "plain")
+EFFICIENTNETS = ("EfficientNet, kernels", "EfficientNet, torch alone")
+EFFICIENTNET_BATCH = 64  # torch alone takes 3.4 GiB for these
 
 
 def serve(connection: Connection, name: str, batch_size: int, device: torch.device) -> None:
@@ -356,6 +364,12 @@ def measure(batch_size: int, blocks: int, device: torch.device) -> dict[str, Any
         "rest": rest,
         "evaluation_images_per_second": len(test) / evaluating,
     }
+    if device.type == "cpu":
+        pair = alternate(list(EFFICIENTNETS), EFFICIENTNET_BATCH, blocks, device)
+        result["efficientnet_ms"] = {name: 1000 * taken.wall for name, taken in pair.items()}
+        result["efficientnet_threads"] = {name: taken.threads for name, taken in pair.items()}
+        kernels, alone = (pair[name].wall for name in EFFICIENTNETS)
+        result["efficientnet_ratio"] = alone / kernels
     if "plain" in times:
         result["ratio"] = times["plain"].wall / ours.wall
         result["cpu_ratio"] = times["plain"].cpu / ours.cpu
@@ -389,6 +403,11 @@ def describe(result: dict[str, Any]) -> str:
         rows.append(f"  compiled kernels: {'used' if available() else 'not there'}")
         rows.append("  of a step: " + ", ".join(f"{kind} {share:.0%}" for kind, share in result["shares"].items()))
         rows.append("  most of the rest: " + ", ".join(f"{name} {share:.1%}" for name, share in result["rest"]))
+    if "efficientnet_ratio" in result:
+        rows.append(f"EfficientNet B0 at 32x32, batch {EFFICIENTNET_BATCH}")
+        for name, ms in result["efficientnet_ms"].items():
+            rows.append(f"  {name:<25} {ms:8.1f} ms a step  threads: {result['efficientnet_threads'][name]}")
+        rows.append(f"  kernels are {result['efficientnet_ratio']:.2f} times as fast as torch alone")
     return "\n".join(rows)
 
 

@@ -2,8 +2,10 @@
 
 import copy
 import ctypes
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from netpress.models.blocks import ConvNorm
 from netpress.models.c_efficientnet import CEfficientNet, CEfficientNetSettings
+from netpress.models.efficientnet import EfficientNet, EfficientNetSettings
 from netpress.models.inverted_residual import InvertedResidual
 from netpress.native import blocks
 from netpress.native.library import SWITCH, available, library
@@ -27,11 +30,17 @@ class Case:
     outputs: int
     kernel: int = 3
     stride: int = 1
-    padding: int = 1
+    padding: int | tuple[int, int] = 1
     gated: bool = True
+    gate: Literal["inside", "output", "nothing"] = "output"
+    activation: type[nn.Module] = nn.Hardswish
+    bias: bool = False
+    drop_connect: float = 0.0
     shortcut: str = "none"
     images: tuple[int, int, int] = (3, 7, 9)  # how many, height, width
 
+
+_swish = functools.partial(Case, activation=nn.SiLU, gate="inside", bias=True)
 
 CASES = {
     "the network's second block": Case(16, 48, 16, shortcut="identity", images=(5, 32, 32)),
@@ -48,6 +57,18 @@ CASES = {
     "one pixel": Case(5, 17, 5, shortcut="identity", images=(6, 1, 1)),
     "one row": Case(5, 17, 5, shortcut="identity", images=(2, 1, 6)),
     "wide, many images": Case(24, 72, 24, shortcut="identity", images=(37, 4, 4)),
+    "swish alone": _swish(6, 10, 5, gated=False),
+    "swish, gated output": _swish(6, 17, 6, gate="output", shortcut="identity"),
+    "hard-swish, gated inside": Case(6, 17, 6, gate="inside", shortcut="identity"),
+    "EfficientNet's second block": _swish(16, 96, 24, images=(5, 16, 16)),
+    "drop connect": _swish(6, 17, 6, shortcut="identity", drop_connect=0.4, images=(7, 6, 5)),
+    "drop connect, gated output": Case(6, 17, 6, shortcut="identity", drop_connect=0.4, images=(7, 6, 5)),
+    "gated inside, a kernel of 5": _swish(5, 36, 5, kernel=5, padding=2, shortcut="identity", images=(4, 11, 10)),
+    "a kernel of 5, few rows": _swish(5, 36, 5, kernel=5, padding=2, shortcut="identity", images=(4, 2, 10)),
+    "a kernel of 5, one pixel": _swish(5, 36, 5, kernel=5, padding=2, images=(4, 1, 1)),
+    "more zeros after": _swish(5, 17, 6, stride=2, padding=(0, 1), images=(3, 8, 10)),
+    "more zeros after, a kernel of 5": _swish(5, 17, 6, kernel=5, stride=2, padding=(1, 2), images=(3, 8, 6)),
+    "more zeros after, stride 1": _swish(5, 17, 6, kernel=3, padding=(0, 2), images=(3, 8, 6)),
 }
 
 
@@ -62,11 +83,14 @@ def _block(case: Case) -> InvertedResidual:
         case.inputs,
         case.inside,
         case.outputs,
-        activation=nn.Hardswish,
+        activation=case.activation,
         kernel=case.kernel,
         stride=case.stride,
         padding=case.padding,
         squeezed=max(1, case.outputs // 4) if case.gated else 0,
+        gated=case.gate,
+        project_bias=case.bias,
+        drop_connect=case.drop_connect,
         shortcut=shortcuts[case.shortcut],
     )
     for link, momentum in ((block.expand, 0.3), (block.depthwise, 0.2), (block.project, 0.1)):
@@ -99,6 +123,7 @@ def _images(case: Case, seed: int = 1) -> Tensor:
 
 def _run(block: InvertedResidual, x: Tensor, run: Callable[[InvertedResidual, Tensor], Tensor]) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
+    torch.manual_seed(5)  # what drop connect draws
     y = run(block, x)
     y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(9)).to(y.dtype))
     assert x.grad is not None
@@ -228,6 +253,18 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fusable(lambda block: block.squeeze_excite.pool.register_forward_hook(lambda *_: None))
     assert not fusable(lambda block: block.depthwise.conv.register_forward_pre_hook(lambda *_: None))
     assert not fusable(lambda block: setattr(block.depthwise, "activation", nn.ReLU()))
+    assert not fusable(lambda block: setattr(block.depthwise, "activation", nn.SiLU()))
+    assert not fusable(lambda block: setattr(block, "drop_connect", nn.Dropout(0.5)))
+    case = CASES["drop connect"]
+    assert fusable()
+    assert not fusable(lambda block: block.drop_connect.register_forward_hook(lambda *_: None))
+    assert not fusable(lambda block: block.squeeze_excite.pool.register_forward_hook(lambda *_: None))
+    case = CASES["more zeros after"]
+    assert fusable()
+    assert not fusable(lambda block: block.depthwise.pad.register_forward_hook(lambda *_: None))
+    assert not fusable(lambda block: setattr(block.depthwise, "pad", nn.ReflectionPad2d((0, 1, 0, 1))))
+    assert not fusable(lambda block: setattr(block.depthwise, "pad", nn.ZeroPad2d((1, 0, 0, 1))))
+    case = CASES["odd widths"]
     assert not fusable(lambda block: setattr(block.project, "norm", nn.Identity()))
     with torch.no_grad():
         assert not fusable()
@@ -237,11 +274,45 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fusable()
 
 
-def test_a_network_trains_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def _values(count: int) -> Tensor:
+    spread = torch.linspace(-30, 30, count)
+    return torch.cat([spread, torch.tensor([0.0, -0.0, 1e-30, -80.0, 86.0, -200.0, 200.0])])
+
+
+def test_swish_is_torchs_to_a_few_units_in_the_last_place(lanes: int) -> None:
+    x = _values(16 * 1000 + 9).view(1, -1, 1, 16).contiguous()
+    shape = blocks.InvertedResidual(1, x.shape[1], 1, 1, 16, 16, 1, 1, 0, swish=True)
+    found = shape.narrow(x, torch.ones(16), torch.zeros(16), torch.eye(16))[0].flatten()
+    exact = nn.functional.silu(x.flatten().double())
+    units = (found.double() - exact).abs() / exact.abs().clamp_min(1e-28) * 2**23  # smaller ones do not matter
+    assert float(units.max()) < 4
+
+
+def test_the_slope_of_swish_is_torchs(lanes: int) -> None:
+    x = _values(16 * 1000 + 9).view(1, -1, 1, 16).contiguous()
+    shape = blocks.InvertedResidual(1, x.shape[1], 1, 1, 16, 16, 1, 1, 0, swish=True)
+    norm = torch.ones(16), torch.zeros(16), torch.zeros(16)
+    parts = torch.ones(1, 16), torch.zeros(16), torch.zeros(1, 16)
+    found = shape.narrow_backward(torch.ones_like(x), x, parts, torch.eye(16), x, norm)[0].flatten()
+    wanted = x.flatten().double().requires_grad_()
+    nn.functional.silu(wanted).sum().backward()
+    torch.testing.assert_close(found.double(), wanted.grad, rtol=1e-6, atol=3e-7)
+
+
+def _c_efficientnet() -> nn.Module:
+    return CEfficientNet(CEfficientNetSettings(widths="tiny", classes=10, dropout=0.0))
+
+
+def _efficientnet() -> nn.Module:
+    return EfficientNet(EfficientNetSettings(width=0.25, depth=0.5, classes=10, strides=(1, 2, 2, 1, 1, 2, 1)))
+
+
+@pytest.mark.parametrize("build", [_c_efficientnet, _efficientnet])
+def test_a_network_trains_to_the_same_weights(build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     def weights_after_a_step(kernels: bool) -> dict[str, Tensor]:
         monkeypatch.setattr(inverted_residual, "available", lambda: kernels)
         torch.manual_seed(0)
-        network = CEfficientNet(CEfficientNetSettings(widths="tiny", classes=10, dropout=0.0)).train()
+        network = build().train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(2))
         with accelerate(network):

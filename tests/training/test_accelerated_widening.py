@@ -43,8 +43,9 @@ def _run(link: ConvNorm, x: Tensor, run: Callable[[ConvNorm, Tensor], Tensor]) -
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7, 9), (3, 6, 1, 4), (40, 6, 16, 16)])
-def test_equals_the_modules(shape: tuple[int, ...]) -> None:
-    link, x = _link(), 3 + _images(1, *shape)  # far from zero, where sums of squares lose most
+@pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU])
+def test_equals_the_modules(shape: tuple[int, ...], activation: type[nn.Module]) -> None:
+    link, x = _link(activation=activation()), 3 + _images(1, *shape)  # far from zero, where sums of squares lose most
     exact = _run(copy.deepcopy(link).double(), x.double(), lambda link, x: link(x))
     found = _run(link, x, _widen)
     assert len(found) == len(exact) == 8  # result, gradients for x and three parameters, three statistics
@@ -63,6 +64,7 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     hooked.register_forward_hook(lambda *_: None)
     norm_hooked.norm.register_forward_pre_hook(lambda *_: None)
     assert is_fused(_link())
+    assert is_fused(_link(activation=nn.SiLU()))
     assert not is_fused(_link().eval())
     assert not is_fused(_link(outputs=4))
     assert not is_fused(_link(activation=nn.ReLU()))

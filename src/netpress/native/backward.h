@@ -23,25 +23,67 @@ static void finish_backward(const struct block *s, long first, long last, float 
     }
 }
 
-/* The gradient for `narrowed` is gradient * image_factor + narrowed * by_value + image_offset. From it middle_gradient, for
-   the normalized middle; products: [outputs, inside] for `narrow_turned`; sums: [2, inside] of middle_gradient and of
+INLINE vector activated_gradient(const struct block *s, vector gradient, vector x) {
+    return s->swish ? gradient * swish_slope(x, sigmoid(x)) : hardswish_gradient(gradient, x);
+}
+
+/* The gradient for `count` pixels of `narrowed` from `start` on: gradient * image_factor + narrowed * by_value + image_offset. */
+INLINE void narrowed_gradient(const struct block *s, long image, long start, long count, float *to) {
+    long width = s->outputs_padded, pixel = image * s->out_height * s->out_width + start;
+    const float *factor = s->image_factor + image * width, *offset = s->image_offset + image * width;
+    for (long p = 0; p < count; p++)
+        for (long column = 0; column < width; column += LANES) {
+            const float *gradient = s->gradient + (pixel + p) * s->outputs + column;
+            vector value = multiply_add(load(s->narrowed + (pixel + p) * width + column), load(s->by_value + column),
+                                        load(offset + column));
+            value = multiply_add(load_some(gradient, s->outputs - column), load(factor + column), value);
+            store(to + p * width + column, value);
+        }
+}
+
+/* Where a gate stands before narrowing. products: [outputs, inside] for `narrow_turned`; image_sums: [images, inside], the gate's
+   gradient. Both follow from the same product of an image, of its narrowed gradient and its activated values: */
+static void gate_backward(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
+    (void)sums;
+    long size = s->out_height * s->out_width, width = s->outputs_padded;
+    float *given = scratch, *active = given + CHUNK * width, *product = active + CHUNK * s->inside;
+    for (long image = first; image < last; image++) {
+        const float *gate = s->image_gate + image * s->inside;
+        double *for_gate = s->image_sums + image * s->inside;
+        for (long start = 0; start < size; start += CHUNK) {
+            long count = least(CHUNK, size - start);
+            narrowed_gradient(s, image, start, count, given);
+            activate_rows(s, s->middle + (image * size + start) * s->inside, count, NULL, active);
+            operand turned = {given, 0, 1, width};
+            target weights = {product, 0, s->inside, s->inside, NULL, start > 0};
+            multiply(1, s->outputs, count, turned, active, s->inside, weights);
+        }
+        memset(for_gate, 0, s->inside * sizeof(double));
+        for (long column = 0; column < s->inside; column += LANES) {
+            vector total = splat(0), factor = load(gate + column);
+            for (long place = column; place < s->outputs * s->inside; place += s->inside) {
+                vector value = load(product + place);
+                total = multiply_add(value, load(s->narrow_turned + place), total);
+                store(products + place, multiply_add(value, factor, load(products + place)));
+            }
+            add_to_doubles(for_gate + column, total);
+        }
+    }
+}
+
+/* From the gradient for `narrowed`, middle_gradient, for the normalized middle; products: [outputs, inside] for
+   `narrow_turned`, where no gate has asked for them; sums: [2, inside] of middle_gradient and of
    middle_gradient * (middle - centre). */
 static void narrow_backward(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
     long size = s->out_height * s->out_width, width = s->outputs_padded;
     float *given = scratch, *middle = given + CHUNK * width, *active = middle + CHUNK * s->inside;
     float *back = active + CHUNK * s->inside;
     for (long image = first; image < last; image++) {
-        const float *factor = s->image_factor + image * width, *offset = s->image_offset + image * width;
+        const float *gate = s->image_gate ? s->image_gate + image * s->inside : NULL;
+        const float *pooled = s->image_gate ? s->image_pooled + image * s->inside : NULL;
         for (long start = 0; start < size; start += CHUNK) {
             long count = least(CHUNK, size - start), pixel = image * size + start;
-            for (long p = 0; p < count; p++)
-                for (long column = 0; column < width; column += LANES) {
-                    const float *gradient = s->gradient + (pixel + p) * s->outputs + column;
-                    vector value = multiply_add(load(s->narrowed + (pixel + p) * width + column),
-                                                load(s->by_value + column), load(offset + column));
-                    value = multiply_add(load_some(gradient, s->outputs - column), load(factor + column), value);
-                    store(given + p * width + column, value);
-                }
+            narrowed_gradient(s, image, start, count, given);
             operand rows = {given, 0, width, 1}, turned = {given, 0, 1, width};
             target wide = {back, 0, s->inside, s->inside, NULL, 0};
             multiply(1, count, s->outputs, rows, s->narrow_turned, s->inside, wide);
@@ -51,8 +93,12 @@ static void narrow_backward(const struct block *s, long first, long last, float 
                 vector total = splat(0), against = splat(0);
                 for (long place = column; place < count * s->inside; place += s->inside) {
                     vector before = load(middle + place), value = normalized(s, before, column);
-                    vector gradient = hardswish_gradient(load(back + place), value);
-                    store(active + place, hardswish(value));
+                    vector gradient = load(back + place);
+                    if (gate)
+                        gradient = multiply_add(gradient, load(gate + column), load(pooled + column));
+                    else
+                        store(active + place, activated(s, value));
+                    gradient = activated_gradient(s, gradient, value);
                     store(back + place, gradient);
                     total += gradient;
                     against = multiply_add(gradient, before - centre, against);
@@ -61,6 +107,7 @@ static void narrow_backward(const struct block *s, long first, long last, float 
                 add_to_doubles(sums + s->inside + column, against);
             }
             memcpy(s->middle_gradient + pixel * s->inside, back, count * s->inside * sizeof(float));
+            if (gate) continue;
             target weights = {products, 0, s->inside, s->inside, NULL, 1};
             multiply(1, s->outputs, count, turned, active, s->inside, weights);
         }
@@ -71,18 +118,18 @@ static void narrow_backward(const struct block *s, long first, long last, float 
    kernel saw. */
 INLINE void learn_row(const int kernel, const struct block *s, const float *const *seen, const float *given, long column,
                       float *products) {
-    if (kernel == 3) {
-        vector sums[9];
-        for (int t = 0; t < 9; t++) sums[t] = load(products + t * s->inside + column);
+    if (kernel == 3 || kernel == 5) {
+        vector sums[25];
+        for (int t = 0; t < kernel * kernel; t++) sums[t] = load(products + t * s->inside + column);
         for (long x = 0; x < s->out_width; x++) {
             vector gradient = load(given + x * s->inside + column);
-            for (int ky = 0; ky < 3; ky++)
-                for (int kx = 0; kx < 3; kx++) {
+            for (int ky = 0; ky < kernel; ky++)
+                for (int kx = 0; kx < kernel; kx++) {
                     vector value = load(seen[ky] + (x * s->stride + kx) * s->inside + column);
-                    sums[ky * 3 + kx] = multiply_add(value, gradient, sums[ky * 3 + kx]);
+                    sums[ky * kernel + kx] = multiply_add(value, gradient, sums[ky * kernel + kx]);
                 }
         }
-        for (int t = 0; t < 9; t++) store(products + t * s->inside + column, sums[t]);
+        for (int t = 0; t < kernel * kernel; t++) store(products + t * s->inside + column, sums[t]);
         return;
     }
     for (int t = 0; t < kernel * kernel; t++) {
@@ -109,22 +156,24 @@ INLINE void scatter_row(const struct block *s, const float *given, float *const 
 }
 
 /* The gradient of one row of widened values before their activation, for one vector of channels, and the sum of it.
-   `spread`: where this gathers (a kernel of 3, stride 1), three rows of the gradient of the depthwise convolution's result, with
+   `before`: these values, or, of swish, its slopes there.
+   `spread`: where this gathers from `gathers` rows (a kernel of 3 or 5, stride 1), rows of the gradient of the depthwise convolution's result, with
    zeros around; else one row of the gradient that `scatter_row` made. */
 INLINE void activate_row(const int gathers, const struct block *s, const float *const *spread, const float *before,
                          float *to, long column, double *sums) {
-    vector total = splat(0), weights[9];
-    if (gathers)
-        for (int t = 0; t < 9; t++) weights[t] = load(s->depthwise + (8 - t) * s->inside + column);
+    vector total = splat(0), weights[25];
+    for (int t = 0; t < gathers * gathers; t++)
+        weights[t] = load(s->depthwise + (gathers * gathers - 1 - t) * s->inside + column);
     for (long x = 0; x < s->width; x++) {
         vector sum = splat(0);
         if (gathers)
-            for (int ky = 0; ky < 3; ky++)
-                for (int kx = 0; kx < 3; kx++)
-                    sum = multiply_add(load(spread[ky] + (x + kx) * s->inside + column), weights[ky * 3 + kx], sum);
+            for (int ky = 0; ky < gathers; ky++)
+                for (int kx = 0; kx < gathers; kx++)
+                    sum = multiply_add(load(spread[ky] + (x + kx) * s->inside + column), weights[ky * gathers + kx], sum);
         else
             sum = load(spread[0] + (x + s->padding) * s->inside + column);
-        sum = hardswish_gradient(sum, load(before + x * s->inside + column));
+        vector value = load(before + x * s->inside + column);
+        sum = s->swish ? sum * value : hardswish_gradient(sum, value);
         store(to + x * s->inside + column, sum);
         total += sum;
     }
@@ -160,8 +209,8 @@ INLINE void narrow_rows(const struct block *s, long image, long y, long count, f
    out = gradient of the normalized widened values @ widen_turned; products: [kernel * kernel, inside] for `depthwise`, then
    [inputs, inside] of (x - mean).T @ that gradient; sums: [inside] of it */
 static void widen_backward(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
-    const int gathers = s->kernel == 3 && s->stride == 1 && s->padding == 1;
-    const long row = s->width * s->inside, padded_row = row + 2 * s->padding * s->inside;
+    const int gathers = (s->kernel == 3 || s->kernel == 5) && s->stride == 1 && 2 * s->padding + 1 == s->kernel && !s->padding_more;
+    const long row = s->width * s->inside, padded_row = padded_row_of(s);
     const long together = rows_together(s), kept = s->kernel;
     ring active = {scratch, padded_row, kept};
     ring spread = {active.from + kept * padded_row, padded_row, kept};
@@ -177,20 +226,22 @@ static void widen_backward(const struct block *s, long first, long last, float *
         long widened = 0, out = 0; /* rows that are done */
         for (long y = 0; y < s->height; y++) {
             /* All results that row y had a part in: the last one begins at it. */
-            long needed = gathers ? least(y + 2, s->out_height) : least((y + s->padding) / s->stride + 1, s->out_height);
+            long needed = gathers ? least(y + s->padding + 1, s->out_height) : least((y + s->padding) / s->stride + 1, s->out_height);
             for (; out < needed; out++) {
                 for (; widened < rows_seen(s, out); widened++) {
                     long place = widened + s->padding;
-                    widen_row(s, image, widened, x, row_of(before, place), row_of(active, place));
+                    widen_row(s, image, widened, 1, x, row_of(before, place), row_of(active, place));
                     if (!gathers) memset(row_of(spread, place), 0, padded_row * sizeof(float));
                 }
                 see_rows(s, active, out, seen);
                 for (int ky = 0; ky < s->kernel; ky++) spreads[ky] = row_of(spread, out * s->stride + ky);
-                float *gradient = gathers ? row_of(spread, out + 1) + s->inside : given;
+                float *gradient = gathers ? row_of(spread, out + s->padding) + s->padding * s->inside : given;
                 middle_row(s, image, out, gradient);
                 for (long column = 0; column < s->inside; column += LANES) {
                     if (s->kernel == 3)
                         learn_row(3, s, seen, gradient, column, products);
+                    else if (s->kernel == 5)
+                        learn_row(5, s, seen, gradient, column, products);
                     else
                         learn_row(s->kernel, s, seen, gradient, column, products);
                 }
@@ -198,17 +249,20 @@ static void widen_backward(const struct block *s, long first, long last, float *
             }
             for (; widened <= y; widened++) { /* a last row that no result saw */
                 long place = widened + s->padding;
-                widen_row(s, image, widened, x, row_of(before, place), row_of(active, place));
+                widen_row(s, image, widened, 1, x, row_of(before, place), row_of(active, place));
                 memset(row_of(spread, place), 0, padded_row * sizeof(float));
             }
-            if (gathers && y + 2 > s->out_height) memset(row_of(spread, y + 2), 0, padded_row * sizeof(float));
-            const float *rows[3] = {row_of(spread, y + s->padding), NULL, NULL};
-            for (int ky = 0; gathers && ky < 3; ky++) rows[ky] = row_of(spread, y + ky);
+            if (gathers && y + s->padding >= s->out_height)
+                memset(row_of(spread, y + 2 * s->padding), 0, padded_row * sizeof(float));
+            const float *rows[MOST_TAPS] = {row_of(spread, y + s->padding)};
+            for (int ky = 0; gathers && ky < s->kernel; ky++) rows[ky] = row_of(spread, y + ky);
             const float *values = row_of(before, y + s->padding);
             float *to = wide + y % together * row;
             for (long column = 0; column < s->inside; column += LANES) {
-                if (gathers)
-                    activate_row(1, s, rows, values, to, column, sums);
+                if (gathers && s->kernel == 3)
+                    activate_row(3, s, rows, values, to, column, sums);
+                else if (gathers)
+                    activate_row(5, s, rows, values, to, column, sums);
                 else
                     activate_row(0, s, rows, values, to, column, sums);
             }
@@ -234,4 +288,5 @@ static void input_backward(const struct block *s, long first, long last, float *
 }
 
 #define ALL_PASSES \
-    {moments, widen, narrow, finish, finish_backward, narrow_backward, widen_backward, input_backward}
+    {moments,         widen,         squeeze,         narrow,         finish, \
+     finish_backward, gate_backward, narrow_backward, widen_backward, input_backward}

@@ -27,12 +27,14 @@ static pass *find(int number, int lanes) {
 }
 
 static size_t scratch_floats(int number, const struct block *s) {
-    size_t row = s->width * s->inside, padded_row = (s->width + 2 * s->padding) * s->inside;
+    size_t row = s->width * s->inside, padded_row = padded_row_of(s);
     size_t out_row = s->out_width * s->inside;
     switch (number) {
     case MOMENTS: return (CHUNK + s->inputs + 1) * s->inputs_padded;
     case WIDEN: return s->kernel * padded_row + row + out_row + s->width * s->inputs_padded + s->inside;
+    case SQUEEZE: return s->inside;
     case NARROW: return CHUNK * s->inside + s->outputs_padded;
+    case GATE_BACKWARD: return CHUNK * (s->outputs_padded + s->inside) + s->outputs * s->inside;
     case NARROW_BACKWARD: return CHUNK * (s->outputs_padded + 3 * s->inside);
     case WIDEN_BACKWARD: return s->kernel * (2 * padded_row + row) + rows_together(s) * (row + s->width * s->inputs_padded) + out_row;
     default: return 0;
@@ -41,7 +43,8 @@ static size_t scratch_floats(int number, const struct block *s) {
 
 static size_t product_floats(int number, const struct block *s) {
     switch (number) {
-    case NARROW_BACKWARD: return s->outputs * s->inside;
+    case GATE_BACKWARD: return s->outputs * s->inside;
+    case NARROW_BACKWARD: return s->image_gate ? 0 : s->outputs * s->inside; /* GATE_BACKWARD has done it */
     case WIDEN_BACKWARD: return (s->kernel * s->kernel + s->inputs) * s->inside;
     default: return 0;
     }

@@ -1,6 +1,7 @@
 /* Training passes of an inverted residual (Sandler et al. 2018) for float32 images with channels last: a pointwise
-   convolution that widens, norm, hard-swish, a depthwise convolution, norm, hard-swish, a pointwise convolution that
-   narrows, norm, then a gate for each image and channel, and the shortcut.
+   convolution that widens, norm, activation, a depthwise convolution, norm, activation, a pointwise convolution that
+   narrows, norm, then a gate for each image and channel, and the shortcut. The activation is hard-swish or swish; the gate may
+   also stand before the narrowing.
 
    Layer by layer each wide tensor passes through memory a dozen times in a step. Here an image's widened values live in
    the cache alone, and are computed again when they are needed in the backward pass; what the depthwise convolution makes of
@@ -21,7 +22,10 @@
    that its function names. */
 struct block {
     long images, height, width, inputs, inputs_padded, inside, outputs, outputs_padded;
-    long kernel, stride, padding, out_height, out_width, threads;
+    long kernel, stride, padding;
+    long padding_more; /* below and right, beyond `padding` */
+    long swish;        /* whether activations are swish, x sigmoid(x), and not hard-swish */
+    long out_height, out_width, threads;
     const float *x;              /* [images, height, width, inputs] */
     const float *mean;           /* [inputs_padded] of x: what is linear in it is computed from what lies near zero */
     const float *widen;          /* [inputs, inside], with its norm multiplied in */
@@ -37,6 +41,8 @@ struct block {
     const float *narrow_turned;  /* [outputs, inside] */
     const float *image_factor;   /* [images, outputs_padded] for the narrowed values, or for their gradients */
     const float *image_offset;   /* [images, outputs_padded] */
+    const float *image_gate;     /* [images, inside] what activated values are multiplied with before narrowing; or NULL */
+    const float *image_pooled;   /* [images, inside] what the gate's backward pass adds to the activated values' gradient */
     const float *by_row;         /* [inputs, inputs_padded] what the first norm's backward pass multiplies pixels with */
     const float *shortcut;       /* as out, to be added; or NULL */
     const float *gradient;       /* [images, out_height, out_width, outputs] */
@@ -46,16 +52,33 @@ struct block {
     float *out;                  /* [images, out_height, out_width, outputs], or as x */
     float *products;             /* [outputs, inside], or [kernel * kernel + inputs, inside] */
     double *sums;                /* over all pixels, as each pass says */
-    double *image_sums;          /* [2, images, outputs_padded], over each image's pixels */
+    double *image_sums;          /* [2, images, outputs_padded] or [images, inside], over each image's pixels */
 };
 
 /* In the order in which a step runs them. */
-enum { MOMENTS, WIDEN, NARROW, FINISH, FINISH_BACKWARD, NARROW_BACKWARD, WIDEN_BACKWARD, INPUT_BACKWARD, PASSES };
+enum {
+    MOMENTS,
+    WIDEN,
+    SQUEEZE,
+    NARROW,
+    FINISH,
+    FINISH_BACKWARD,
+    GATE_BACKWARD,
+    NARROW_BACKWARD,
+    WIDEN_BACKWARD,
+    INPUT_BACKWARD,
+    PASSES
+};
 
 enum {
     CHUNK = 64,   /* pixels that go through the cache together, where a pass does not take rows */
     MOST_TAPS = 7 /* the largest kernel's side */
 };
+
+/* Floats in a row of the widened image with its padding. */
+static inline long padded_row_of(const struct block *s) {
+    return (s->width + 2 * s->padding + s->padding_more) * s->inside;
+}
 
 /* Rows of widened gradients that go on together: about as many pixels. */
 static inline long rows_together(const struct block *s) {

@@ -20,11 +20,12 @@ _WORTH_A_THREAD = 1 << 22
 
 _SIZES = """
 images height width inputs inputs_padded inside outputs outputs_padded
-kernel stride padding out_height out_width threads
+kernel stride padding padding_more swish out_height out_width threads
 """
 _POINTERS = """
 x mean widen widen_start widen_turned depthwise centre factor offset by_value constant narrow narrow_turned
-image_factor image_offset by_row shortcut gradient middle middle_gradient narrowed out products sums image_sums
+image_factor image_offset image_gate image_pooled by_row shortcut
+gradient middle middle_gradient narrowed out products sums image_sums
 """
 
 
@@ -50,10 +51,12 @@ _PASSES = {
         "middle": _MIDDLE,
         "sums": "two inside",
     },
+    "squeeze": {"middle": _MIDDLE, "factor": "inside", "offset": "inside", "image_sums": "images inside"},
     "narrow": {
         "middle": _MIDDLE,
         "factor": "inside",
         "offset": "inside",
+        "image_gate": "images inside",
         "narrow": "inside outputs_padded",
         "narrowed": _NARROWED,
         "sums": "two outputs_padded",
@@ -72,6 +75,20 @@ _PASSES = {
         "centre": "outputs_padded",
         "image_sums": "two images outputs_padded",
     },
+    "gate_backward": {
+        "gradient": _RESULT,
+        "narrowed": _NARROWED,
+        "image_factor": "images outputs_padded",
+        "image_offset": "images outputs_padded",
+        "by_value": "outputs_padded",
+        "narrow_turned": "outputs inside",
+        "middle": _MIDDLE,
+        "factor": "inside",
+        "offset": "inside",
+        "image_gate": "images inside",
+        "products": "outputs inside",
+        "image_sums": "images inside",
+    },
     "narrow_backward": {
         "gradient": _RESULT,
         "narrowed": _NARROWED,
@@ -83,6 +100,8 @@ _PASSES = {
         "factor": "inside",
         "offset": "inside",
         "centre": "inside",
+        "image_gate": "images inside",
+        "image_pooled": "images inside",
         "middle_gradient": _MIDDLE,
         "products": "outputs inside",
         "sums": "two inside",
@@ -132,6 +151,8 @@ class InvertedResidual:
 
     All tensors are on the CPU and dense, images as [images, height, width, channels], and float32 but for sums, which
     are float64. `inside` is a multiple of LANES, as are inputs_padded and outputs_padded (see `pad`).
+    There is `padding` on all sides, and below and right `padding_more` beyond it. Activations are hard-swish, or, with
+    `swish`, x * sigmoid(x).
     Raises ValueError for a tensor of another size, MemoryError where none is left.
     """
 
@@ -144,18 +165,20 @@ class InvertedResidual:
     kernel: int
     stride: int
     padding: int
+    padding_more: int = 0
+    swish: bool = False
 
     def __post_init__(self) -> None:
-        if self.kernel > LARGEST_KERNEL or self.padding >= self.kernel or self.inside % LANES:
+        if self.kernel > LARGEST_KERNEL or self.padding + self.padding_more >= self.kernel or self.inside % LANES:
             raise ValueError(f"{self} has a kernel, a padding or a width that there are no passes for")
 
     @property
     def out_height(self) -> int:
-        return (self.height + 2 * self.padding - self.kernel) // self.stride + 1
+        return (self.height + 2 * self.padding + self.padding_more - self.kernel) // self.stride + 1
 
     @property
     def out_width(self) -> int:
-        return (self.width + 2 * self.padding - self.kernel) // self.stride + 1
+        return (self.width + 2 * self.padding + self.padding_more - self.kernel) // self.stride + 1
 
     def _threads(self) -> int:
         pixels = self.images * self.height * self.width
@@ -167,7 +190,7 @@ class InvertedResidual:
         return self._run("moments", x=x)["sums"]
 
     def widen(self, x: Tensor, mean: Tensor, widen: Tensor, start: Tensor, depthwise: Tensor) -> tuple[Tensor, Tensor]:
-        """Depthwise convolution of hardswish((x - mean) @ widen + start), and the sums of it and of its squares.
+        """Depthwise convolution of activation((x - mean) @ widen + start), and the sums of it and of its squares.
 
         mean: [inputs_padded], of x; widen: [inputs, inside]; start: [inside]; depthwise: [kernel * kernel, inside].
         Gives [images, out_height, out_width, inside] and [2, inside].
@@ -175,13 +198,20 @@ class InvertedResidual:
         done = self._run("widen", x=x, mean=mean, widen=widen, widen_start=start, depthwise=depthwise)
         return done["middle"], done["sums"]
 
-    def narrow(self, middle: Tensor, factor: Tensor, offset: Tensor, narrow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hardswish(middle * factor + offset) @ narrow; its sums for each image; over all, its sums and its squares'.
+    def squeeze(self, middle: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+        """Each image's sums of activation(middle * factor + offset): [images, inside]; factor, offset: [inside]."""
+        return self._run("squeeze", middle=middle, factor=factor, offset=offset)["image_sums"]
 
-        factor, offset: [inside]; narrow: [inside, outputs_padded].
+    def narrow(
+        self, middle: Tensor, factor: Tensor, offset: Tensor, narrow: Tensor, gate: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(activation(middle * factor + offset) * gate) @ narrow; its sums for each image; over all, its sums and its
+        squares'.
+
+        factor, offset: [inside]; narrow: [inside, outputs_padded]; gate: [images, inside].
         Gives [images, out_height, out_width, outputs_padded], [images, outputs_padded] and [2, outputs_padded].
         """
-        done = self._run("narrow", middle=middle, factor=factor, offset=offset, narrow=narrow)
+        done = self._run("narrow", middle=middle, factor=factor, offset=offset, narrow=narrow, image_gate=gate)
         return done["narrowed"], done["image_sums"], done["sums"]
 
     def finish(self, narrowed: Tensor, factor: Tensor, offset: Tensor, shortcut: Tensor | None) -> Tensor:
@@ -197,6 +227,35 @@ class InvertedResidual:
         """Each image's sums of the gradient and of gradient * (narrowed - mean): [2, images, outputs_padded]."""
         return self._run("finish_backward", gradient=gradient, narrowed=narrowed, centre=mean)["image_sums"]
 
+    def gate_backward(
+        self,
+        gradient: Tensor,
+        narrowed: Tensor,
+        parts: tuple[Tensor, Tensor, Tensor],
+        turned: Tensor,
+        middle: Tensor,
+        norm: tuple[Tensor, Tensor, Tensor],
+        gate: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of `narrow` for the gate [images, inside], float64, and for `turned` [outputs, inside].
+
+        Arguments are those of `narrow_backward`.
+        """
+        done = self._run(
+            "gate_backward",
+            gradient=gradient,
+            narrowed=narrowed,
+            image_factor=parts[0],
+            by_value=parts[1],
+            image_offset=parts[2],
+            narrow_turned=turned,
+            middle=middle,
+            factor=norm[0],
+            offset=norm[1],
+            image_gate=gate,
+        )
+        return done["image_sums"], done["products"]
+
     def narrow_backward(
         self,
         gradient: Tensor,
@@ -205,14 +264,20 @@ class InvertedResidual:
         turned: Tensor,
         middle: Tensor,
         norm: tuple[Tensor, Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        gate: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Backward pass of `narrow`, as far as the normalized values before the activation.
 
         The gradient for what `narrow` gave is gradient * parts[0] + narrowed * parts[1] + parts[2], with parts
         [images, outputs_padded], [outputs_padded] and [images, outputs_padded]. turned: [outputs, inside], the
         transpose of its matrix; norm: factor, offset and mean, [inside]. Gives a gradient as `middle`, the one for
         `turned`, and sums [2, inside] of the first and of it times (middle - mean).
+        gate: what `narrow` multiplied with, and what is added to the activated values' gradient, [images, inside] each;
+        then there is nothing for `turned`, which `gate_backward` has.
         """
+        gating: dict[str, Tensor | None] = {"image_gate": None, "image_pooled": None}
+        if gate is not None:
+            gating = {"image_gate": gate[0], "image_pooled": gate[1], "products": None}
         done = self._run(
             "narrow_backward",
             gradient=gradient,
@@ -225,8 +290,9 @@ class InvertedResidual:
             factor=norm[0],
             offset=norm[1],
             centre=norm[2],
+            **gating,
         )
-        return done["middle_gradient"], done["products"], done["sums"]
+        return done["middle_gradient"], done.get("products"), done["sums"]
 
     def widen_backward(
         self,

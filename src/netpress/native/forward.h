@@ -36,6 +36,19 @@ INLINE vector normalized(const struct block *s, vector value, long column) {
     return multiply_add(value, load(s->factor + column), load(s->offset + column));
 }
 
+/* The activation of this block. */
+INLINE vector activated(const struct block *s, vector x) { return s->swish ? swish(x) : hardswish(x); }
+
+/* `count` pixels of the middle, normalized, activated and, with a gate [inside], multiplied by that. */
+INLINE void activate_rows(const struct block *s, const float *from, long count, const float *gate, float *to) {
+    for (long p = 0; p < count; p++)
+        for (long column = 0; column < s->inside; column += LANES) {
+            vector value = activated(s, normalized(s, load(from + p * s->inside + column), column));
+            if (gate) value *= load(gate + column);
+            store(to + p * s->inside + column, value);
+        }
+}
+
 /* sums: [1 + inputs, inputs_padded], those of x and of x.T @ x */
 static void moments(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
     (void)products;
@@ -92,14 +105,25 @@ INLINE void centre_rows(const struct block *s, long image, long y, long count, f
         }
 }
 
-/* The widened row y before its activation, and after it as a row with its padding; `rows`: scratch for one row of x. */
-INLINE void widen_row(const struct block *s, long image, long y, float *rows, float *before, float *active) {
+/* The widened row y before its activation, and after it as a row with its padding; `rows`: scratch for one row of x. With
+   `slopes`, those of swish take the place of what was before it: one exponential serves both. */
+INLINE void widen_row(const struct block *s, long image, long y, const int slopes, float *rows, float *before,
+                      float *active) {
     centre_rows(s, image, y, 1, rows);
     operand pixels = {rows, 0, s->inputs_padded, 1};
     target wide = {before, 0, s->inside, s->inside, s->widen_start, 0};
     multiply(1, s->width, s->inputs, pixels, s->widen, s->inside, wide);
     active += s->padding * s->inside;
-    for (long i = 0; i < s->width * s->inside; i += LANES) store(active + i, hardswish(load(before + i)));
+    for (long i = 0; i < s->width * s->inside; i += LANES) {
+        vector value = load(before + i);
+        if (!s->swish) {
+            store(active + i, hardswish(value));
+            continue;
+        }
+        vector gate = sigmoid(value);
+        store(active + i, value * gate);
+        if (slopes) store(before + i, swish_slope(value, gate));
+    }
 }
 
 /* How many rows must be widened for row `out` of the depthwise convolution's result. */
@@ -120,15 +144,15 @@ INLINE void see_rows(const struct block *s, ring active, long out, const float *
 INLINE void convolve_vector(const int kernel, const struct block *s, const float *const *seen, long column,
                             const float *centre, float *to, double *sums) {
     const vector middle = load(centre + column);
-    vector total = splat(0), squares = splat(0), weights[9];
-    if (kernel == 3)
-        for (int t = 0; t < 9; t++) weights[t] = load(s->depthwise + t * s->inside + column);
+    vector total = splat(0), squares = splat(0), weights[25];
+    if (kernel <= 5)
+        for (int t = 0; t < kernel * kernel; t++) weights[t] = load(s->depthwise + t * s->inside + column);
     for (long x = 0; x < s->out_width; x++) {
         vector sum = splat(0);
         for (int ky = 0; ky < kernel; ky++)
             for (int kx = 0; kx < kernel; kx++) {
                 int t = ky * kernel + kx;
-                vector weight = kernel == 3 ? weights[t] : load(s->depthwise + t * s->inside + column);
+                vector weight = kernel <= 5 ? weights[t] : load(s->depthwise + t * s->inside + column);
                 sum = multiply_add(load(seen[ky] + (x * s->stride + kx) * s->inside + column), weight, sum);
             }
         store(to + x * s->inside + column, sum);
@@ -144,15 +168,17 @@ static void convolve_row(const struct block *s, const float *const *seen, const 
     for (long column = 0; column < s->inside; column += LANES) {
         if (s->kernel == 3)
             convolve_vector(3, s, seen, column, centre, to, sums);
+        else if (s->kernel == 5)
+            convolve_vector(5, s, seen, column, centre, to, sums);
         else
             convolve_vector(s->kernel, s, seen, column, centre, to, sums);
     }
 }
 
-/* middle = depthwise(hardswish((x - mean) @ widen + widen_start)); sums: [2, inside] of it and of the squares */
+/* middle = depthwise(activated((x - mean) @ widen + widen_start)); sums: [2, inside] of it and of the squares */
 static void widen(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
     (void)products;
-    long padded_row = (s->width + 2 * s->padding) * s->inside, out_row = s->out_width * s->inside;
+    long padded_row = padded_row_of(s), out_row = s->out_width * s->inside;
     ring active = {scratch, padded_row, s->kernel};
     float *before = active.from + active.kept * active.size, *row = before + s->width * s->inside;
     float *x = row + out_row, *centre = x + s->width * s->inputs_padded;
@@ -162,7 +188,7 @@ static void widen(const struct block *s, long first, long last, float *scratch, 
         memset(scratch, 0, active.kept * active.size * sizeof(float));
         for (long y = 0, widened = 0; y < s->out_height; y++) {
             for (; widened < rows_seen(s, y); widened++)
-                widen_row(s, image, widened, x, before, row_of(active, widened + s->padding));
+                widen_row(s, image, widened, 0, x, before, row_of(active, widened + s->padding));
             see_rows(s, active, y, seen);
             convolve_row(s, seen, centre, row, sums);
             if (image == first && y == 0) { /* now it is known where values lie */
@@ -177,7 +203,29 @@ static void widen(const struct block *s, long first, long last, float *scratch, 
     uncentre(sums, sums + s->inside, centre, s->inside, (last - first) * s->out_height * s->out_width);
 }
 
-/* narrowed = hardswish(middle * factor + offset) @ narrow; image_sums[0] of it; sums: [2, outputs_padded] of it and of the
+/* image_sums: [images, inside] of activated(middle * factor + offset) */
+static void squeeze(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
+    (void)products, (void)sums;
+    long size = s->out_height * s->out_width;
+    for (long image = first; image < last; image++) {
+        double *totals = s->image_sums + image * s->inside;
+        memset(totals, 0, s->inside * sizeof(double));
+        for (long start = 0; start < size; start += CHUNK) {
+            memset(scratch, 0, s->inside * sizeof(float));
+            for (long p = start; p < least(size, start + CHUNK); p++) {
+                const float *from = s->middle + (image * size + p) * s->inside;
+                for (long column = 0; column < s->inside; column += LANES) {
+                    vector value = activated(s, normalized(s, load(from + column), column));
+                    store(scratch + column, load(scratch + column) + value);
+                }
+            }
+            for (long column = 0; column < s->inside; column += LANES)
+                add_to_doubles(totals + column, load(scratch + column));
+        }
+    }
+}
+
+/* narrowed = (activated(middle * factor + offset) * image_gate) @ narrow; image_sums[0] of it; sums: [2, outputs_padded] of it and of the
    squares */
 static void narrow(const struct block *s, long first, long last, float *scratch, float *products, double *sums) {
     (void)products;
@@ -190,11 +238,7 @@ static void narrow(const struct block *s, long first, long last, float *scratch,
             long count = least(CHUNK, size - pixel);
             const float *from = s->middle + (image * size + pixel) * s->inside;
             float *to = s->narrowed + (image * size + pixel) * width;
-            for (long p = 0; p < count; p++)
-                for (long column = 0; column < s->inside; column += LANES) {
-                    vector value = normalized(s, load(from + p * s->inside + column), column);
-                    store(scratch + p * s->inside + column, hardswish(value));
-                }
+            activate_rows(s, from, count, s->image_gate ? s->image_gate + image * s->inside : NULL, scratch);
             operand active = {scratch, 0, s->inside, 1};
             target out = {to, 0, width, width, NULL, 0};
             multiply(1, count, s->inside, active, s->narrow, width, out);

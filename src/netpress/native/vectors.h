@@ -60,6 +60,11 @@ INLINE vector splat(float value) { return value - (vector){0}; }
 INLINE vector multiply_add(vector a, vector b, vector c) { return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 INLINE vector larger(vector a, vector b) { return (vector)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE vector smaller(vector a, vector b) { return (vector)_mm512_min_ps((__m512)a, (__m512)b); }
+/* 1 / x for x in [1, 1e38], to 2 units in the last place: much sooner than division is done */
+INLINE vector reciprocal(vector x) {
+    vector near = (vector)_mm512_rcp14_ps((__m512)x);
+    return multiply_add(near, (vector)_mm512_fnmadd_ps((__m512)x, (__m512)near, (__m512)splat(1)), near);
+}
 /* a where x > limit, b elsewhere */
 INLINE vector where_above(vector x, vector limit, vector a, vector b) {
     return (vector)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_GT_OQ), (__m512)b, (__m512)a);
@@ -81,6 +86,10 @@ INLINE vector larger(vector a, vector b) { return where_above(a, b, a, b); }
 INLINE vector smaller(vector a, vector b) { return where_above(a, b, b, a); }
 #endif
 
+#if !defined(WIDE_512)
+INLINE vector reciprocal(vector x) { return splat(1) / x; }
+#endif
+
 /* x * min(max(x + 3, 0), 6) / 6 */
 INLINE vector hardswish(vector x) {
     vector gate = smaller(larger(x + splat(3), splat(0)), splat(6));
@@ -93,5 +102,32 @@ INLINE vector hardswish_gradient(vector gradient, vector x) {
     vector above = where_above(x, splat(3), gradient, between);
     return where_above(splat(-3), x, splat(0), above);
 }
+
+/* exp(x) for x in [-87, 87], to 2 units in the last place: 2^n exp(r) with n whole and |r| <= log(2) / 2. */
+INLINE vector exponential(vector x) {
+    const vector whole = splat(12582912.0f); /* 1.5 * 2^23: adding it leaves whole numbers in the lowest bits */
+    vector shifted = multiply_add(x, splat(1.44269504f), whole), n = shifted - whole;
+    /* log(2) in two parts, the first so short that n times it is exact. */
+    vector r = multiply_add(n, splat(2.12194440e-4f), multiply_add(n, splat(-0.693359375f), x));
+    /* (exp(r) - 1 - r) / r^2, fitted with the least relative error of exp(r). */
+    vector sum = splat(1.37494679e-3f);
+    sum = multiply_add(sum, r, splat(8.36961996e-3f));
+    sum = multiply_add(sum, r, splat(4.16696332e-2f));
+    sum = multiply_add(sum, r, splat(0.166665122f));
+    sum = multiply_add(sum, r, splat(0.499999881f));
+    sum = multiply_add(sum, r * r, r) + splat(1);
+    integers power = ((integers)shifted << 23) + (127 << 23);
+    return sum * (vector)power;
+}
+
+INLINE vector sigmoid(vector x) {
+    vector within = smaller(larger(x, splat(-87)), splat(87));
+    return reciprocal(splat(1) + exponential(-within));
+}
+
+INLINE vector swish(vector x) { return x * sigmoid(x); }
+
+/* The slope of swish at x, where sigmoid(x) is known. */
+INLINE vector swish_slope(vector x, vector gate) { return gate * multiply_add(x, splat(1) - gate, splat(1)); }
 
 #endif

@@ -5,7 +5,7 @@
 
 - `swapping`: which modules are swapped for faster ones, and how they come back
 - `conditions`: when a faster one may be used
-- `widening`: a 1x1 convolution, its norm and hard-swish in one
+- `widening`: a 1x1 convolution, its norm and its activation in one
 - `inverted_residual`: a whole inverted residual in one, by compiled kernels
 - `norms`, `rows`: what these two share
 """

@@ -103,13 +103,16 @@ class SummedNorm:
     count: int
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm2d, sums: Tensor, count: int) -> "SummedNorm":
-        """From the sums of the values and of their squares, float64 [2, channels]; running statistics move."""
+    def of(cls, norm: nn.BatchNorm2d, sums: Tensor, count: int, bias: Tensor | None = None) -> "SummedNorm":
+        """From the sums of the values and of their squares, float64 [2, channels]; running statistics move.
+
+        bias: what the layer adds to these values, unpadded. A norm takes it away again; its running mean knows it.
+        """
         exact, squares = sums / count
         mean = exact.float()
         variance = (squares - exact * exact).clamp_(min=0).float()  # biased
         channels = norm.num_features
-        remember(norm, mean[:channels], variance[:channels], count)
+        remember(norm, mean[:channels] if bias is None else mean[:channels] + bias, variance[:channels], count)
         inverse = (variance + norm.eps).rsqrt()
         factor, shift = pad(norm.weight) * inverse, pad(norm.bias)
         return cls(factor, torch.addcmul(shift, mean, factor, value=-1), shift, mean, inverse, count)

@@ -1,4 +1,4 @@
-"""Widening in training on a CPU: pointwise convolution, norm and hard-swish as one autograd function.
+"""Widening in training on a CPU: pointwise convolution, norm and hard-swish or swish as one autograd function.
 
 Layer by layer, the wide tensor of an inverted residual's first three layers goes through memory ten times in a step,
 and that takes longer than the arithmetic. But before the activation it is linear in the block's narrow
@@ -35,15 +35,15 @@ _aten = torch.ops.aten
 class AcceleratedConvNorm(Swapped, ConvNorm):
     """A `ConvNorm` whose modules run as one, where they can: [batch, channels, height, width] as `ConvNorm` has it.
 
-    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish, in training on a CPU in
-    float32; they do where the result takes WORTHWHILE_BYTES.
+    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish or swish, in training on a
+    CPU in float32; they do where the result takes WORTHWHILE_BYTES.
     """
 
     plain = ConvNorm
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_plain(x) and is_widening(self, nn.Hardswish) and _bytes_of_result(self, x) >= WORTHWHILE_BYTES:
-            return _Widening.apply(x, self.norm, self.conv.weight, self.norm.weight, self.norm.bias)
+        if is_plain(x) and _is_known(self) and _bytes_of_result(self, x) >= WORTHWHILE_BYTES:
+            return _Widening.apply(x, self, self.conv.weight, self.norm.weight, self.norm.bias)
         return super().forward(x)
 
 
@@ -58,19 +58,24 @@ def is_widening(link: nn.Module, activation: type[nn.Module]) -> bool:
     )
 
 
+def _is_known(link: ConvNorm) -> bool:
+    return is_widening(link, nn.Hardswish) or is_widening(link, nn.SiLU)
+
+
 def _bytes_of_result(link: ConvNorm, x: Tensor) -> int:
     return x.numel() // x.shape[1] * link.conv.out_channels * x.element_size()
 
 
 class _Widening(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, link: ConvNorm, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         rows = as_rows(x)
-        ctx.norm = FoldedNorm.over(*_moments(rows), len(rows), weight.detach().flatten(1), norm)
+        ctx.norm = FoldedNorm.over(*_moments(rows), len(rows), weight.detach().flatten(1), link.norm)
         folded = ctx.norm.folded().view_as(weight)
         ctx.save_for_backward(x, folded)
-        return _convolve_and_activate(x, folded, ctx.norm.offset)
+        ctx.swish = type(link.activation) is nn.SiLU
+        return _convolve_and_activate(x, folded, ctx.norm.offset, ctx.swish)
 
     @staticmethod
     @once_differentiable
@@ -79,7 +84,8 @@ class _Widening(torch.autograd.Function):
         rows = as_rows(x)
         normal = torch.conv2d(x, folded, ctx.norm.offset)
         # For the normalised values; what follows is linear.
-        gradient = _aten.hardswish_backward(gradient.contiguous(memory_format=torch.channels_last), normal)
+        slope = _aten.silu_backward if ctx.swish else _aten.hardswish_backward
+        gradient = slope(gradient.contiguous(memory_format=torch.channels_last), normal)
         del normal
         wide = as_rows(gradient)
         for_shift = torch.mm(wide.new_ones(1, len(wide)), wide)[0]
@@ -98,9 +104,10 @@ def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([piece.sum(0) for piece in pieces]).sum(0, dtype=torch.float64), products
 
 
-def _convolve_and_activate(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """hardswish(conv(x)), applied before the result goes to memory where torch is built with oneDNN."""
+def _convolve_and_activate(x: Tensor, weight: Tensor, bias: Tensor, swish: bool) -> Tensor:
+    """hardswish(conv(x)), or swish of it, applied before the result goes to memory where torch is built with oneDNN."""
     if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
         fused = torch.ops.mkldnn._convolution_pointwise
-        return fused(x, weight, bias, [0, 0], [1, 1], [1, 1], 1, "hardswish", [], "")
-    return nn.functional.hardswish(torch.conv2d(x, weight, bias), inplace=True)
+        return fused(x, weight, bias, [0, 0], [1, 1], [1, 1], 1, "swish" if swish else "hardswish", [], "")
+    activate = nn.functional.silu if swish else nn.functional.hardswish
+    return activate(torch.conv2d(x, weight, bias), inplace=True)
