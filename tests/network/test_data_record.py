@@ -14,9 +14,10 @@ from netpress import api
 from netpress.data import DataRecord, DataSettings, load_dataset
 from netpress.errors import UserError
 from netpress.network import create, describe, load, save
-from netpress.network.data import load_data, load_run_data
+from netpress.network.data import load_data
 from netpress.process.console import Console
 from netpress.runs.apply import apply_stage
+from netpress.runs.beginning import load_run_data
 from netpress.runs.jobs import RunOptions
 from netpress.settings import parse
 

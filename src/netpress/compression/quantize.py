@@ -8,19 +8,18 @@ It folds norms first where the settings say so.
 
 from typing import Any
 
-from netpress.compression.fold import FoldSettings, fold, with_folds
-from netpress.compression.quantization.assignment import choose_formats, describe, round_others, trim_masks
+from netpress.compression.fold import with_folds
+from netpress.compression.quantization.assignment import choose_formats, describe, trim_masks
 from netpress.compression.quantization.automatic import choose_widths
-from netpress.compression.quantization.post_training import calibrate, put_layers
-from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
+from netpress.compression.quantization.post_training import calibrate, fold_first, put_layers, settle
+from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, copy
-from netpress.network.edits.folding import merge_statistics
 from netpress.numerics.accumulators import operand_bits
 from netpress.numerics.claims import check_claims, layer_sums
 from netpress.numerics.formats import Fixed, Integer
-from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
+from netpress.numerics.layers import LayerFormats, quantized_layers
 from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.tracing.foldable import find_foldable_norms
 from netpress.training import run_training
@@ -42,11 +41,8 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
             f"{context.name}: {settings.preset} calibrates what enters each layer on training images; give --data DIR "
             "or a [data] table"
         )
-    start = copy(network)
+    start = fold_first(copy(network), settings, context)
     start.module.to(context.device)
-    if settings.folds and not quantized_layers(start.module) and find_foldable_norms(start.module, start.input.size):
-        start = fold(start, FoldSettings(), context)
-        start.module.to(context.device)
     quantized = calibrate(start, formats, settings, context)
     line: dict[str, Any] = {"quantized": len(formats)}
     if context.dataset is not None:
@@ -56,9 +52,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         if context.dataset is not None:
             line["accuracy_calibrated"] = evaluate(quantized, context.data.selection).accuracy
         _train(quantized, start, settings, context)
-    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
-    merge_statistics(quantized.module)
-    round_others(quantized)
+    settle(quantized, settings)
     trim_masks(quantized)
     check_claims(layer_sums(quantized.module))
     message = f"{context.name}: {len(formats)} layers quantized"

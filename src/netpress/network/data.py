@@ -16,7 +16,7 @@ import torch
 
 from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
 from netpress.errors import UserError
-from netpress.network import Network, create
+from netpress.network import Network
 from netpress.process.console import Console
 from netpress.settings import parse
 
@@ -55,7 +55,7 @@ def load_data(
         loaded = load_dataset(settings, folder, record.seed, console)
         drawn = selects or settings.test_fraction is not None
         if drawn and settings.split_seed is None:
-            _check_same(record, loaded, folder, console, asked=bool(changes.keys() & set(_SPLIT)))
+            check_same(record, loaded, folder, console, asked=bool(changes.keys() & set(_SPLIT)))
         elif drawn and loaded.record != record:
             console.warn(_WARNING)
     return matched(network, loaded, settings.classes_by_number)
@@ -85,59 +85,6 @@ def load_data_at_hand(
     return None
 
 
-def load_run_data(
-    settings: DataSettings, folder: Path | None, seed: int, network: Network | None, console: Console
-) -> Dataset:
-    """The images of a run that begins with `network`, or with a new one (None), its classes in the network's order.
-
-    Raises UserError as `load_data` does.
-    """
-    loaded = load_dataset(settings, folder, split_seed_of(settings, seed, network), console)
-    if network is None:
-        return loaded
-    record = network.data
-    if record is not None and settings.split_seed is None and record.settings.dataset == settings.dataset:
-        _check_same(record, loaded, folder, console)
-    return matched(network, loaded, settings.classes_by_number)
-
-
-def split_seed_of(settings: DataSettings, seed: int, network: Network | None) -> int:
-    """The seed that divides a run's images: where it begins with a network of the same data set, that network's.
-
-    Raises UserError where `settings` would select on images that the network was trained on, and does not ask for it.
-    """
-    if settings.split_seed is not None:
-        return settings.split_seed
-    record = network.data if network is not None else None
-    if record is None or record.settings.dataset != settings.dataset:
-        return seed
-    if key := _other_split(record.settings, settings):
-        then, now = getattr(record.settings, key), getattr(settings, key)
-        raise UserError(
-            f"data.{key}: {now}, but the network to begin with was trained with {then}, so that images would be "
-            f"selected on that it was trained on; say {then}, or ask for another split with {ASK}"
-        )
-    return record.seed
-
-
-def create_for(
-    dataset: Dataset | Survey, family: str, settings: Mapping[str, Any], *, seed: int, shapes: bool = False
-) -> Network:
-    """A new network of `family` for these images, with `settings` of its own; `seed` and `shapes` as for `create`.
-
-    Before the images are read (a Survey) its classes have numbers for names. Raises UserError where the settings
-    contradict the images.
-    """
-    sizes = {"classes": dataset.count, "channels": dataset.channels, "image_size": dataset.side}
-    for key, value in sizes.items():
-        if settings.get(key, value) != value:
-            raise UserError(f"model.{key}: the recipe says {settings[key]}, {dataset.name} has {value}")
-    if isinstance(dataset, Survey):
-        return create(family, {**settings, **sizes}, seed=seed, shapes=shapes)
-    names, mean, std = dataset.classes, dataset.mean, dataset.std
-    return create(family, {**settings, **sizes}, classes=names, mean=mean, std=std, seed=seed, shapes=shapes)
-
-
 def adopt(network: Network, dataset: Dataset) -> None:
     """Write down in `network` that it is made with `dataset` from here on, and name its classes if they have no names.
 
@@ -165,9 +112,24 @@ def _known_settings(network: Network, name: str, record: DataRecord | None, fold
     return values
 
 
-def _check_same(
-    record: DataRecord, loaded: Dataset, folder: Path | None, console: Console, asked: bool = False
-) -> None:
+def binding_record(network: Network, settings: DataSettings) -> DataRecord | None:
+    """How a run that begins with `network` must divide its images; None where they are others, or a split is asked for.
+
+    Raises UserError where `settings` would select on images that the network was trained on, and do not ask for it.
+    """
+    record = network.data
+    if record is None or settings.split_seed is not None or record.settings.dataset != settings.dataset:
+        return None
+    if key := _other_split(record.settings, settings):
+        then, now = getattr(record.settings, key), getattr(settings, key)
+        raise UserError(
+            f"data.{key}: {now}, but the network to begin with was trained with {then}, so that images would be "
+            f"selected on that it was trained on; say {then}, or ask for another split with {ASK}"
+        )
+    return record
+
+
+def check_same(record: DataRecord, loaded: Dataset, folder: Path | None, console: Console, asked: bool = False) -> None:
     """Raise UserError unless `loaded` holds the images of the record, divided so; only warn if that was `asked` for."""
     assert loaded.record is not None
     same = loaded.checksum == record.checksum
@@ -218,7 +180,8 @@ def matched(network: Network, dataset: Dataset, by_number: bool = False) -> Data
 
 
 def check_fit(network: Network, settings: DataSettings, survey: Survey) -> None:
-    """Raise UserError as `matched` will, for a data set that was not read yet."""
+    """Raise UserError as `binding_record` does, and as `matched` will, for a data set that was not read yet."""
+    binding_record(network, settings)
     names = survey.classes
     if names is None and len(network.classes) == survey.count:
         names = network.classes  # they are told when they are read

@@ -14,14 +14,15 @@ from netpress.evaluation import evaluate
 from netpress.folders.run import RunFolder
 from netpress.folders.stage import StageFolder
 from netpress.network import Network, copy, load, own_class, save
-from netpress.network.data import adopt, create_for, load_run_data
+from netpress.network.data import adopt
 from netpress.process.devices import choose_device, seed_for
 from netpress.process.world import World
 from netpress.recipe.schema import Recipe, resolve_again
 from netpress.report import make_report
+from netpress.runs.beginning import create_for, load_run_data, read_network
 from netpress.runs.environment import describe_environment, settle_threads
 from netpress.runs.jobs import RunOptions
-from netpress.runs.planning import plan_recipe, read_network
+from netpress.runs.planning import plan_recipe
 from netpress.scoring import score_trace, trace_network
 from netpress.settings import Settings
 from netpress.stage import Context, Stage, stage_name, stage_of
@@ -69,24 +70,22 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
     named = read_network(recipe, options.allow_import)
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
+    if named is not None:
+        adopt(named, dataset)
+    seeds = {stage_name(i, stage): seed_for(recipe.seed, "stage", i) for i, stage in enumerate(recipe.stages)}
     console = options.console.with_log(run.log)
     device = choose_device(options.device)
     where = {"seed": recipe.seed, **describe_environment(device, options.threads), "data_checksum": dataset.checksum}
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
     settle_threads(run.settle_environment(where, console.warn))
-    initial = named
-    if initial is None:
-        new = recipe.model_table
-        assert new.family is not None
-        initial = create_for(dataset, new.family, new.settings, seed=recipe.seed)
-    adopt(initial, dataset)
-    names = [stage_name(index, settings) for index, settings in enumerate(recipe.stages)]
+    # First weights can depend on the number of threads, which is settled now.
+    initial = named or create_for(dataset, recipe.model_table, seed=recipe.seed)
     return initial, [
         Context(
             folder=run.stage(name).path,
             world=World(device),
-            seed=seed_for(recipe.seed, "stage", index),
+            seed=seed,
             console=console,
             dataset=dataset,
             initial=initial,
@@ -96,7 +95,7 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
             score_settings=recipe.score,
             allow_import=options.allow_import,
         )
-        for index, name in enumerate(names)
+        for name, seed in seeds.items()
     ]
 
 

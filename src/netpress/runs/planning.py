@@ -13,9 +13,10 @@ from netpress.data import survey_dataset
 from netpress.errors import UserError
 from netpress.models.bounds import check_activations, check_answers
 from netpress.models.registry import IMPORTED
-from netpress.network import Network, create, resolve
-from netpress.network.data import check_fit, create_for, split_seed_of
+from netpress.network import Network, create
+from netpress.network.data import check_fit
 from netpress.recipe.schema import Recipe
+from netpress.runs.beginning import create_for, read_network, split_seed_of
 from netpress.scoring import score_trace, trace_network
 from netpress.stage import Outlook, foresee, stage_of
 
@@ -32,18 +33,16 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
     """
     if recipe.data.dataset == "folder" and data is None:
         raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
-    network = read_network(recipe, allow_import)
-    survey = survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, network))
+    named = read_network(recipe, allow_import)
+    survey = survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, named))
     images = survey.train_images
-    if network is not None:
-        check_fit(network, recipe.data, survey)
-    else:  # as shapes: a weight drawn as 0 is no sparsity
-        new = recipe.model_table
-        assert new.family is not None
-        network = create_for(survey, new.family, new.settings, seed=recipe.seed, shapes=True)
+    # A new one as shapes: a weight drawn as 0 is no sparsity.
+    network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
     outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
     plans = foresee(recipe.stages, outlook)
     traced = trace_network(network)
+    if named is not None:
+        check_fit(named, recipe.data, survey)
     check_activations(sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move"))
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))
@@ -63,15 +62,6 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
         "epochs": epochs,
         "stages": [{"name": name, "rows": plan.rows} for name, plan in plans.items()],
     }
-
-
-def read_network(recipe: Recipe, allow_import: bool = False) -> Network | None:
-    """The network that the recipe names to start from; None where it describes a new one. `allow_import` as for `load`.
-
-    Raises UserError where there is none.
-    """
-    name = recipe.model_table.network
-    return resolve(name, allow_import=allow_import) if name is not None else None
 
 
 def _with_weights(recipe: Recipe, network: Network) -> Network:

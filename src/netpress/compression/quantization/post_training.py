@@ -2,6 +2,7 @@
 
 import torch
 
+from netpress.compression.fold import FoldSettings, fold
 from netpress.compression.quantization.assignment import choose_formats, round_others
 from netpress.compression.quantization.scales import calibrate_weights, correct_biases, set_inputs, watch_inputs
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
@@ -13,6 +14,7 @@ from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
 from netpress.process.devices import generator_for
 from netpress.stage import Context
+from netpress.tracing.foldable import find_foldable_norms
 
 CORRECTED = 512  # images that correct biases, all in one batch
 
@@ -24,10 +26,16 @@ def quantize_once(network: Network, settings: QuantizeSettings, context: Context
     """
     formats = choose_formats(network.module, settings)
     quantized = calibrate(network, formats, settings, context)
-    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
-    merge_statistics(quantized.module)
-    round_others(quantized)
+    settle(quantized, settings)
     return quantized
+
+
+def fold_first(network: Network, settings: QuantizeSettings, context: Context) -> Network:
+    """The network with its norms folded, if the settings say so and any can be; else as it is."""
+    folds = settings.folds and not quantized_layers(network.module)
+    if not (folds and find_foldable_norms(network.module, network.input.size)):
+        return network
+    return fold(network, FoldSettings(), context)
 
 
 def calibrate(
@@ -57,6 +65,13 @@ def calibrate(
         pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
         correct_biases(start.module, quantized.module, layers, pixels)
     return quantized
+
+
+def settle(quantized: Network, settings: QuantizeSettings) -> None:
+    """Give every tensor the values that its format stores, in place: real weights end here."""
+    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
+    merge_statistics(quantized.module)
+    round_others(quantized)
 
 
 def put_layers(network: Network, formats: dict[str, LayerFormats]) -> None:

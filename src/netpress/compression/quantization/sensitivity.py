@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from netpress.compression.fold import FoldSettings, fold
-from netpress.compression.quantization.post_training import quantize_once
+from netpress.compression.quantization.post_training import fold_first, quantize_once
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images
 from netpress.errors import UserError
@@ -18,7 +17,6 @@ from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.process.devices import generator_for
 from netpress.stage import Context
-from netpress.tracing.foldable import find_foldable_norms
 
 WIDTHS = (8, 6, 4)
 
@@ -96,10 +94,7 @@ def folded(network: Network, settings: QuantizeSettings, context: Context) -> Ne
     """
     if quantized_layers(network.module):
         raise UserError(f"{context.name}: widths are chosen for a network in floats, and this one is quantized already")
-    start = copy(network)
-    if settings.folds and find_foldable_norms(start.module, start.input.size):
-        quiet = replace(context, console=Console(quiet=True))
-        start = fold(start, FoldSettings(), quiet)
+    start = fold_first(copy(network), settings, replace(context, console=Console(quiet=True)))
     start.module.to(context.device).eval()
     return start
 

@@ -11,9 +11,9 @@ from netpress.files import atomic_write, read_object
 from netpress.folders.run import RunFolder
 from netpress.folders.sweep import SweepFolder
 from netpress.network import load
-from netpress.network.data import load_run_data
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
+from netpress.runs.beginning import load_run_data
 from netpress.runs.jobs import RunOptions
 from netpress.runs.sweep.members import Member, SweepMembers, read_sweep
 from netpress.runs.sweep.table import Row, SweepTable
