@@ -20,7 +20,7 @@ from netpress.data import DataRecord
 from netpress.errors import Failure, UserError
 from netpress.models.bounds import bounded_building
 from netpress.models.registry import FAMILIES, IMPORTED
-from netpress.network.edits import Edit, replay
+from netpress.network.edits import EDITS, Edit, replay
 from netpress.network.formats import layer_formats
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import parse
@@ -48,6 +48,16 @@ class Architecture:
     family: str
     settings: dict[str, Any]
     edits: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, edit: Edit) -> None:
+        """Write down that `edit` comes after the others; two edits that one can say are one."""
+        previous = self.edits[-1] if self.edits else None
+        if previous is not None and previous.get("kind") in EDITS:
+            joined = edit.joined(parse(EDITS[str(previous["kind"])], previous, "edits"))
+            if joined is not None:
+                self.edits[-1] = joined.model_dump(mode="json")
+                return
+        self.edits.append(edit.model_dump(mode="json"))
 
 
 @dataclass
@@ -89,7 +99,7 @@ class Network:
         check_masks(self)
         parameters, tensors = dict(self.module.named_parameters()), _tensors(self.module)
         edit.apply(self.module)
-        self.architecture.edits.append(edit.model_dump(mode="json"))
+        self.architecture.add(edit)
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         masks, self.masks = self.masks, {}
         ended: dict[str, int] = {}

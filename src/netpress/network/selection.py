@@ -13,6 +13,7 @@ from torch import nn
 
 from netpress.errors import UserError
 from netpress.models.blocks import SqueezeExcite
+from netpress.models.factorized import Factorized
 
 Layers = list[tuple[str, nn.Module]]
 
@@ -42,7 +43,7 @@ def select(module: nn.Module, what: str | Sequence[str], path: str = "layers") -
         if item in KINDS:
             names = {name for name, _ in KINDS[item](module, layers)}
         else:
-            names = {name for name, _ in layers if fnmatchcase(name, item)}
+            names = {name for name, _ in layers if fnmatchcase(name, item)} | _factors_of(module, item)
         if not names:
             raise UserError(f"{path}: {_explain(item, layers)}")
         selected |= names
@@ -54,6 +55,14 @@ def kinds_of(module: nn.Module) -> dict[str, list[str]]:
     layers = layers_with_weights(module)
     by_kind = {kind: [name for name, _ in matching(module, layers)] for kind, matching in KINDS.items()}
     return {kind: names for kind, names in by_kind.items() if names}
+
+
+def _factors_of(module: nn.Module, pattern: str) -> set[str]:
+    """The factors of those layers whose own name matches: a layer in factors goes on to be called as before."""
+    whole = {
+        name for name, part in module.named_modules() if isinstance(part, Factorized) and fnmatchcase(name, pattern)
+    }
+    return {f"{name}.{factor}" for name in whole for factor, _ in module.get_submodule(name).named_children()}
 
 
 def _explain(item: str, layers: Layers) -> str:

@@ -35,10 +35,18 @@ class Edit(Settings):
         """
         raise NotImplementedError
 
+    def joined(self, previous: "Edit") -> "Edit | None":
+        """One edit that does what `previous` and then this one do, where there is one: a network lists that instead."""
+        return None
+
 
 EDITS: Registry[type[Edit]] = Registry(
     "edit",
-    {"fold_norms": "netpress.network.edits.folding", "quantize": "netpress.network.edits.quantizing"},
+    {
+        "factorize": "netpress.network.edits.factorizing",
+        "fold_norms": "netpress.network.edits.folding",
+        "quantize": "netpress.network.edits.quantizing",
+    },
 )
 
 
