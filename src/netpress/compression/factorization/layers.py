@@ -6,8 +6,9 @@ factorized: new outer factors are multiplied into `first` and `last`. Of two fac
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from netpress.network.selection import layers_with_weights, select
 from netpress.scoring import TRACKS, Operation, Trace, trace_network
 
 Unit = Literal["parameters", "operations", "score"]
+Numbers = Any
+"""A number, or an array of numpy of them."""
 
 
 @dataclass(frozen=True)
@@ -67,38 +70,33 @@ class Candidate:
         """The ranks of the factors that keep so many rows and columns."""
         return (columns, rows) if has_core(self.layer) else (min(rows, columns),)
 
-    def weights(self, ranks: Ranks) -> int:
-        """Weights of factors with these ranks."""
+    def weights(self, rows: Numbers, columns: Numbers) -> Numbers:
+        """Weights of factors that keep so many rows and columns, or each of many such choices."""
         inputs, outputs = layer_widths(self.layer)
-        if len(ranks) == 1:
-            return ranks[0] * (inputs + outputs)
-        columns, rows = ranks
-        return inputs * columns + self._area * columns * rows + rows * outputs
+        if has_core(self.layer):
+            return inputs * columns + self._area * columns * rows + rows * outputs
+        return np.minimum(rows, columns) * (inputs + outputs)
 
-    def multiply_adds(self, ranks: Ranks) -> int:
-        """Multiply-adds of factors with these ranks, one image."""
+    def multiply_adds(self, rows: Numbers, columns: Numbers) -> Numbers:
+        """Multiply-adds of such factors, one image."""
         inputs, outputs = layer_widths(self.layer)
         before, after = self.places
-        if len(ranks) == 1:
-            return after * ranks[0] * (inputs + outputs)
-        columns, rows = ranks
-        return before * inputs * columns + after * rows * (self._area * columns + outputs)
+        if has_core(self.layer):
+            return before * inputs * columns + after * rows * (self._area * columns + outputs)
+        return after * np.minimum(rows, columns) * (inputs + outputs)
 
-    def cost(self, ranks: Ranks | None, unit: Unit) -> float:
-        """What the layer costs with these ranks, or as it is (None). A score is the official one, of 32-bit numbers."""
-        if ranks is None:
-            ranks_now = self.layer.ranks if isinstance(self.layer, Factorized) else None
-            full = self.weights(ranks_now) if ranks_now else self.weight.numel()
-            dense = self.multiply_adds(ranks_now) if ranks_now else self.places[1] * self.weight.numel()
-            weights, operations = float(self.alive), dense * self.alive / full
+    def cost(self, rows: Numbers, columns: Numbers, unit: Unit) -> Numbers:
+        """What such factors cost. A score is the official one, with numbers of 32 bits."""
+        return _weigh(self.weights(rows, columns), self.multiply_adds(rows, columns), unit)
+
+    def cost_now(self, unit: Unit) -> float:
+        """What the layer costs as it is, without the weights that masks remove."""
+        if isinstance(self.layer, Factorized):
+            columns, rows = self.layer.ranks * 2 if self.layer.middle is None else self.layer.ranks
+            weights, operations = self.weights(rows, columns), self.multiply_adds(rows, columns)
         else:
-            weights, operations = float(self.weights(ranks)), float(self.multiply_adds(ranks))
-        if unit == "parameters":
-            return weights
-        if unit == "operations":
-            return operations
-        track = TRACKS["cifar100"]
-        return weights / track.params + 2 * operations / track.operations
+            weights, operations = self.weight.numel(), self.places[1] * self.weight.numel()
+        return float(_weigh(self.alive, operations * self.alive / weights, unit))
 
     @property
     def _area(self) -> int:
@@ -106,6 +104,15 @@ class Candidate:
         for side in self._kernel:
             area *= side
         return area
+
+
+def _weigh(weights: Numbers, multiply_adds: Numbers, unit: Unit) -> Numbers:
+    if unit == "parameters":
+        return weights
+    if unit == "operations":
+        return multiply_adds
+    track = TRACKS["cifar100"]
+    return weights / track.params + 2 * multiply_adds / track.operations
 
 
 @dataclass(frozen=True)
