@@ -7,9 +7,13 @@ own memory, as in polynomial-decay averaging (Shamir and Zhang 2013): the moment
 max(its own, 10 / (n + 10)). A momentum of .01 is unchanged after step 990.
 """
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from netpress.data import Images, normalize
+from netpress.evaluation.accuracy import evaluation_mode
+from netpress.network import Network
 from netpress.training.part import Part
 
 WINDOW = 10  # the statistics are a mean over about 1 / WINDOW of the steps so far
@@ -35,3 +39,39 @@ class NormWarmup(Part):
         """The norms' own momenta again."""
         for norm, momentum in self.norms:
             norm.momentum = momentum
+
+
+@torch.no_grad()
+def remeasure_norms(
+    network: Network, images: Images, *, batch_size: int = 128, device: torch.device | str | None = None
+) -> int:
+    """Measure the running statistics of all norms anew on `images`, in place; returns how many norms there are.
+
+    For a network whose layers were changed: its norms know the statistics of other values. They become means over
+    the batches of what each norm sees while all that comes before it is as in evaluation, but for the norms, which
+    normalise by the batch. Dropout and the like stay still.
+    """
+    module = network.module.to(device) if device is not None else network.module
+    norms = [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.running_mean is not None
+    ]
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    place = norms[0].running_mean.device  # type: ignore[union-attr]
+    with evaluation_mode(module):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+            norm.train()
+        try:
+            for batch in images.images.split(batch_size):
+                if len(batch) > 1 or len(images) == 1:
+                    module(normalize(batch.to(place), network.input.mean, network.input.std))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.eval()
+    return len(norms)
