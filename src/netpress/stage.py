@@ -192,6 +192,7 @@ STAGES = Registry[Stage](
     "stage",
     {
         "train": "netpress.training.train",
+        "factorize": "netpress.compression.factorize",
         "fold": "netpress.compression.fold",
         "prune": "netpress.compression.prune",
         "prune_to_gate": "netpress.compression.prune_to_gate",

@@ -61,11 +61,12 @@ def measure_curvature(
     *,
     batch_size: int = 64,
     device: torch.device | None = None,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Curvature]:
     """The curvature at each of `layers`, which are modules of the network, over all `images`, in two passes.
 
-    Each layer is used once an image. Labels are drawn by `seed`. `tell` is told how many batches of how many are done.
+    Each layer is used once an image. Labels are drawn by `seed`. `tell` is told how many batches are done, each
+    in both passes.
     Raises Failure where a gradient is not finite. Memory: besides activations of a batch, two values a weight and
     four matrices a layer.
     """
@@ -75,7 +76,7 @@ def measure_curvature(
 
     def passes(number: int) -> Iterator[Tensor]:
         for index, batch in enumerate(batches):
-            tell(number * len(batches) + index, 2 * len(batches))
+            tell(number * len(batches) + index)
             yield normalize(batch.to(device), network.input.mean, network.input.std)
 
     with evaluation_mode(network.module):
@@ -83,7 +84,7 @@ def measure_curvature(
         _watch(network.module, layers, factors, passes(0), generator_for(seed, "fisher", "factors"))
         diagonals = {name: _Diagonal(name, layers[name], factors.pop(name), len(images)) for name in list(factors)}
         _watch(network.module, layers, diagonals, passes(1), generator_for(seed, "fisher", "diagonal"))
-    tell(2 * len(batches), 2 * len(batches))
+    tell(2 * len(batches))
     return {name: diagonal.result(len(images)) for name, diagonal in diagonals.items()}
 
 

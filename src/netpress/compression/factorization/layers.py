@@ -28,7 +28,7 @@ class Candidate:
     """A layer that can be put into factors; `analysed` is the layer, or its factor, whose weights are cut.
 
     `places` are positions of its input and of its output, one image: pixels of maps, 1 for a vector.
-    `alive` are weights that exist, those of all factors together.
+    `alive` are weights that exist, those of all factors together; `zeros` those that masks remove.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Candidate:
     analysed: str
     places: tuple[int, int]
     alive: int
+    zeros: int
 
     @property
     def weight(self) -> Tensor:
@@ -136,6 +137,9 @@ def find_candidates(network: Network, what: str | Sequence[str] = "all") -> Foun
     candidates: list[Candidate] = []
     left: dict[str, str] = {}
     for name, layer in parts.items():
+        if not name:
+            left["the network itself"] = "put it in a Sequential"
+            continue
         analysed = _analysed_name(name, layer)
         if analysed not in chosen:
             continue
@@ -144,7 +148,7 @@ def find_candidates(network: Network, what: str | Sequence[str] = "all") -> Foun
             left[name] = reason
             continue
         assert isinstance(layer, Layer | Factorized)
-        candidates.append(Candidate(name, layer, analysed, _places(name, layer, calls), _alive(network, name)))
+        candidates.append(Candidate(name, layer, analysed, _places(name, layer, calls), *_count_weights(network, name)))
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:4])
         raise UserError(f"layers: none of those meant can be factorized ({reasons})")
@@ -219,12 +223,10 @@ def _places(name: str, layer: nn.Module, calls: dict[str, list[Operation]]) -> t
     return torch.Size(read).numel() // inputs, calls[last][0].outputs // outputs
 
 
-def _alive(network: Network, name: str) -> int:
-    """Weights of a layer that no mask removes."""
+def _count_weights(network: Network, name: str) -> tuple[int, int]:
+    """Weights of a layer that exist, and those that masks remove."""
     layer = network.module.get_submodule(name)
-    alive = 0
-    for inner, parameter in layer.named_parameters():
-        mask = network.masks.get(f"{name}.{inner}")
-        if parameter.dim() > 1:
-            alive += parameter.numel() if mask is None else int(mask.sum())
-    return alive
+    names = {f"{name}.{inner}": weight for inner, weight in layer.named_parameters() if weight.dim() > 1}
+    every = sum(weight.numel() for weight in names.values())
+    zeros = sum(int((~network.masks[one]).sum()) for one in names if one in network.masks)
+    return every - zeros, zeros

@@ -7,6 +7,7 @@ How many each layer gets is drawn, with its share of all importance that was del
     zeros    new rows of zeros with random columns to take them up: the network answers as before.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,7 +57,7 @@ class Deleted:
         return cls(int(values["count"]), {name: (pair[0], pair[1]) for name, pair in values["shares"].items()})
 
 
-def count_deleted(rankings: list[Ranking], state: State, before: Deleted | None, memory: float) -> Deleted:
+def count_deleted(rankings: Sequence[Ranking], state: State, before: Deleted | None, memory: float) -> Deleted:
     """What a factorization deletes; its shares are averaged with those of the ones `before`."""
     count = 0
     lost: dict[str, tuple[float, float]] = {}

@@ -8,6 +8,7 @@
 A target (a share kept, a compression, a score, a gate) is the first step of the way that meets it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
@@ -78,12 +79,14 @@ class Ranking:
 class Way(Protocol):
     """From nothing removed, at step 0, to as much as may be."""
 
-    @property
-    def steps(self) -> int:
-        """The number of the last step."""
+    steps: int
+    """The number of the last step."""
 
     def state(self, step: int) -> State:
         """What each layer keeps after so many steps."""
+
+    def at_share(self, share: float) -> int | None:
+        """The step that keeps this share of rows and columns; None where none keeps so few."""
 
 
 def find_way(rankings: Sequence[Ranking], selection: GlobalSelection | CostSelection) -> Way:
@@ -111,6 +114,10 @@ class GlobalWay:
         ]
         return dict(zip(self.names, zip(left[::2], left[1::2], strict=True), strict=True))
 
+    def at_share(self, share: float) -> int | None:
+        """A quantile of the list, as Wave has it: of layers at their limit more stays."""
+        return math.ceil((1 - share) * self.steps)
+
 
 class CostWay:
     """Takes the piece that loses least importance for what it saves, of the convex curves of all layers."""
@@ -122,6 +129,7 @@ class CostWay:
             curve = find_curve(ranking, settings)
             moves += [(slope, index, number, sides) for number, (slope, sides) in enumerate(curve)]
         self.moves = sorted(moves)
+        self.rankings = rankings
         self.steps = len(moves)
 
     def state(self, step: int) -> State:
@@ -129,6 +137,13 @@ class CostWay:
         for _, index, _, sides in self.moves[:step]:
             state[self.names[index]] = sides
         return state
+
+    def at_share(self, share: float) -> int | None:
+        def keeps(step: int) -> bool:
+            kept, every = count_kept(self.rankings, self.state(step))
+            return kept <= share * every
+
+        return first_step(self.steps, keeps)
 
 
 def find_curve(ranking: Ranking, settings: CostSelection) -> list[tuple[float, Sides]]:
@@ -189,11 +204,11 @@ def _sides_kept(ranking: Ranking, sides: Sides) -> int:
     return sum(ranks) if len(ranks) == 2 else 2 * ranks[0]
 
 
-def first_step(way: Way, meets: Callable[[int], bool]) -> int | None:
-    """The first step that meets what is asked, where all after one that does do too; None where the last does not."""
-    if not meets(way.steps):
+def first_step(last: int, meets: Callable[[int], bool]) -> int | None:
+    """The first step from 0 to `last` that meets what is asked, where all after it do too; None where none does."""
+    if not meets(last):
         return None
-    low, high = -1, way.steps  # low does not meet it, high does
+    low, high = -1, last  # low does not meet it, high does
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle) else (middle, high)
