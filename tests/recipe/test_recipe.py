@@ -12,6 +12,7 @@ from netpress.recipe.reading import load_values, read_recipe, shipped
 from netpress.recipe.scaling import scale_recipe
 from netpress.recipe.schema import check_recipe
 from netpress.settings import SettingsError
+from netpress.training.schedules import rate_at
 
 
 @pytest.mark.parametrize("name", list(shipped()))
@@ -107,6 +108,17 @@ def test_epochs_scale_keeps_a_round_an_epoch():
     assert scaled.stages[0].schedule.per == scaled.stages[1].train.schedule.per == "step"
     longer = read_recipe("kaist-v1", epochs_scale=2).stages[0]
     assert (longer.epochs, longer.schedule.per) == (1200, "epoch")
+
+
+def test_pieces_keep_their_shares_when_scaled():
+    schedule = {"kind": "piecewise", "milestones": [0.25, 0.5], "multipliers": [0.1, 0.002], "per": "epoch"}
+    stage = {"kind": "train", "epochs": 1800, "schedule": schedule}
+    recipe = check_recipe({"name": "pieces", "model": {"family": "pyramidnet"}, "stages": [stage]})
+    assert check_recipe(tomllib.loads(recipe.text)).text == recipe.text
+    train = scale_recipe(recipe, 0.001).stages[0]
+    assert (train.epochs, train.schedule.per) == (2, "step")
+    rates = [rate_at(1.0, train.schedule, e, s, 2, 4) for e in range(2) for s in range(4)]
+    assert rates == [1.0, 1.0, 0.1, 0.1, *[0.002] * 4]
 
 
 def test_epochs_scale_reaches_defaults_and_warm_ups():
