@@ -38,7 +38,11 @@ class Edit(Settings):
 
 EDITS: Registry[type[Edit]] = Registry(
     "edit",
-    {"fold_norms": "netpress.network.edits.folding", "quantize": "netpress.network.edits.quantizing"},
+    {
+        "fold_norms": "netpress.network.edits.folding",
+        "quantize": "netpress.network.edits.quantizing",
+        "narrow": "netpress.network.edits.narrowing",
+    },
 )
 
 
