@@ -38,7 +38,8 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
     images = survey.train_images
     # A new one as shapes: a weight drawn as 0 is no sparsity.
     network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
-    outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
+    edits = tuple(network.architecture.edits)
+    outlook = Outlook(_with_weights(recipe, network), images, edits, allow_import, recipe.score)
     plans = foresee(recipe.stages, outlook)
     traced = trace_network(network)
     if named is not None:
