@@ -138,6 +138,7 @@ def _summarise(network: Network, stage: Stage, context: Context) -> dict[str, An
         summary |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "select_on": context.dataset.select_on}
         context.console.say(f"{context.name}: {evaluation.accuracy:.2%} on the {context.dataset.select_on} images")
     weights = network.weights()
+    summary["parameters"] = sum(parameter.numel() for parameter in network.module.parameters())
     summary["weights"] = sum(weight.numel() for weight in weights.values())
     summary["nonzeros"] = sum(int(weight.detach().count_nonzero()) for weight in weights.values())
     return summary
