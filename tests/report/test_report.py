@@ -250,6 +250,19 @@ def test_drawings_and_tables_can_be_read_aloud(run: Path) -> None:
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
 
 
+def test_cards_beside_the_first_have_a_line_each(run: Path) -> None:
+    assert "counted in other ways" not in make_report(run).read_text()
+    wave = {"convention": "wave", "params": 338_000.0, "operations": 391_200_000, "score": 0.0467312, "layers": []}
+    cards = {"wave": wave | {"assumed": ["parameters of 9 bits"]}, "broken": 3, "odd": {"score": "?", "assumed": None}}
+    change(run / "score.json", lambda score: score | {"beside": cards})
+    text = read_page(run).text
+    for told in ("counted in other ways", "338,000", "391,200,000", "0.04673", "parameters of 9 bits", "0.00546"):
+        assert told in text
+    assert "broken" not in text
+    change(run / "score.json", lambda score: score | {"beside": "?"})
+    assert "counted in other ways" not in make_report(run).read_text()
+
+
 def test_rounds_of_a_pruning_have_their_table(run: Path) -> None:
     page = read_page(run)
     assert "Steps of 02-prune" in page.text

@@ -24,7 +24,9 @@ NETWORK = "network.netpress"
 LAST = "last.netpress"
 """The network of a round after its last step, where the round keeps another one as its result."""
 DONE = "done.json"
-STAGE_FILES = (METRICS, STATE, DONE, NETWORK, LAST)
+DELETED = "deleted.json"
+"""What a round of factorizing deleted, and where: regrowth asks for it."""
+STAGE_FILES = (METRICS, STATE, DONE, NETWORK, LAST, DELETED)
 """What stages write, in their folders and those of their parts."""
 
 

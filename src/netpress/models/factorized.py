@@ -99,8 +99,9 @@ def _factor(layer: Layer, inputs: int, outputs: int, whole: bool) -> Layer:
         if isinstance(layer, nn.Linear):
             made = nn.Linear(inputs, outputs, bias=False)
         elif whole:
-            kernel: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-            made = nn.Conv2d(inputs, outputs, *kernel, bias=False, padding_mode=layer.padding_mode)
+            names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            same: dict[str, Any] = {name: getattr(layer, name) for name in names}
+            made = nn.Conv2d(inputs, outputs, **same, bias=False)
         else:
             made = nn.Conv2d(inputs, outputs, 1, bias=False)
     zeros = layer.weight.detach().new_zeros(made.weight.shape)

@@ -16,6 +16,7 @@ from netpress.report.tables import (
     list_notes,
     read_layers,
     sparsity,
+    tabulate_beside,
     tabulate_kinds,
     tabulate_layers,
     tabulate_ranks,
@@ -52,6 +53,7 @@ def render(run: RunFacts) -> str:
         charts=draw_charts(run.stages),
         card=describe_card(run.score or {}),
         notes=list_notes(run.score or {}),
+        beside=tabulate_beside(run.score or {}),
         kinds=tabulate_kinds(layers) if layers else None,
         layers=tabulate_layers(layers) if layers else None,
         ranks=tabulate_ranks(run.score or {}),
@@ -65,7 +67,7 @@ def render(run: RunFacts) -> str:
 
 def _rooms(run: RunFacts) -> list[tuple[str, dict[str, object]]]:
     """The recipe's tables besides its stages."""
-    tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score")]
+    tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score", "beside")]
     return [(name, table) for name, table in tables if isinstance(table, dict)]
 
 

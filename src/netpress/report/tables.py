@@ -228,6 +228,29 @@ HEADLINE_FIGURES = {
 }
 
 
+def tabulate_beside(score: Mapping[str, Any]) -> Table | None:
+    """The score card and those beside it, a line each; None where there is none beside it."""
+    beside = score.get("beside")
+    cards = {name: card for name, card in beside.items() if isinstance(card, dict)} if isinstance(beside, dict) else {}
+    if not cards:
+        return None
+    rows = []
+    for name, card in [("the run's own", score), *cards.items()]:
+        assumed = card.get("assumed")
+        rows.append(
+            [
+                _text(name),
+                _text(card.get("convention")),
+                _count(card.get("params")),
+                _count(card.get("operations")),
+                Cell(decimal(card.get("score")), _order(card.get("score"))),
+                _text("; ".join(map(plain, assumed)) if isinstance(assumed, list) else ""),
+            ]
+        )
+    columns = ["card", "convention", "parameters", "operations", "score", "assumed"]
+    return Table(columns, [False, False, True, True, True, False], rows)
+
+
 def list_notes(score: Mapping[str, Any]) -> list[str]:
     """What the score card says of itself in words: what it assumed, and notes."""
     notes = []

@@ -1,0 +1,111 @@
+"""What the `factorize` stage would do, told from shapes: all layers are taken to lose equal shares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from netpress.compression.factorization.layers import Candidate, find_candidates
+from netpress.compression.factorization.selection import Ranking, State, count_kept, first_step
+from netpress.compression.factorization.settings import FactorizeSettings
+from netpress.compression.factorization.sizes import Sizes
+from netpress.compression.factorization.targets import Aim, choose_step
+from netpress.models.factorized import Factorized, full_ranks, has_core, layer_widths
+from netpress.stage import Outlook, Plan, PlanRow
+from netpress.training.train import check_real
+
+STEPS = 1000  # of a way of equal shares
+
+
+@dataclass
+class EqualShares:
+    """A way on which all layers lose equal shares of rows and columns, up to `limit`."""
+
+    candidates: Sequence[Candidate]
+    limit: float
+    replaces_all: bool
+    steps: int = STEPS
+
+    def state(self, step: int) -> State:
+        gone = self.limit * step / self.steps
+        state: State = {}
+        for one in self.candidates:
+            rows, columns = (max(1, side - int(gone * side)) for side in one.sides)
+            smaller = one.weights(rows, columns) < one.alive
+            state[one.name] = (rows, columns) if smaller or self.replaces_all else None
+        return state
+
+    def at_share(self, share: float) -> int | None:
+        rankings = [_unknown(one) for one in self.candidates]
+
+        def keeps(step: int) -> bool:
+            kept, every = count_kept(rankings, self.state(step))
+            return kept <= share * every
+
+        return self.steps if self.replaces_all and not keeps(self.steps) else first_step(self.steps, keeps)
+
+
+def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
+    """A row for the rounds, one for each layer with estimated ranks, one for each that stays whole, with the reason.
+
+    Raises UserError for what the stage would refuse: layers that cannot be factorized, a target that no ranks reach, a
+    quantized network, a training that could not begin.
+    """
+    outlook.refuse_quantized("factorizing", "put it before")
+    regrowth = settings.regrow.train if settings.regrow else None
+    trainings = [one for one in (settings.train, settings.train_larger, regrowth) if one is not None]
+    for training in trainings:
+        check_real(outlook, training)
+    network = outlook.network
+    found = find_candidates(network, settings.layers)
+    rankings = [_unknown(one) for one in found.candidates]
+    sizes = Sizes(network, rankings, None)
+    cuts = settings.rounds if settings.regrow is None else (settings.rounds + 1) // 2
+    replaces_all = settings.selection.kind == "global"
+    way = EqualShares(found.candidates, 1 - (1 - settings.selection.limit) ** cuts, replaces_all)
+    targeted = (settings.compression, settings.score) != (None, None)
+    share = None if settings.share is None or (cuts > 1 and targeted) else settings.share**cuts
+    if share is None and not targeted:  # as much as the gate allows, which nobody knows yet
+        state = way.state(0)
+    else:
+        state = way.state(choose_step(way, rankings, Aim(settings, sizes.before, share), sizes))
+    planned = sizes.network(state)
+    epochs = cuts * _epochs(settings.train) + (settings.rounds - cuts) * _epochs(regrowth)
+    rows: list[PlanRow] = [
+        {
+            "what": f"at most {settings.rounds} rounds",
+            "weights": sizes.before,
+            "left": sizes.parameters(state),
+            "epochs": epochs,
+        }
+    ]
+    rows += [_plan_layer(one, state) for one in found.candidates]
+    rows += [{"what": name, "stays_whole": reason} for name, reason in found.left.items()]
+    return Plan(rows, planned)
+
+
+def _unknown(candidate: Candidate) -> Ranking:
+    return Ranking(candidate, torch.ones(candidate.sides, dtype=torch.float64, device="meta"))
+
+
+def _epochs(training: object) -> int:
+    return int(getattr(training, "epochs", 0))
+
+
+def _plan_layer(candidate: Candidate, state: State) -> PlanRow:
+    row: PlanRow = {"what": candidate.name, "shape": candidate.description, "weights": candidate.alive}
+    full = full_ranks(*layer_widths(candidate.layer), has_core(candidate.layer))
+    sides = state[candidate.name]
+    if sides is None:
+        ranks = candidate.layer.ranks if isinstance(candidate.layer, Factorized) else None
+        row |= {"ranks": _say(ranks) if ranks else "whole", "of": _say(full), "left": candidate.alive}
+    else:
+        row |= {"ranks": _say(candidate.ranks(*sides)), "of": _say(full), "left": int(candidate.weights(*sides))}
+        row["estimated"] = True
+        if candidate.zeros:
+            row["mask_ends"] = candidate.zeros
+    return row
+
+
+def _say(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks))

@@ -1,0 +1,75 @@
+"""From what a user asks for to a step of the way: a share of rows and columns, a compression, a score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from netpress.compression.factorization.selection import Ranking, Way, count_kept, first_step
+from netpress.compression.factorization.settings import FactorizeSettings
+from netpress.compression.factorization.sizes import Sizes
+from netpress.errors import UserError
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What one factorization aims at; `first` is how many parameters the network had before all of them."""
+
+    settings: FactorizeSettings
+    first: int
+    share: float | None
+
+    def is_met(self, parameters: int, score: float) -> bool:
+        """Whether a network of this size meets a target, where there is one."""
+        wanted = self.settings
+        small = wanted.compression is None or compressed(parameters, self.first) >= wanted.compression
+        cheap = wanted.score is None or score <= wanted.score
+        return small and cheap and (wanted.compression, wanted.score) != (None, None)
+
+
+def compressed(parameters: int, first: int) -> float:
+    """The share of `first` parameters that is gone."""
+    return 1 - parameters / first
+
+
+def choose_step(way: Way, rankings: Sequence[Ranking], aim: Aim, sizes: Sizes) -> int:
+    """The step of the way that keeps the share asked for, or the one that meets the targets where that comes before.
+
+    Without a share or a target it is the last one. Raises UserError for what no step reaches.
+    """
+    steps = []
+    if aim.share is not None:
+        steps.append(_step_of_share(way, rankings, aim.share))
+    settings = aim.settings
+    if settings.compression is not None or settings.score is not None:
+        score = sizes.score if settings.score is not None else lambda state: 0.0
+        meets = lambda step: aim.is_met(sizes.parameters(way.state(step)), score(way.state(step)))  # noqa: E731
+        step = first_step(way.steps, meets)
+        if step is not None:
+            steps.append(step)
+        elif aim.share is None:
+            raise _unreached(way, aim, sizes)
+    return min(steps, default=way.steps)
+
+
+def _step_of_share(way: Way, rankings: Sequence[Ranking], share: float) -> int:
+    step = way.at_share(share)
+    if step is None:
+        kept, every = count_kept(rankings, way.state(way.steps))
+        raise UserError(
+            f"keep {share:g}: no ranks keep so few of the rows and columns; with selection.limit, at least "
+            f"{kept / every:.4g} stay"
+        )
+    return step
+
+
+def _unreached(way: Way, aim: Aim, sizes: Sizes) -> UserError:
+    settings, last = aim.settings, way.state(way.steps)
+    figures = []
+    if settings.compression is not None:
+        most = compressed(sizes.parameters(last), aim.first)
+        figures.append(f"compression {settings.compression:g}: no ranks reach it; the most is {most:.4g}")
+    if settings.score is not None:
+        figures.append(f"score {settings.score:g}: no ranks reach it; the least is {sizes.score(last):.4g}")
+    return UserError(
+        f"{'; '.join(figures)} (with selection.limit {settings.selection.limit:g} and these layers); ask for less, "
+        "or take more rounds"
+    )
