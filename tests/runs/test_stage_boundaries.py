@@ -35,6 +35,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "prune": {"amount": 0.95, "first_amount": 0.92, "rounds": 2, "train": {**TRAIN, "epochs": 1}},
     "prune_to_gate": {"gate": 0.01, "step": 0.3},
     "fold": {},
+    "factorize": {
+        **{"keep": 0.7, "images": 16, "rounds": 3, "train": {**TRAIN, "epochs": 1}},
+        "regrow": {"train": {**TRAIN, "epochs": 1}},
+    },
     "quantize": {"calibration_images": 16},
 }
 # What may follow what: nothing real-valued after quantizing, and a norm folds once.
@@ -48,6 +52,7 @@ LONG = [
     ("train", "rewound prune", "train", "quantize"),
     ("train", "prune_to_gate", "quantize"),
     ("train", "trained quantize"),
+    ("train", "factorize", "prune_to_gate", "quantize"),
 ]
 TIMES = {"seconds", "images_per_second"}
 
