@@ -12,6 +12,8 @@ from netpress.models.factorized import Factorized
 from netpress.network import Network
 from netpress.scoring import trace_network
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch tells once that it copies
+
 TRUNCATIONS = get_args(Truncation)
 ZOO = {
     "c_efficientnet:tiny": {},
