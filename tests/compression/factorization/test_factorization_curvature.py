@@ -169,7 +169,7 @@ def test_labels_are_drawn_from_what_the_network_says() -> None:
     found = measure_curvature(whole, layers_of(whole, [name]), many, 5, batch_size=512)[name]
     pixels = normalize(one.images, whole.input.mean, whole.input.std)
     probabilities = whole.module(pixels).detach().softmax(1)[0].double()
-    assert 0.01 < float(probabilities.min()) and float(probabilities.max()) < 0.9
+    assert float(probabilities.min()) > 0.01 and float(probabilities.max()) < 0.9
     expected = torch.zeros_like(found.diagonal, dtype=torch.float64)
     outputs = torch.zeros_like(found.outputs)
     for label, share in enumerate(probabilities):

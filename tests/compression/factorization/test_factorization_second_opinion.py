@@ -80,11 +80,11 @@ def test_factors_of_a_convolution(layer: nn.Conv2d, positions: int, curvlinops: 
     close(found.outputs, outputs / (COUNT * positions))
 
 
-def test_factors_and_diagonal_of_linear_layers(curvlinops: Any) -> None:
+def test_factors_of_linear_layers(curvlinops: Any) -> None:
     parts = [nn.Conv2d(3, 4, 3, stride=2), nn.GELU(), nn.Flatten(), nn.Linear(36, 6), nn.GELU(), nn.Linear(6, 4)]
     network = network_of(*parts, size=8, seed=4)
     for name in ("3", "5"):
-        operator = theirs("EKFACLinearOperator", curvlinops, network, name)
+        operator = theirs("KFACLinearOperator", curvlinops, network, name)
         operator.compute_kronecker_factors()
         (inputs,), (outputs,) = operator._input_covariances.values(), operator._gradient_covariances.values()
         found = ours(network, name)
@@ -93,7 +93,7 @@ def test_factors_and_diagonal_of_linear_layers(curvlinops: Any) -> None:
 
 
 def test_the_diagonal_of_a_linear_layer(curvlinops: Any) -> None:
-    """In the eigenbasis of both factors, whose eigenvalues lie apart: in another order, each sign of a vector will do."""
+    """In the eigenbasis of both factors, which is one but for signs, as their eigenvalues lie apart."""
     network = network_of(nn.Conv2d(3, 4, 8), nn.GELU(), nn.Flatten(), nn.Linear(4, 4), size=8, seed=4)
     operator = theirs("EKFACLinearOperator", curvlinops, network, "3")
     operator.compute_kronecker_factors()
