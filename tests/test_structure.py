@@ -132,7 +132,7 @@ def test_every_extra_is_used():
     extras = tomllib.loads((SOURCE.parent.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     source = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
     for extra in set(extras) - {"dev"}:
-        names = [re.split(r"[<>=]", package)[0] for package in extras[extra]]
+        names = [re.split(r"[<>=]", package)[0].replace("-", "_") for package in extras[extra]]
         assert any(re.search(rf"^\s*(import|from) {name}\b", source, re.MULTILINE) for name in names), extra
 
 

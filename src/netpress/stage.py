@@ -141,6 +141,8 @@ class Outlook:
     """The structural edits of the network that a run begins with; None where no run does."""
     allow_import: bool = False
     """As in `Context`."""
+    score_settings: ScoreSettings | None = None
+    """As in `Context`."""
 
     def refuse_quantized(self, what: str, instead: str) -> None:
         """Raise UserError where the network is quantized by now: its values must stay where their formats have them."""
@@ -196,6 +198,7 @@ STAGES = Registry[Stage](
         "fold": "netpress.compression.fold",
         "prune": "netpress.compression.prune",
         "prune_to_gate": "netpress.compression.prune_to_gate",
+        "prune_channels": "netpress.compression.prune_channels",
         "quantize": "netpress.compression.quantize",
     },
 )

@@ -274,7 +274,7 @@ def pretend_accuracy(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         seen.append(total_density(densities(network)).sparsity)
         return 0.9 - seen[-1] / 2
 
-    monkeypatch.setattr(gate_module, "_accuracy", accuracy)
+    monkeypatch.setattr(gate_module, "selection_accuracy", accuracy)
     return seen
 
 

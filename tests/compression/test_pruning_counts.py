@@ -178,6 +178,15 @@ def test_schedules() -> None:
     assert amounts(0.95, 3, "exponential", first=0.2)[1] == pytest.approx(0.8)
 
 
+def test_thirty_percent_of_what_is_left_each_round() -> None:
+    assert amounts(0.83193, 5, "exponential") == [0.3, 0.51, 0.657, 0.7599, 0.83193]
+    assert amounts(0.51, 2, "exponential") == [0.3, 0.51]
+    # Of 10**5 m + 1 weights the percentile's rank is whole: an amount too small by one bit would take one less.
+    for count in (1, 100_001, 700_001, 1_700_001, 81_500_001):
+        left = [count - count_removed(amount, count) for amount in amounts(0.83193, 5, "exponential")]
+        assert left == [(count - 1) * 7**k // 10**k for k in range(1, 6)]
+
+
 @given(AMOUNTS, st.integers(1, 12), st.sampled_from(["linear", "exponential"]))
 def test_schedules_rise_to_the_amount(amount: float, rounds: int, growth: str) -> None:
     steps = amounts(amount, rounds, growth)  # type: ignore[arg-type]

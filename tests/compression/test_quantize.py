@@ -26,6 +26,7 @@ from netpress.process.console import Console
 from netpress.process.devices import generator_for
 from netpress.process.world import World
 from netpress.program import execute, lower
+from netpress.scoring import score
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
 from netpress.training import TrainSettings
@@ -122,6 +123,45 @@ def test_other_families_run_in_exact_integers(
     quick = {"calibration": {"kind": "minmax"}, "weight_calibration": {"kind": "minmax"}}
     quantized = quantize(network, _settings(arithmetic=arithmetic, **quick), context)
     assert torch.equal(predict(quantized, data.selection), _exactly(quantized, data.selection))
+
+
+@pytest.mark.parametrize("bits", [9, 10])
+@pytest.mark.parametrize("fold", [False, True], ids=["norms kept", "norms folded"])
+def test_waves_submissions_in_small(bits: int, fold: bool, context: Context, data: Dataset) -> None:
+    """PyramidNet, sparse, in fixed point as in their three: it computes what its file says, and both cards count it."""
+    network, _ = prune_once(_network("pyramidnet", depth=11, alpha=6), 0.5)
+    wider = {"weights": {"kind": "fixed", "bits": 10}, "bias": {"kind": "fixed", "bits": 10}} if bits == 10 else {}
+    quantized = quantize(network, _settings(preset="fixed-9-12", fold=fold, **wider), context)
+    logits = predict(quantized, data.test)
+    assert torch.equal(logits, _exactly(quantized, data.test))
+    original = predict(network, data.test)
+    assert float((logits - original).abs().max()) < 0.05 * float(original.abs().max())
+    save(quantized, context.folder / "q.netpress")
+    loaded = load(context.folder / "q.netpress")
+    assert torch.equal(predict(loaded, data.test), logits) and loaded.formats == quantized.formats
+
+    state = loaded.module.state_dict()
+    weights = {name: state[name] for name in loaded.weights() if state[name].ndim > 1}
+    assert len(weights) == 11 and {parse_format(loaded.formats[name]) for name in weights} == {Fixed(bits=bits)}
+    for name, weight in weights.items():
+        steps = weight / state[f"{name}_scale"]
+        assert torch.equal(steps, steps.round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)), name
+    count, alive = (
+        sum(map(torch.numel, weights.values())),
+        sum(int(weight.count_nonzero()) for weight in weights.values()),
+    )
+    biases = [
+        state[name.replace("weight", "bias")].numel() for name in weights if name.replace("weight", "bias") in state
+    ]
+    norms = [module.num_features for module in loaded.module.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert (len(norms), len(biases)) == ((4, 11) if fold else (14, 1))  # the first of each block and the last stay
+    wave, official = score(loaded, convention="wave", weight_bits=bits), score(loaded)
+    vectors = 2 * sum(norms) + sum(biases)
+    assert wave.params == ((alive + vectors) * bits + count + vectors) / 32
+    stored = sum(row.storage_bits for row in official.rows if row.kind in ("conv", "linear"))
+    exponents = 2 * len(weights) + len(biases)  # of 8 bits: of weights, inputs and biases
+    assert stored == (alive + sum(biases)) * bits + 8 * exponents
+    assert official.mask_bits == count and official.assumed == ()
 
 
 def test_a_sparse_network_takes_the_bits_that_its_formats_say(context: Context) -> None:

@@ -11,7 +11,9 @@ from netpress.recipe.overrides import apply_override
 from netpress.recipe.reading import load_values, read_recipe, shipped
 from netpress.recipe.scaling import scale_recipe
 from netpress.recipe.schema import check_recipe
+from netpress.scoring import choose_settings
 from netpress.settings import SettingsError
+from netpress.training.schedules import rate_at
 
 
 @pytest.mark.parametrize("name", list(shipped()))
@@ -107,6 +109,48 @@ def test_epochs_scale_keeps_a_round_an_epoch():
     assert scaled.stages[0].schedule.per == scaled.stages[1].train.schedule.per == "step"
     longer = read_recipe("kaist-v1", epochs_scale=2).stages[0]
     assert (longer.epochs, longer.schedule.per) == (1200, "epoch")
+
+
+def test_cards_beside_are_named_by_their_convention_or_name_it():
+    values = {"wave": {}, "whole": {"convention": "wave", "residual_adds": True}}
+    recipe = check_recipe({**load_values("digits")[0], "beside": values})
+    again = read_recipe("digits", ["beside.wave={}", "beside.whole.convention=wave", "beside.whole.residual_adds=true"])
+    assert again == recipe == check_recipe(tomllib.loads(recipe.text))
+    assert recipe.beside["wave"] == choose_settings("wave")
+    assert recipe.beside["whole"] == choose_settings("wave", options={"residual_adds": True})
+    plain = read_recipe("digits")
+    assert plain.beside == {} and "beside" not in plain.text  # as the run folders of versions that had none state it
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("beside.wvae={}", "beside.wvae.convention: 'wvae' is not one of 'official', 'kaist', 'wave'"),
+        ("beside.mine.convention=wvae", "beside.mine.convention: 'wvae' is not one of"),
+        ("beside.wave.mask=none", "beside.wave: mask is no option of the convention wave; it has activation_bits"),
+        ("beside.wave.residual_adds=3", "beside.wave.residual_adds: 3 is not"),
+        ("beside.wave.bits=9", "beside.wave.bits: no such setting"),
+        ("beside.wave=3", "beside.wave: 3 is not an object"),
+        ('beside=["wave"]', "beside: write a table for each count, such as [beside.wave]"),
+        ("beside.'a/b'.convention=wave", "beside.'a/b'"),
+    ],
+)
+def test_cards_beside_that_cannot_be_counted(override, problem):
+    with pytest.raises(SettingsError) as raised:
+        read_recipe("digits", [override])
+    assert problem in str(raised.value)
+    assert len(raised.value.problems) == 1
+
+
+def test_pieces_keep_their_shares_when_scaled():
+    schedule = {"kind": "piecewise", "milestones": [0.25, 0.5], "multipliers": [0.1, 0.002], "per": "epoch"}
+    stage = {"kind": "train", "epochs": 1800, "schedule": schedule}
+    recipe = check_recipe({"name": "pieces", "model": {"family": "pyramidnet"}, "stages": [stage]})
+    assert check_recipe(tomllib.loads(recipe.text)).text == recipe.text
+    train = scale_recipe(recipe, 0.001).stages[0]
+    assert (train.epochs, train.schedule.per) == (2, "step")
+    rates = [rate_at(1.0, train.schedule, e, s, 2, 4) for e in range(2) for s in range(4)]
+    assert rates == [1.0, 1.0, 0.1, 0.1, *[0.002] * 4]
 
 
 def test_epochs_scale_reaches_defaults_and_warm_ups():

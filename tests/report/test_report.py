@@ -186,6 +186,11 @@ class Page(HTMLParser):
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.words))
 
+    @property
+    def drawings(self) -> list[dict[str, str | None]]:
+        """The attributes of every drawing; the marks in legends are none."""
+        return [attributes for tag, attributes in self.tags if tag == "svg" and "aria-hidden" not in attributes]
+
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.tags)
 
@@ -225,7 +230,7 @@ def test_a_finished_run_is_told_whole(run: Path) -> None:
     ):
         assert expected in page.text, expected
     assert "not finished" not in page.text
-    assert page.count("svg") == len(CHARTS)
+    assert len(page.drawings) == len(CHARTS) + 1  # and the curve of compression
 
 
 def test_the_page_needs_no_network(run: Path) -> None:
@@ -240,10 +245,22 @@ def test_the_page_needs_no_network(run: Path) -> None:
 
 def test_drawings_and_tables_can_be_read_aloud(run: Path) -> None:
     page = read_page(run)
-    drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in page.drawings)
     assert page.count("caption") == page.count("table")
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+
+
+def test_cards_beside_the_first_have_a_line_each(run: Path) -> None:
+    assert "counted in other ways" not in make_report(run).read_text()
+    wave = {"convention": "wave", "params": 338_000.0, "operations": 391_200_000, "score": 0.0467312, "layers": []}
+    cards = {"wave": wave | {"assumed": ["parameters of 9 bits"]}, "broken": 3, "odd": {"score": "?", "assumed": None}}
+    change(run / "score.json", lambda score: score | {"beside": cards})
+    text = read_page(run).text
+    for told in ("counted in other ways", "338,000", "391,200,000", "0.04673", "parameters of 9 bits", "0.00546"):
+        assert told in text
+    assert "broken" not in text
+    change(run / "score.json", lambda score: score | {"beside": "?"})
+    assert "counted in other ways" not in make_report(run).read_text()
 
 
 def test_rounds_of_a_pruning_have_their_table(run: Path) -> None:

@@ -7,12 +7,14 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from netpress.compression import prune as pruning
 from netpress.data import Dataset, Images
 from netpress.errors import Failure
 from netpress.files import writing as files
@@ -22,6 +24,7 @@ from netpress.process.world import World
 from netpress.runs.pipeline import run_stage
 from netpress.settings import parse
 from netpress.stage import STAGES, Context
+from netpress.training.loop import run_training
 from netpress.training.step import TrainingStep
 
 pytestmark = pytest.mark.slow
@@ -32,6 +35,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "prune": {"amount": 0.95, "first_amount": 0.92, "rounds": 2, "train": {**TRAIN, "epochs": 1}},
     "prune_to_gate": {"gate": 0.01, "step": 0.3},
     "fold": {},
+    "factorize": {
+        **{"keep": 0.7, "images": 16, "rounds": 3, "train": {**TRAIN, "epochs": 1}},
+        "regrow": {"train": {**TRAIN, "epochs": 1}},
+    },
     "quantize": {"calibration_images": 16},
 }
 # What may follow what: nothing real-valued after quantizing, and a norm folds once.
@@ -45,6 +52,7 @@ LONG = [
     ("train", "rewound prune", "train", "quantize"),
     ("train", "prune_to_gate", "quantize"),
     ("train", "trained quantize"),
+    ("train", "factorize", "prune_to_gate", "quantize"),
 ]
 TIMES = {"seconds", "images_per_second"}
 
@@ -116,6 +124,12 @@ OTHERS = {
     },
     "second prune": {**KINDS["prune"], "amount": 0.98, "first_amount": 0.97},
 }
+
+
+GATED = {"amount": 0.9, "rounds": 3, "train": {**TRAIN, "epochs": 1}}
+for gate in (0.35, 0.75):  # three rounds go to .7, .4 and .1
+    OTHERS[f"until-{gate} prune"] = {**GATED, "gate": gate}
+    OTHERS[f"rewound-until-{gate} prune"] = {**OTHERS["rewound prune"], **GATED, "gate": gate}
 
 
 def settings_of(kind: str) -> Any:
@@ -201,6 +215,44 @@ def test_seeded_kills_change_no_byte(kinds, tmp_path, moments):
         run(kinds, folder)
         assert kills >= 3
         assert contents(folder) == expected
+
+
+@pytest.fixture
+def as_accurate_as_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prunings take the share of weights that are left for the accuracy."""
+
+    def pretend(network: Network, context: Context | None = None) -> float:
+        weights = network.weights()
+        left = sum(
+            int(network.masks[name].sum() if name in network.masks else weights[name].numel()) for name in weights
+        )
+        return left / sum(weight.numel() for weight in weights.values())
+
+    def trained(network: Network, *rest: Any) -> Any:
+        return replace(run_training(network, *rest), selection_accuracy=pretend(network))
+
+    monkeypatch.setattr(pruning, "selection_accuracy", pretend)
+    monkeypatch.setattr(pruning, "run_training", trained)
+
+
+@pytest.mark.usefixtures("as_accurate_as_dense")
+@pytest.mark.parametrize("gate", [0.35, 0.75])
+@pytest.mark.parametrize("which", ["until", "rewound-until"])
+def test_a_pruning_to_a_gate_killed_all_along(which, gate, tmp_path, moments):
+    kinds = (f"{which}-{gate} prune",)
+    moments.begin()
+    run(kinds, tmp_path / "whole")
+    count, expected = moments.passed, contents(tmp_path / "whole")
+    rounds = [name for name in expected if "round" in name and name.endswith("/network.netpress")]
+    assert len(rounds) == {0.35: 2, 0.75: 0}[gate]
+    assert len(expected["01-prune/metrics.jsonl"]) == len(rounds) + 1
+    result = load(tmp_path / "whole" / "01-prune" / "network.netpress")
+    last = load(tmp_path / "whole" / rounds[-1]) if rounds else first_network()
+    assert all(torch.equal(last.module.state_dict()[name], t) for name, t in result.module.state_dict().items())
+    assert result.masks.keys() == last.masks.keys()
+    assert "a file that should be gone" not in expected.values()
+    for fatal in sorted({*range(1, count + 1, 3), *range(count - 15, count + 1)}):  # the last: where the stage stops
+        assert killed_at(kinds, tmp_path / str(fatal), moments, fatal) == expected, fatal
 
 
 def test_what_is_handed_on_lies_in_memory_as_the_file_gives_it(tmp_path):

@@ -15,7 +15,7 @@ from netpress.training.masking import MaskHolder
 from netpress.training.norms import NormWarmup
 from netpress.training.optimizers import AdamW, Optimizer, Sgd, decay_groups, make_optimizer
 from netpress.training.part import Part, State, collect, prefixed, restore, section
-from netpress.training.schedules import Constant, Cosine, Step, rate_at
+from netpress.training.schedules import Constant, Cosine, Piecewise, Step, rate_at
 
 
 def test_the_cosine_of_2019_starts_below_the_full_rate_and_ends_at_the_minimum():
@@ -43,6 +43,48 @@ def test_step_milestones_and_warmup():
     assert [rate_at(0.8, rising, e, s, 4, 2) for e in range(3) for s in range(2)] == pytest.approx(
         [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
     )
+
+
+WAVES = Piecewise(milestones=(0.25, 0.5, 0.625, 0.75), multipliers=(0.1, 0.002, 4e-4, 8e-6), per="epoch")
+
+
+def test_pieces_are_the_product_of_waves_four_factors_in_every_epoch():
+    for e in range(1800):
+        product = 0.1 ** (e // 450) * 0.2 ** (e // 900) * 0.2 ** (e // 1125) * 0.2 ** (e // 1350)
+        assert rate_at(0.5, WAVES, e, 7, 1800, 196) == pytest.approx(0.5 * product, rel=1e-12), e
+
+
+def test_pieces_per_step_after_a_warmup_and_at_decimals():
+    schedule = Piecewise(milestones=(0.1, 0.7), multipliers=(3.0, 0.0), per="step", warmup=1)
+    # Two of 22 steps rise; the milestones lie at 2 and 14 of the other 20.
+    rates = [rate_at(0.5, schedule, e, s, 11, 2) for e in range(11) for s in range(2)]
+    assert rates == [0.25, 0.5, *[0.5] * 2, *[1.5] * 12, *[0.0] * 6]
+    per_epoch = schedule.model_copy(update={"per": "epoch"})
+    assert [rate_at(0.5, per_epoch, e, 1, 11, 2) for e in range(11)] == [0.5, 0.5, *[1.5] * 6, *[0.0] * 3]
+    decimal = Piecewise(milestones=(0.56,), multipliers=(0.1,), per="epoch")
+    assert 0.56 * 25 > 14  # as binary numbers, a unit too late
+    assert [rate_at(1.0, decimal, e, 0, 25, 1) for e in (13, 14)] == [1.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"milestones": [0.5], "multipliers": [0.1, 0.01]}, "1 milestones need as many multipliers, not 2"),
+        ({"milestones": [0.5, 0.5], "multipliers": [0.1, 0.01]}, "milestones: 0.5 does not rise above 0.5"),
+        ({"milestones": [0.5, 0.25], "multipliers": [0.1, 0.01]}, "milestones: 0.25 does not rise above 0.5"),
+        ({"milestones": [0.0], "multipliers": [0.1]}, r"milestones\.0: 0.0 is not above 0"),
+        ({"milestones": [1.0], "multipliers": [0.1]}, r"milestones\.0: 1.0 is not below 1"),
+        ({"milestones": [0.5], "multipliers": [-0.1]}, r"multipliers\.0: -0.1 is not at least 0"),
+        ({"milestones": [], "multipliers": []}, "milestones: is empty"),
+        ({"milestones": [0.5]}, "multipliers: is missing"),
+        ({"milestones": [0.5], "multipliers": [0.1], "factor": 0.1}, "factor: no such setting"),
+    ],
+)
+def test_pieces_that_cannot_be(values, problem):
+    with pytest.raises(SettingsError, match=problem) as raised:
+        parse(TrainSettings, {"schedule": {"kind": "piecewise", **values}}, "stages.0")
+    assert str(raised.value).startswith("stages.0.schedule")
+    assert len(raised.value.problems) == 1
 
 
 def test_biases_and_norms_do_not_decay_unless_asked():

@@ -77,6 +77,10 @@ def run(
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
     print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
+    for name, card in result.beside.items():
+        called = "" if name == card.convention else f", {name}"
+        counts = f"{card.params:,.0f} values, {card.operations:,.0f} operations"
+        print(f"beside      {card.score:.5f} by the {card.convention} convention{called}: {counts}")
     print(f"report      {result.report}")
 
 

@@ -128,6 +128,7 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     ]
     print_table(rows)
     print()
+    _print_ranks(card)
     for line in (*(f"assumed: {text}" for text in card.assumed), *card.notes):
         print(visible(line))
     print(f"network     {name}")
@@ -138,6 +139,29 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
         print("accuracy    not known: its file holds none; `netpress evaluate` measures it")
     if card.accuracy is not None:
         print(f"accuracy    {card.accuracy:.2%}{_gate(card)}")
+
+
+def _print_ranks(card: "ScoreCard") -> None:
+    """The layers in factors, if there are any, as a table of their own."""
+    if not card.in_factors:
+        return
+    print("layers in factors")
+    rows = [layer.as_json() for layer in card.in_factors]
+    print_table(
+        [
+            {
+                "layer": row["name"],
+                "kernel": "x".join(map(str, row["kernel"])) or "linear",
+                "ranks": ", ".join(map(str, row["ranks"])),
+                "of": ", ".join(map(str, row["full_ranks"])),
+                "weights_whole": row["whole"],
+                "weights_now": row["weights"],
+                "share": f"{row['weights'] / row['whole']:.0%}",
+            }
+            for row in rows
+        ]
+    )
+    print()
 
 
 def _relative(card: "ScoreCard") -> str:

@@ -8,6 +8,8 @@ section 5): the amount rises linearly, and each round goes on from the weights o
              round-1/metrics.jsonl    the round's training
                      network.netpress the round's result; a round that has it is never done again
                      last.netpress    the last weights, where the next masks come from those
+
+With a `gate` the stage stops at the first round whose accuracy is below it. That round leaves its line and no network.
 """
 
 from collections.abc import Sequence
@@ -17,11 +19,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, model_validator
 
+from netpress.compression.gate import check_gate, selection_accuracy
 from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
 from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.errors import UserError
-from netpress.evaluation import evaluate
 from netpress.folders.stage import LAST, NETWORK, round_name
 from netpress.models.registry import FAMILIES
 from netpress.network import Network, copy, create, load, own_class, save
@@ -62,6 +64,8 @@ class PruneSettings(Settings):
     """Which layers: a kind, a pattern of layer names, or a list of them; all: every tensor of 2 or more dimensions."""
     weights: Literal["keep", "rewind", "reinitialize"] = "keep"
     """What a round's training starts from: the weights as they are, the run's first ones, or new random ones."""
+    gate: Fraction | None = None
+    """Accuracy on the selection images to keep: the stage ends before the first round that falls below it."""
     masks_from: Literal["kept", "last"] = "kept"
     """Ranked from the second round on: the weights that the training before kept (`train.keep`), or its very last."""
     train: TrainSettings | None = None
@@ -98,24 +102,32 @@ class Round:
 
 
 def prune(network: Network, settings: PruneSettings, context: Context) -> Network:
-    """Run the rounds that are not finished yet, and return the network after the last one.
+    """Run the rounds that are not finished yet, and return the network after the last one, or the last at the gate.
 
     `network` is left as it was. Raises UserError if a layer pattern matches nothing, if the network is
-    sparser than asked already, or if there is no network to rewind to.
+    sparser than asked already, if there is no network to rewind to, or if it is below the gate to begin with.
     """
     select_weights(network, settings.layers)
     rounds = [Round(number, amount) for number, amount in enumerate(settings.amounts(), 1)]
-    finished = 0
+    finished = 0  # rounds that left a network
     while finished < len(rounds) and (context.folder / rounds[finished].name / NETWORK).exists():
         context.part(rounds[finished].name).clear_state()  # left over where the interruption came just before
         finished += 1
-    context.truncate_log(finished)
+    lines = context.logged()
+    # Of a round without a network only this line counts. Any other is written again with the network.
+    stopped = len(lines) > finished and _is_below(lines[finished], settings.gate)
+    context.truncate_log(finished + stopped)
+    if stopped:
+        context.part(rounds[finished].name).clear_state()
     ranked = network  # whose weights decide the masks
     if finished:
         network, ranked = _results(context.folder / rounds[finished - 1].name, settings, own_class(network))
         context.console.say(f"{context.name}: {finished} of {len(rounds)} rounds are done already")
-    for current in rounds[finished:]:
-        _run_round(current, network, ranked, settings, context)
+    for current in () if stopped else rounds[finished:]:
+        line = _run_round(current, network, ranked, settings, context)
+        if settings.gate is not None and _is_below(line, settings.gate):
+            _tell_end(line, settings.gate, context)
+            break
         # Read back even when not resuming, so that an interruption changes no bit of what follows.
         network, ranked = _results(context.folder / current.name, settings, own_class(network))
     return network
@@ -168,6 +180,7 @@ def _plan_rounds(settings: PruneSettings, left: dict[str, list[int]], tensors: l
             "weights": total,
             "left": sum(counts[number - 1] for counts in left.values()),
             "epochs": settings.train.epochs if settings.train else 0,
+            **({} if settings.gate is None else {"gate": settings.gate}),
         }
         for number, amount in enumerate(settings.amounts(), 1)
     ]
@@ -179,11 +192,41 @@ def _results(folder: Path, settings: PruneSettings, own: str | bool) -> tuple[Ne
     return network, network if settings.masks_from == "kept" else load(folder / LAST, allow_import=own)
 
 
-def _run_round(current: Round, network: Network, ranked: Network, settings: PruneSettings, context: Context) -> None:
+def _run_round(
+    current: Round, network: Network, ranked: Network, settings: PruneSettings, context: Context
+) -> dict[str, Any]:
+    """Prune and train; the round's line of figures. Its network is saved unless it is below the gate."""
     choice = choose_masks(select_weights(ranked, settings.layers), network.masks, current.amount, settings.scope)
     _warn(choice, current.amount, context.console)
     pruned = copy(network)
     add_masks(pruned, choice.masks)
+    line = _begin_line(current, network, pruned, settings, context)
+    part = context.part(current.name)
+    last = None
+    if settings.train is not None:
+        start = _start(pruned, current, settings, context)
+        trained = run_training(start, settings.train, part)
+        if settings.masks_from == "last":
+            last = copy(trained.network)
+            last.module.load_state_dict(trained.last)
+        pruned = trained.network
+        line["accuracy_trained"] = trained.selection_accuracy
+    # The line first: a round whose network is there has its line, and a line without one is cut off again, unless it
+    # is the one that ends the stage.
+    context.log(line)
+    if not _is_below(line, settings.gate):
+        if last is not None:
+            save(last, part.folder / LAST)
+        save(pruned, part.folder / NETWORK)
+    part.clear_state()
+    return line
+
+
+def _begin_line(
+    current: Round, network: Network, pruned: Network, settings: PruneSettings, context: Context
+) -> dict[str, Any]:
+    """What is known of a round before its training. Raises UserError for a first round that begins below the gate, and
+    for a gate without data."""
     weights = select_weights(pruned, settings.layers)
     line: dict[str, Any] = {
         "round": current.number,
@@ -191,25 +234,33 @@ def _run_round(current: Round, network: Network, ranked: Network, settings: Prun
         "weights": sum(weight.numel() for weight in weights.values()),
         "left": sum(int(pruned.masks[name].sum()) for name in weights),
     }
-    if context.dataset is not None:
-        line["accuracy_before"] = _accuracy(network, context)
-        line["accuracy_pruned"] = _accuracy(pruned, context)
+    if context.dataset is not None or settings.gate is not None:
+        line["accuracy_before"] = selection_accuracy(network, context)
+        if settings.gate is not None and current.number == 1:
+            check_gate(settings.gate, line["accuracy_before"], context)
+        line["accuracy_pruned"] = selection_accuracy(pruned, context)
     message = f"{context.name}: round {current.number} leaves {line['left']:,} of {line['weights']:,} weights"
     context.console.say(message + (f", accuracy {line['accuracy_pruned']:.2%}" if "accuracy_pruned" in line else ""))
-    part = context.part(current.name)
-    if settings.train is not None:
-        start = _start(pruned, current, settings, context)
-        trained = run_training(start, settings.train, part)
-        if settings.masks_from == "last":
-            last = copy(trained.network)
-            last.module.load_state_dict(trained.last)
-            save(last, part.folder / LAST)
-        pruned = trained.network
-        line["accuracy_trained"] = trained.selection_accuracy
-    # The line first: a round whose network is there has its line, and a line without one is cut off again.
-    context.log(line)
-    save(pruned, part.folder / NETWORK)
-    part.clear_state()
+    return line
+
+
+def _is_below(line: dict[str, Any], gate: float | None) -> bool:
+    """Whether the round of this line ends the stage: its network, trained where it was, is below the gate."""
+    return gate is not None and _reached(line) < gate
+
+
+def _reached(line: dict[str, Any]) -> float:
+    reached: float = line["accuracy_trained"] if "accuracy_trained" in line else line["accuracy_pruned"]
+    return reached
+
+
+def _tell_end(line: dict[str, Any], gate: float, context: Context) -> None:
+    number = line["round"]
+    ends = f"{context.name}: round {number} ends at {_reached(line):.2%}, below the gate {gate:.2%}"
+    if number > 1:
+        context.console.say(f"{ends}: the result is that of round {number - 1}")
+    else:
+        context.console.warn(f"{ends}: the network stays as it came")
 
 
 def _warn(choice: Choice, amount: float, console: Console) -> None:
@@ -259,10 +310,6 @@ def _reinitialized(network: Network, current: Round, context: Context) -> Networ
         parsed = parse(family.settings, architecture.settings, "model")
         family.initialize(fresh.module, parsed, generator_for(seed, "edited"))
     return fresh
-
-
-def _accuracy(network: Network, context: Context) -> float:
-    return evaluate(network, context.data.selection, device=context.device).accuracy
 
 
 def _names(names: list[str]) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from fractions import Fraction as Ratio
 from typing import Annotated, Literal
 
+from netpress.compression.gate import check_gate, selection_accuracy
 from netpress.compression.magnitude import Scope, TooFew, count_removed
 from netpress.compression.masks import densities, select_weights, total_density
 from netpress.compression.prune import prune_once
-from netpress.errors import UserError
-from netpress.evaluation import evaluate
 from netpress.network import Network
 from netpress.settings import Fraction, Settings, between
 from netpress.stage import STAGES, Context, Outlook, Plan, Stage
@@ -45,13 +44,9 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
     context.truncate_log(len(accuracies))
     best = network
     if 0.0 not in accuracies:
-        context.log({"amount": 0.0, "accuracy": _accuracy(network, context)})
+        context.log({"amount": 0.0, "accuracy": selection_accuracy(network, context)})
         accuracies = {line["amount"]: line["accuracy"] for line in context.logged()}
-    if accuracies[0.0] < settings.gate:
-        raise UserError(
-            f"{context.name}: gate {settings.gate:g} is above the network's accuracy as it is, {accuracies[0.0]:.2%} "
-            "on the selection images; train it further, or lower the gate"
-        )
+    check_gate(settings.gate, accuracies[0.0], context)
     reached = 0.0
     for amount in _amounts(network, settings):
         try:
@@ -59,7 +54,7 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
         except TooFew:
             break
         if amount not in accuracies:
-            accuracies[amount] = _accuracy(pruned, context)
+            accuracies[amount] = selection_accuracy(pruned, context)
             context.log({"amount": amount, "accuracy": accuracies[amount]})
         if accuracies[amount] < settings.gate:
             break
@@ -91,10 +86,6 @@ def _amounts(network: Network, settings: PruneToGateSettings) -> Iterator[float]
         if amount > 0 and any(row.weights - row.nonzero <= count_removed(float(amount), row.weights) for row in rows):
             yield float(amount)
         amount += step
-
-
-def _accuracy(network: Network, context: Context) -> float:
-    return evaluate(network, context.data.selection, device=context.device).accuracy
 
 
 STAGES.add("prune_to_gate", Stage(PruneToGateSettings, prune_to_gate, plan, weighs=True))

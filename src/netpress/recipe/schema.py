@@ -16,11 +16,11 @@ The settings of each part stand beside its code; `Recipe` joins them. `check_rec
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import Field, SerializeAsAny, create_model, model_validator
+from pydantic import Field, SerializeAsAny, StringConstraints, create_model, field_validator, model_validator
 
 from netpress.data import DataSettings
 from netpress.errors import UserError
@@ -32,6 +32,9 @@ from netpress.settings import Natural, Settings, SettingsError, parse
 from netpress.stage import STAGES
 
 MOST_STAGES = 32
+MOST_CARDS = 32
+
+CardName = Annotated[str, StringConstraints(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Recipe(Settings):
@@ -47,6 +50,9 @@ class Recipe(Settings):
     """`family` with its settings (a `preset` first, then single settings), or `network`: a file to start from."""
     stages: tuple[Settings, ...]
     score: SerializeAsAny[ScoreSettings] = choose_settings()
+    """How the result is counted, and what stages that trade with the score go by."""
+    beside: dict[CardName, SerializeAsAny[ScoreSettings]] = Field(default_factory=dict)
+    """Name -> further counts of the result. Each is called as its convention, or names one: [beside.wave]."""
     sweep: Sweep | None = None
     """Where there is one, this is not one run but what several have in common: see `netpress.runs.sweep`."""
 
@@ -58,7 +64,20 @@ class Recipe(Settings):
     @property
     def text(self) -> str:
         """The recipe as TOML, every setting stated, as a run's folder keeps it. Equal texts are the same recipe."""
-        return dump_toml(self.model_dump(mode="json", exclude_none=True))
+        values = self.model_dump(mode="json", exclude_none=True)
+        return dump_toml({key: value for key, value in values.items() if key != "beside" or value})
+
+    @field_validator("beside", mode="before")
+    @classmethod
+    def _called_as_its_convention(cls, tables: Any) -> Any:
+        if not isinstance(tables, Mapping):
+            raise ValueError("write a table for each count, such as [beside.wave]")
+        if len(tables) > MOST_CARDS:
+            raise ValueError(f"{len(tables)} counts are more than the {MOST_CARDS} that a recipe may have")
+        return {
+            name: {"convention": name, **table} if isinstance(table, Mapping) else table
+            for name, table in tables.items()
+        }
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:

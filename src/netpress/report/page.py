@@ -5,6 +5,7 @@ from pathlib import Path
 from netpress.files import atomic_write
 from netpress.folders.run import RunFolder
 from netpress.report.board import AXIS, GATE, compare
+from netpress.report.compression import draw_compression
 from netpress.report.curves import draw_charts
 from netpress.report.facts import RunFacts, number, read_run
 from netpress.report.figures import label, plain
@@ -15,8 +16,10 @@ from netpress.report.tables import (
     list_notes,
     read_layers,
     sparsity,
+    tabulate_beside,
     tabulate_kinds,
     tabulate_layers,
+    tabulate_ranks,
     tabulate_steps,
 )
 from netpress.report.templates import find_template, read_parts
@@ -40,17 +43,20 @@ def render(run: RunFacts) -> str:
         run=run,
         score=run.score or {},
         summary=_summarise(run),
-        style=read_parts("page.css"),
+        style=read_parts("page.css", "plot.css"),
         script=read_parts("page.js"),
         asked=[(room, flatten(table)) for room, table in _rooms(run)],
         describe_stage=describe_stage,
         sparsity=sparsity,
         steps={stage.name: tabulate_steps(stage) for stage in run.stages},
+        compression=draw_compression(run.stages),
         charts=draw_charts(run.stages),
         card=describe_card(run.score or {}),
         notes=list_notes(run.score or {}),
+        beside=tabulate_beside(run.score or {}),
         kinds=tabulate_kinds(layers) if layers else None,
         layers=tabulate_layers(layers) if layers else None,
+        ranks=tabulate_ranks(run.score or {}),
         overall=_overall_sparsity(run),
         board=compare(run),
         axis=AXIS,
@@ -61,7 +67,7 @@ def render(run: RunFacts) -> str:
 
 def _rooms(run: RunFacts) -> list[tuple[str, dict[str, object]]]:
     """The recipe's tables besides its stages."""
-    tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score")]
+    tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score", "beside")]
     return [(name, table) for name, table in tables if isinstance(table, dict)]
 
 

@@ -1,20 +1,17 @@
 """The page of a sweep: one HTML file that any browser opens offline, with a plot of accuracy against score."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from netpress.report.board import GATE
-from netpress.report.curves import choose_ticks
 from netpress.report.figures import decimal, percent
+from netpress.report.plot import COLOURS, MARKS, Axis, Frame, draw_key, draw_line, draw_mark
 from netpress.report.tables import Table
 from netpress.report.templates import find_template, read_parts
 
-WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 62, 90, 14, 50  # room around the plot for its labels
-COLOURS = 6  # in sweep.css; further series begin again with another mark
-MARKS = ("M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z", "M-4.5,-4.5h9v9h-9z", "M0,-6L5.5,4.5h-11z", "M0,-6L6,0 0,6 -6,0z")
+FRAME = Frame(width=760, height=420, left=62, right=90, top=14, bottom=50)
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def render_sweep(
         means=means,
         runs=runs,
         recipe_text=recipe_text,
-        style=read_parts("page.css", "sweep.css"),
+        style=read_parts("page.css", "plot.css"),
         script=read_parts("page.js"),
     )
 
@@ -73,43 +70,20 @@ def draw_points(points: Sequence[Point], gate: float | None = None) -> Markup | 
     accuracies += [point.accuracy + sign * point.spread for point in points for sign in (-1, 1)]
     if max(accuracies) == min(accuracies):
         accuracies += [accuracies[0] - 0.01, accuracies[0] + 0.01]
-    across = choose_ticks(min(scores), max(scores), 6)
-    up = choose_ticks(min(accuracies), max(accuracies))
-
-    def x(score: float) -> float:
-        return LEFT + (score - across[0]) / (across[-1] - across[0]) * (WIDTH - LEFT - RIGHT)
-
-    def y(accuracy: float) -> float:
-        return HEIGHT - BOTTOM - (accuracy - up[0]) / (up[-1] - up[0]) * (HEIGHT - TOP - BOTTOM)
-
+    x, y = FRAME.across(scores), FRAME.up(accuracies)
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
-    drawn = [_rule_up(y(tick), percent(tick, 0 if up[1] - up[0] >= 0.01 else 1)) for tick in up]
-    drawn += [_rule_across(x(tick), f"{tick:.4g}") for tick in across]
-    if gate is not None and up[0] <= gate <= up[-1]:
-        line = Markup('<line class="gate" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>')
-        drawn.append(line.format(LEFT, WIDTH - RIGHT, y(gate), y(gate)))
-        text = Markup('<text x="{}" y="{:.1f}">gate {}</text>')
-        drawn.append(text.format(WIDTH - RIGHT + 6, y(gate) + 4, percent(gate, 0)))
-    drawn.append(Markup('<text class="axis" x="{}" y="{}">score (lower is better)</text>').format(LEFT, HEIGHT - 4))
+    drawn = [FRAME.rules(x, y, "score (lower is better)", lambda tick: f"{tick:.4g}"), FRAME.gate(gate, y)]
     for place, dots in enumerate(series.values()):
         group = Markup('<g class="colour-{}">').format(place % COLOURS)
         ordered = sorted(dots, key=lambda dot: dot.score)
-        if len(ordered) > 1:
-            path = " ".join(f"{x(dot.score):.1f},{y(dot.accuracy):.1f}" for dot in ordered)
-            group += Markup('<polyline class="curve" points="{}"/>').format(path)
+        group += draw_line([(x(dot.score), y(dot.accuracy)) for dot in ordered])
         for dot in ordered:
             group += _draw_dot(dot, MARKS[place // COLOURS % len(MARKS)], x, y)
         drawn.append(group + Markup("</g>"))
     drawn.append(_draw_names(points, series, x, y))
-    return Markup(
-        '<figure class="plot"><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-        "<figcaption>{}</figcaption></figure>"
-    ).format(WIDTH, HEIGHT, _describe(points), Markup().join(drawn), _legend(list(series)))
-
-
-Axis = Callable[[float], float]
+    return FRAME.figure(drawn, _describe(points), legend=_legend(list(series)))
 
 
 def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis) -> Markup:
@@ -121,11 +95,7 @@ def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis) -> Markup:
         bar = Markup('<line class="spread" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>')
         parts.append(bar.format(x(dot.score), y(dot.accuracy - dot.spread), y(dot.accuracy + dot.spread)))
     title = f"{dot.series} {dot.label}: {percent(dot.accuracy)}, score {decimal(dot.score)}, runs: {len(dot.runs)}"
-    parts.append(
-        Markup('<path class="mark-shape" d="{}" transform="translate({:.1f},{:.1f})"><title>{}</title></path>').format(
-            mark, x(dot.score), y(dot.accuracy), title
-        )
-    )
+    parts.append(draw_mark(mark, x(dot.score), y(dot.accuracy), title))
     return Markup().join(parts)
 
 
@@ -144,19 +114,6 @@ def _draw_names(points: Sequence[Point], series: dict[str, list[Point]], x: Axis
     return Markup().join(drawn)
 
 
-def _rule_up(place: float, text: str) -> Markup:
-    return Markup(
-        '<line class="rule" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/><text class="up" x="{}" y="{:.1f}">{}</text>'
-    ).format(LEFT, WIDTH - RIGHT, LEFT - 8, place + 4, text, y=place)
-
-
-def _rule_across(place: float, text: str) -> Markup:
-    return Markup(
-        '<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/>'
-        '<text class="across" x="{x:.1f}" y="{}">{}</text>'
-    ).format(TOP, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 16, text, x=place)
-
-
 def _describe(points: Sequence[Point]) -> str:
     """The drawing in words, for those who do not see it."""
     best = max(points, key=lambda point: point.accuracy)
@@ -172,9 +129,5 @@ def _legend(names: Sequence[str]) -> Markup:
     if len(names) < 2:
         return Markup()
     return Markup().join(
-        Markup(
-            '<span class="colour-{}"><svg viewBox="-7 -7 14 14" aria-hidden="true"><path class="mark-shape" d="{}"/>'
-            "</svg>{}</span>"
-        ).format(place % COLOURS, MARKS[place // COLOURS % len(MARKS)], name)
-        for place, name in enumerate(names)
+        draw_key(MARKS[place // COLOURS % len(MARKS)], name, place) for place, name in enumerate(names)
     )

@@ -1,14 +1,16 @@
 """The tables of the page: layer by layer, by kind of layer, and what stages logged besides epochs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from netpress.report.facts import RunFacts, StageFacts, number
-from netpress.report.figures import label, percent, plain, share, short, whole
+from netpress.report.figures import decimal, duration, label, percent, plain, share, short, whole
 
-HEADLINES = ("epochs", "rounds", "amount", "layers", "gate", "preset", "method", "bits", "weights")
-"""Settings that say in a line what a stage was asked to do, wherever they stand in its table."""
+WORDS = ("epochs", "rounds", "amount", "layers", "preset", "method", "bits", "weights", "truncation")
+KINDS = ("selection.kind", "regrow.kind")
+TARGETS = ("keep", "compression", "score", "gate")
+"""Settings that say in a line what a stage was asked to do, wherever they stand in its table; targets if numbers."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,27 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
 
 def describe_stage(stage: StageFacts) -> str:
     """The settings of a stage that say most, in a line."""
-    flat = flatten(stage.settings)
-    return ", ".join(
-        f"{label(path).replace('.', ' ')} {plain(value)}" for path, value in flat if path.split(".")[-1] in HEADLINES
-    )
+    told = []
+    for path, value in flatten(stage.settings):
+        name = path.split(".")[-1]
+        if name in WORDS or path in KINDS or (name in TARGETS and number(value) is not None):
+            told.append(f"{label(path).replace('.', ' ')} {plain(value)}")
+    return ", ".join(told)
 
 
 def sparsity(figures: Mapping[str, Any]) -> float | None:
     """The fraction of weights that are zero."""
     weights, nonzeros = number(figures.get("weights")), number(figures.get("nonzeros"))
     return None if not weights or nonzeros is None else 1 - nonzeros / weights
+
+
+STEP_FIGURES: dict[str, Callable[[Any], str]] = {
+    "amount": lambda value: percent(value, 1),
+    "compression": lambda value: percent(value, 1),
+    "score": decimal,
+    "seconds": duration,
+}
+"""How figures of steps are written that are neither accuracies nor counts."""
 
 
 def tabulate_steps(stage: StageFacts) -> Table | None:
@@ -70,6 +83,8 @@ def _step_cell(name: str, value: Any) -> Cell:
         return Cell(plain(value), plain(value))
     if name.startswith("accuracy") or name.endswith(("accuracy", "sparsity")):
         return Cell(percent(figure), figure)
+    if name in STEP_FIGURES:
+        return Cell(STEP_FIGURES[name](figure), figure)
     return Cell(whole(figure) if isinstance(value, int) else plain(value), figure)
 
 
@@ -99,10 +114,13 @@ LAYER_COUNTS = {
 }
 
 
+LAYER_NOTES = {"note": "note", "uncounted": "not counted"}
+
+
 def tabulate_layers(layers: list[Layer]) -> Table:
     """The score card layer by layer, with bars for parameters and operations (the longest bar is the largest layer)."""
     counts = [name for name in LAYER_COUNTS if any(number(layer.get(name)) is not None for layer in layers)]
-    noted = any(layer.get("uncounted") for layer in layers)
+    last = {name: words for name, words in LAYER_NOTES.items() if any(layer.get(name) for layer in layers)}
     largest = {name: _largest(layers, name) for name in ("params", "operations")}
     rows = []
     for layer in layers:
@@ -111,17 +129,36 @@ def tabulate_layers(layers: list[Layer]) -> Table:
         row += [_count(layer.get(name), share(layer.get(name), most)) for name, most in largest.items()]
         row.append(Cell(percent(zeros, 1), _order(zeros)))
         row += [_count(layer.get(name)) for name in counts]
-        row += [_text(layer.get("uncounted", ""))] if noted else []
+        row += [_text(layer.get(name, "")) for name in last]
         rows.append(row)
     numbers = ["params", "operations", "sparsity", *(LAYER_COUNTS[name] for name in counts)]
-    last = ["not counted"] if noted else []
-    return Table(
-        ["layer", "kind", *numbers, *last], [False, False, *(True for _ in numbers), *(False for _ in last)], rows
-    )
+    numeric = [False, False, *(True for _ in numbers), *(False for _ in last)]
+    return Table(["layer", "kind", *numbers, *last.values()], numeric, rows)
 
 
 def _count(value: Any, bar: float | None = None) -> Cell:
     return Cell(whole(value), _order(value), bar)
+
+
+def tabulate_ranks(score: Mapping[str, Any]) -> Table | None:
+    """The layers in factors, if there are any: their ranks, and their weights whole and in factors."""
+    layers = score.get("in_factors")
+    layers = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+    rows = []
+    for layer in layers:
+        kernel = layer.get("kernel")
+        shape = "x".join(map(str, kernel)) if isinstance(kernel, list) and kernel else "linear"
+        left = share(layer.get("weights"), layer.get("whole"))
+        texts = [
+            _text(layer.get("name")),
+            Cell(shape, shape),
+            _text(layer.get("ranks")),
+            _text(layer.get("full_ranks")),
+        ]
+        counts = [_count(layer.get("whole")), _count(layer.get("weights")), Cell(percent(left, 1), left, left)]
+        rows.append([*texts, *counts])
+    columns = ["layer", "kernel", "ranks", "of", "weights whole", "weights in factors", "share"]
+    return Table(columns, [False] * 4 + [True] * 3, rows) if rows else None
 
 
 def tabulate_kinds(layers: list[Layer]) -> Table:
@@ -189,6 +226,29 @@ HEADLINE_FIGURES = {
     *("accuracy", "top5", "loss", "params", "operations", "score", "params_score", "operations_score"),
     *("convention", "dataset", "select_on", "layers"),
 }
+
+
+def tabulate_beside(score: Mapping[str, Any]) -> Table | None:
+    """The score card and those beside it, a line each; None where there is none beside it."""
+    beside = score.get("beside")
+    cards = {name: card for name, card in beside.items() if isinstance(card, dict)} if isinstance(beside, dict) else {}
+    if not cards:
+        return None
+    rows = []
+    for name, card in [("the run's own", score), *cards.items()]:
+        assumed = card.get("assumed")
+        rows.append(
+            [
+                _text(name),
+                _text(card.get("convention")),
+                _count(card.get("params")),
+                _count(card.get("operations")),
+                Cell(decimal(card.get("score")), _order(card.get("score"))),
+                _text("; ".join(map(plain, assumed)) if isinstance(assumed, list) else ""),
+            ]
+        )
+    columns = ["card", "convention", "parameters", "operations", "score", "assumed"]
+    return Table(columns, [False, False, True, True, True, False], rows)
 
 
 def list_notes(score: Mapping[str, Any]) -> list[str]:

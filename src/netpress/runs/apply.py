@@ -103,7 +103,8 @@ def _read_settings(
 def _check(stage: Stage, network: Network, settings: Settings, options: RunOptions) -> None:
     """Raise UserError, which names the stage, for what it would refuse."""
     try:
-        stage.plan(Outlook(network, allow_import=options.allow_import), settings)
+        outlook = Outlook(network, allow_import=options.allow_import, score_settings=choose_settings())
+        stage.plan(outlook, settings)
     except UserError as error:
         raise UserError(f"{stage.kind}: {error}") from None
 

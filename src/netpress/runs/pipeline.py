@@ -5,7 +5,8 @@
 `netpress.folders.run` lists what lies in the folder.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from netpress.runs.beginning import create_for, load_run_data, read_network
 from netpress.runs.environment import describe_environment, settle_threads
 from netpress.runs.jobs import RunOptions
 from netpress.runs.planning import plan_recipe
-from netpress.scoring import score_trace, trace_network
+from netpress.scoring import ScoreCard, ScoreSettings, score_trace, trace_network
 from netpress.settings import Settings
 from netpress.stage import Context, Stage, stage_name, stage_of
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `accuracy` is a fraction, `score` by the recipe's convention."""
+    """What a run came to. `accuracy` is a fraction, `score` by the recipe's convention, `beside` its further cards."""
 
     folder: Path
     accuracy: float
@@ -39,6 +40,7 @@ class RunResult:
     score: float
     report: Path
     network: Network
+    beside: Mapping[str, ScoreCard] = field(default_factory=dict)
 
 
 def run_recipe(recipe: Recipe, folder: Path, options: RunOptions | None = None) -> RunResult:
@@ -136,6 +138,7 @@ def _summarise(network: Network, stage: Stage, context: Context) -> dict[str, An
         summary |= {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "select_on": context.dataset.select_on}
         context.console.say(f"{context.name}: {evaluation.accuracy:.2%} on the {context.dataset.select_on} images")
     weights = network.weights()
+    summary["parameters"] = sum(parameter.numel() for parameter in network.module.parameters())
     summary["weights"] = sum(weight.numel() for weight in weights.values())
     summary["nonzeros"] = sum(int(weight.detach().count_nonzero()) for weight in weights.values())
     return summary
@@ -146,9 +149,13 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     dataset = context.data
     evaluation = evaluate(network, dataset.test, device=context.device)
     network.facts |= {"accuracy": evaluation.accuracy, "dataset": dataset.name, "images": evaluation.count}
-    card = score_trace(
-        trace_network(network), recipe.score, network.formats, accuracy=evaluation.accuracy, dataset=dataset.name
-    )
+    traced = trace_network(network)
+
+    def count(settings: ScoreSettings) -> ScoreCard:
+        return score_trace(traced, settings, network.formats, accuracy=evaluation.accuracy, dataset=dataset.name)
+
+    card = count(recipe.score)
+    beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,
@@ -157,7 +164,9 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
         "dataset": dataset.name,
         "select_on": dataset.select_on,
     }
+    if beside:
+        figures["beside"] = {name: other.as_json() for name, other in beside.items()}
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
-    return RunResult(run.path, evaluation.accuracy, card.params, card.operations, card.score, report, network)
+    return RunResult(run.path, evaluation.accuracy, card.params, card.operations, card.score, report, network, beside)

@@ -17,7 +17,7 @@ from netpress.network import Network, create
 from netpress.network.data import check_fit
 from netpress.recipe.schema import Recipe
 from netpress.runs.beginning import create_for, read_network, split_seed_of
-from netpress.scoring import score_trace, trace_network
+from netpress.scoring import ScoreCard, score_trace, trace_network
 from netpress.stage import Outlook, foresee, stage_of
 
 MOST_WEIGHED = 2**25
@@ -38,7 +38,8 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
     images = survey.train_images
     # A new one as shapes: a weight drawn as 0 is no sparsity.
     network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
-    outlook = Outlook(_with_weights(recipe, network), images, tuple(network.architecture.edits), allow_import)
+    edits = tuple(network.architecture.edits)
+    outlook = Outlook(_with_weights(recipe, network), images, edits, allow_import, recipe.score)
     plans = foresee(recipe.stages, outlook)
     traced = trace_network(network)
     if named is not None:
@@ -46,22 +47,33 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
     check_activations(sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move"))
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))
-    card = score_trace(traced, recipe.score, network.formats, dataset=network.facts.get("dataset"))
+    dataset = network.facts.get("dataset")
+    card = score_trace(traced, recipe.score, network.formats, dataset=dataset)
+    beside = {
+        name: score_trace(traced, other, network.formats, dataset=dataset) for name, other in recipe.beside.items()
+    }
+    scores = [(card, recipe.score.convention), *((other, name) for name, other in beside.items())]
     weights = sum(weight.numel() for weight in network.weights().values())
     epochs = sum(row.get("epochs", 0) or 0 for plan in plans.values() for row in plan.rows)
     summary = (
-        f"{recipe.name}: {weights:,} weights, dense score {card.score:.5f} ({recipe.score.convention}); "
+        f"{recipe.name}: {weights:,} weights, "
+        f"dense score {', '.join(f'{counted.score:.5f} ({name})' for counted, name in scores)}; "
         f"{len(plans)} stages, {epochs:,} epochs of {images:,} images"
     )
     return {
         "name": recipe.name,
         "summary": summary,
         "weights": weights,
-        "dense": {"params": card.params, "operations": card.operations, "score": card.score},
+        "dense": _headline(card),
+        "dense_beside": {name: _headline(other) for name, other in beside.items()},
         "train_images": images,
         "epochs": epochs,
         "stages": [{"name": name, "rows": plan.rows} for name, plan in plans.items()],
     }
+
+
+def _headline(card: ScoreCard) -> dict[str, float]:
+    return {"params": card.params, "operations": card.operations, "score": card.score}
 
 
 def _with_weights(recipe: Recipe, network: Network) -> Network:

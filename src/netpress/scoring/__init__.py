@@ -132,6 +132,7 @@ def score_trace(
         counted.extra,
         counted.totals,
         alternatives,
+        traced.in_factors,
     )
 
 

@@ -3,12 +3,13 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from netpress.errors import UserError
 from netpress.scoring.rules import Rule, rule
 from netpress.scoring.tracks import Track
+from netpress.tracing.factors import LayerInFactors, describe_ranks
 from netpress.tracing.operations import Operation, Shape
 
 Per = Literal["layer", "kind", "block"]
@@ -150,7 +151,7 @@ class ScoreCard:
 
     `assumed` says in words which widths were not the network's own. `accuracy` is a fraction, None if unknown.
     `extra` are further figures that a convention's authors printed. `alternatives` are the scores that other
-    readings of the same rules give, by the settings that choose them.
+    readings of the same rules give, by the settings that choose them. `in_factors` lists the layers in factors.
     """
 
     convention: str
@@ -163,6 +164,7 @@ class ScoreCard:
     extra: Mapping[str, float] = field(default_factory=dict)
     totals: tuple[float, float] | None = None
     alternatives: Mapping[str, float] = field(default_factory=dict)
+    in_factors: tuple[LayerInFactors, ...] = ()
 
     @property
     def params(self) -> float:
@@ -211,15 +213,23 @@ class ScoreCard:
         return None if self.accuracy is None else self.track.passes(self.accuracy)
 
     def grouped(self, per: Per = "layer") -> list[Row]:
-        """The rows, or their sums by kind or by block, in order of first appearance."""
+        """The rows, or their sums by kind or by block, in order of first appearance; their notes tell the ranks."""
         if per == "layer":
-            return list(self.rows)
+            return [self._with_ranks(row, [row]) for row in self.rows]
         if per not in ("kind", "block"):
             raise UserError(f"per {per}: choose layer, kind or block")
         groups: dict[str, list[Row]] = {}
         for row in self.rows:
             groups.setdefault(getattr(row, per), []).append(row)
-        return [_sum_rows(name, per, rows) for name, rows in groups.items()]
+        return [self._with_ranks(_sum_rows(name, per, rows), rows) for name, rows in groups.items()]
+
+    def _with_ranks(self, row: Row, parts: Iterable[Row]) -> Row:
+        """`row`, noting the ranks of the layers that its `parts` are factors of."""
+        if not self.in_factors:
+            return row
+        owners = {part.name.split(" ")[0].rpartition(".")[0] for part in parts}
+        text = describe_ranks([layer for layer in self.in_factors if layer.name in owners])
+        return replace(row, note="; ".join(filter(None, (row.note, text))))
 
     def as_json(self, per: Per = "layer") -> dict[str, Any]:
         """A dict of plain values; `layers` are the rows, as `per` groups them."""
@@ -242,6 +252,7 @@ class ScoreCard:
             "notes": list(self.notes),
             "extra": dict(self.extra),
             "alternatives": dict(self.alternatives),
+            "in_factors": [layer.as_json() for layer in self.in_factors],
             "layers": [row.as_json() for row in self.grouped(per)],
         }
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from netpress.tracing.factors import LayerInFactors
+
 Shape = tuple[int, ...]
 INPUT = "input"
 """The name under which operations know the image that the network is given."""
@@ -127,7 +129,7 @@ class Trace:
 
     `results` names the operations whose output the module returned, or INPUT. `examples` is over how
     many examples the operations' `share` is a mean; 0 if the flow does not depend on the example. `notes` say what the
-    module holds that is counted as something else.
+    module holds that is counted as something else. `in_factors` lists its layers in factors.
     """
 
     operations: tuple[Operation, ...]
@@ -136,6 +138,7 @@ class Trace:
     input_size: Shape
     examples: int = 0
     notes: tuple[str, ...] = ()
+    in_factors: tuple[LayerInFactors, ...] = ()
 
     def __iter__(self) -> Any:
         return iter(self.operations)

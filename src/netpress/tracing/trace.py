@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from netpress.errors import UserError
 from netpress.numerics.layers import plain_layers
 from netpress.tracing.constants import Store
+from netpress.tracing.factors import layers_in_factors
 from netpress.tracing.foreign import check_module, foreign_notes, widen_tensors
 from netpress.tracing.leaving import CallNames
 from netpress.tracing.operations import Shape, Trace, merge_traces
@@ -47,7 +48,7 @@ def trace(
         with keeper:
             _evaluation_mode(module)
         traced = _trace(module, tuple(input_size), masks or {}, examples, keeper)
-    return replace(traced, notes=notes)
+    return replace(traced, notes=notes, in_factors=layers_in_factors(module))
 
 
 def _trace(

@@ -1,4 +1,4 @@
-"""Running statistics of batch norms in the first steps of a training.
+"""Running statistics of batch norms: in the first steps of a training, and measured anew after surgery.
 
 A norm's running mean and variance start at 0 and 1 and forget slowly. With the momentum of .01 that C-EfficientNet
 uses, 64% of the start is left after 44 steps; after 200 steps they are a mean over weights that are long gone, which
@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netpress.data import Images, normalize
-from netpress.evaluation.accuracy import evaluation_mode
 from netpress.network import Network
 from netpress.training.part import Part
 
@@ -42,36 +41,26 @@ class NormWarmup(Part):
 
 
 @torch.no_grad()
-def remeasure_norms(
-    network: Network, images: Images, *, batch_size: int = 128, device: torch.device | str | None = None
-) -> int:
-    """Measure the running statistics of all norms anew on `images`, in place; returns how many norms there are.
+def remeasure_norms(network: Network, images: Images, *, batch_size: int, device: torch.device) -> int:
+    """Measure the running statistics of all norms anew, in place, as means over batches; returns how many there are.
 
-    For a network whose layers were changed: its norms know the statistics of other values. They become means over
-    the batches of what each norm sees while all that comes before it is as in evaluation, but for the norms, which
-    normalise by the batch. Dropout and the like stay still.
+    Norms are in training mode meanwhile, everything else in evaluation mode, so nothing is random. A last batch that
+    is not full is left out, as long as there is another one: it would count as much as the others. The network is in
+    evaluation mode afterwards, on `device`.
     """
-    module = network.module.to(device) if device is not None else network.module
-    norms = [
-        norm
-        for norm in module.modules()
-        if isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.running_mean is not None
-    ]
-    if not norms:
-        return 0
+    module = network.module.to(device).eval()
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
-    place = norms[0].running_mean.device  # type: ignore[union-attr]
-    with evaluation_mode(module):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-            norm.train()
-        try:
-            for batch in images.images.split(batch_size):
-                if len(batch) > 1 or len(images) == 1:
-                    module(normalize(batch.to(place), network.input.mean, network.input.std))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-                norm.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None  # a mean over all batches
+    try:
+        for batch in images.images.split(batch_size) if norms else ():
+            if len(batch) == min(batch_size, len(images)):
+                module(normalize(batch.to(device), network.input.mean, network.input.std))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.eval()
     return len(norms)

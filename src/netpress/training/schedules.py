@@ -1,12 +1,16 @@
-"""The learning rate over a round: a cosine, steps or a constant, after a warm-up.
+"""The learning rate over a round: a cosine, steps, pieces or a constant, after a warm-up.
 
 A rate of .1 that falls along a cosine for 150 epochs is .099989 in the first and 0 in the last.
 """
 
+import itertools
 import math
-from typing import Literal
+from fractions import Fraction as Ratio
+from typing import Annotated, Literal, Self
 
-from netpress.settings import Fraction, NonNegative, Settings
+from pydantic import model_validator
+
+from netpress.settings import Fraction, NonNegative, OpenFraction, Settings, below
 
 
 class _Schedule(Settings):
@@ -38,13 +42,41 @@ class Step(_Schedule):
     """What the learning rate is multiplied by at each milestone."""
 
 
+class Piecewise(_Schedule):
+    """Another multiple of the learning rate from each milestone on.
+
+    With milestones of .25 and .5 and multipliers of .1 and .002, a rate of .5 is .5 in epochs 0 to 449 of 1,800, .05
+    from epoch 450 and .001 from epoch 900.
+    """
+
+    kind: Literal["piecewise"] = "piecewise"
+    milestones: tuple[Annotated[OpenFraction, below(1)], ...]
+    """Shares of a round, rising; unit u = 0 ... n - 1 is past a milestone m when u >= m n."""
+    multipliers: tuple[NonNegative, ...]
+    """One a milestone: what the learning rate is multiplied by from there on, not what it was before."""
+
+    @model_validator(mode="after")
+    def _rise_in_pairs(self) -> Self:
+        if not self.milestones:
+            raise ValueError("milestones: is empty; kind = 'constant' has none")
+        if len(self.milestones) != len(self.multipliers):
+            raise ValueError(f"{len(self.milestones)} milestones need as many multipliers, not {len(self.multipliers)}")
+        for earlier, later in itertools.pairwise(self.milestones):
+            if earlier >= later:
+                raise ValueError(f"milestones: {later:g} does not rise above {earlier:g}")
+        return self
+
+
 class Constant(_Schedule):
     """The same learning rate throughout."""
 
     kind: Literal["constant"] = "constant"
 
 
-def learning_rate(highest: float, schedule: Cosine | Step | Constant, unit: int, units: int, warmup: int = 0) -> float:
+Schedule = Cosine | Step | Piecewise | Constant
+
+
+def learning_rate(highest: float, schedule: Schedule, unit: int, units: int, warmup: int = 0) -> float:
     """Learning rate of `unit` (from 0) of a round of `units` epochs or steps, `warmup` of them rising."""
     if unit < warmup:
         return highest * (unit + 1) / warmup
@@ -54,13 +86,15 @@ def learning_rate(highest: float, schedule: Cosine | Step | Constant, unit: int,
             return minimum + (highest - minimum) * (1 + math.cos(math.pi * place / places)) / 2
         case Step(milestones=milestones, factor=factor):
             return highest * factor ** sum(place >= round(milestone * places) for milestone in milestones)
+        case Piecewise(milestones=milestones, multipliers=multipliers):
+            # As decimals: .7 of 10 units is 7 and no more.
+            passed = sum(place - 1 >= Ratio(repr(milestone)) * places for milestone in milestones)
+            return highest * (1.0, *multipliers)[passed]
         case Constant():
             return highest
 
 
-def rate_at(
-    highest: float, schedule: Cosine | Step | Constant, epoch: int, step: int, epochs: int, steps: int
-) -> float:
+def rate_at(highest: float, schedule: Schedule, epoch: int, step: int, epochs: int, steps: int) -> float:
     """Learning rate at `step` of `epoch` (both from 0) of a round of `epochs` with `steps` each."""
     if schedule.per == "epoch":
         return learning_rate(highest, schedule, epoch, epochs, round(schedule.warmup))

@@ -12,10 +12,10 @@ from netpress.settings import Count, Positive, Settings, Share, at_most
 from netpress.training.losses import ChosenLoss, CrossEntropy, Distillation
 from netpress.training.optimizers import Adam, AdamW, Sgd
 from netpress.training.regularizers import Orthogonality
-from netpress.training.schedules import Constant, Cosine, Step
+from netpress.training.schedules import Cosine, Schedule
 
 OptimizerSettings = Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")]
-ScheduleSettings = Annotated[Cosine | Step | Constant, Field(discriminator="kind")]
+ScheduleSettings = Annotated[Schedule, Field(discriminator="kind")]
 
 MOST_EPOCHS = 1_000_000
 MOST_ROUNDS = 200

@@ -13,9 +13,9 @@ from netpress.compression.factorization.settings import FactorizeSettings
 from netpress.compression.factorization.sizes import Sizes
 from netpress.compression.factorization.surgery import cut
 from netpress.compression.factorization.targets import Aim, choose_step
+from netpress.compression.gate import selection_accuracy
 from netpress.data import Images
 from netpress.errors import UserError
-from netpress.evaluation import evaluate
 from netpress.models.factorized import Ranks
 from netpress.network import Network, copy
 from netpress.process.devices import generator_for
@@ -95,7 +95,7 @@ def _stand_gate(way: Way, most: int, whole: _Measured, gate: float) -> int:
     def falls(step: int) -> bool:
         changed = copy(whole.network)
         whole.cut(changed, way.state(step))
-        accuracy = evaluate(changed, whole.context.data.selection, device=whole.context.device).accuracy
+        accuracy = selection_accuracy(changed, whole.context)
         whole.context.console.say(f"{whole.context.name}: step {step:,} of {most:,} keeps {accuracy:.2%}")
         return accuracy < gate
 

@@ -45,6 +45,7 @@ EDITS: Registry[type[Edit]] = Registry(
     {
         "factorize": "netpress.network.edits.factorizing",
         "fold_norms": "netpress.network.edits.folding",
+        "narrow": "netpress.network.edits.narrowing",
         "quantize": "netpress.network.edits.quantizing",
     },
 )
