@@ -19,6 +19,7 @@ CHAINS: list[list[dict[str, Any]]] = [
     [{"kind": "prune", "amount": 0.5, "scope": "layer"}, {"kind": "prune", "amount": 0.75, "scope": "layer"}],
     [{"kind": "prune", "amount": 0.5, "layers": "pointwise"}, {"kind": "fold"}, {"kind": "quantize"}],
     [{"kind": "prune_to_gate", "gate": 0.0, "step": 0.5}, {"kind": "quantize", "preset": "fixed-9-12"}],
+    [{"kind": "factorize", "keep": 1.0, "images": 8, "selection": {"kind": "global"}}, {"kind": "fold"}],
     [{"kind": "quantize", "preset": "int4"}, {"kind": "quantize", "preset": "int8"}],
 ]
 

@@ -29,6 +29,17 @@ STAGES: dict[str, dict[str, Any]] = {
     "prune_to_gate": {"kind": "prune_to_gate", "gate": 0.0, "first_amount": 0.25, "step": 0.25},
     "fold": {"kind": "fold"},
     "quantize": {"kind": "quantize", "preset": "int8", "calibration_images": 16},
+    "factorize": {"kind": "factorize", "keep": 0.6, "images": 16, "train": FIT},
+    "factorize and regrow": {
+        "kind": "factorize",
+        "keep": 0.6,
+        "gate": 0.0,
+        "images": 16,
+        "rounds": 4,
+        "train": FIT,
+        "train_larger": FIT,
+        "regrow": {"kind": "copies", "share": 0.5, "train": FIT},
+    },
     "quantize, trained": {"kind": "quantize", "preset": "int6", "calibration_images": 16, "train": FIT},
 }
 PAIRS = [
@@ -37,6 +48,18 @@ PAIRS = [
     for second in STAGES
     if first not in ("prune further", "quantize", "quantize, trained")
     and (first, second) not in (("fold", "fold"), ("prune", "prune"), ("prune_to_gate", "prune"))
+    and not {"factorize", "factorize and regrow"} & {first, second}
+]
+PAIRS += [
+    ("train", "factorize"),
+    ("prune", "factorize and regrow"),
+    ("fold", "factorize and regrow"),
+    ("factorize", "factorize and regrow"),
+    ("factorize and regrow", "train"),
+    ("factorize and regrow", "prune"),
+    ("factorize and regrow", "quantize, trained"),
+    ("factorize", "prune_to_gate"),
+    ("factorize", "fold"),
 ]
 SEEDED = 2  # kills of each pair at points drawn by chance, beside those around the boundary
 

@@ -19,8 +19,8 @@ from netpress.compression.factorization.regrowth import Deleted, draw_places, re
 from netpress.compression.factorization.settings import FactorizeSettings
 from netpress.compression.factorization.sizes import count_parameters, measure_score
 from netpress.compression.factorization.targets import Aim, compressed
+from netpress.compression.gate import check_gate, selection_accuracy
 from netpress.errors import Failure, UserError
-from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object
 from netpress.folders.stage import DELETED, NETWORK, round_name
 from netpress.network import Network, copy, load, own_class, save
@@ -102,13 +102,10 @@ def _resume(network: Network, settings: FactorizeSettings, context: Context) -> 
         context.console.say(f"{context.name}: {finished} rounds are done already")
     if lines:
         return lines
-    first: Line = {"round": 0, "step": "begin", "accuracy": _accuracy(network, context)}
+    first: Line = {"round": 0, "step": "begin", "accuracy": selection_accuracy(network, context)}
     first |= _sizes(network, count_parameters(network), context)
-    if settings.gate is not None and first["accuracy"] < settings.gate:
-        raise UserError(
-            f"{context.name}: gate {settings.gate:g} is above the network's accuracy as it is, "
-            f"{first['accuracy']:.2%} on the {context.data.select_on} images; train it further, or lower the gate"
-        )
+    if settings.gate is not None:
+        check_gate(settings.gate, first["accuracy"], context)
     context.log(first)
     return context.logged()
 
@@ -125,7 +122,7 @@ def _run_round(
         line |= _factorize(changed, first, settings, part, _deleted(lines, context))
     else:
         line |= _regrow(changed, settings, part, _deleted(lines, context))
-    line |= _sizes(changed, first, context) | {"accuracy_cut": _accuracy(changed, context)}
+    line |= _sizes(changed, first, context) | {"accuracy_cut": selection_accuracy(changed, context)}
     context.console.say(
         f"{context.name}: round {number} ({step}) leaves {line['parameters']:,} parameters, accuracy "
         f"{line['accuracy_cut']:.2%}"
@@ -135,6 +132,7 @@ def _run_round(
         trained = run_training(changed, training, part)
         changed = trained.network
         line["accuracy_trained"] = trained.selection_accuracy
+        line |= _sizes(changed, first, context)  # rows of zeros that grew cost nothing until they are trained
     # The line first: a round whose network is there has its line, and a line without one is cut off again.
     context.log(line)
     save(changed, part.folder / NETWORK)
@@ -147,7 +145,7 @@ def _factorize(
 ) -> Line:
     """Put layers into factors, in place, and keep what was deleted."""
     memory = settings.regrow.memory if settings.regrow else 0.0
-    done = cut_network(network, settings, Aim(settings, first, settings.share), part)
+    done = cut_network(network, settings, Aim(settings, first, settings.share, before is not None), part)
     deleted = done.deleted(before, memory)
     atomic_write(part.folder / DELETED, json.dumps(deleted.as_json()))
     if done.ended:
@@ -201,10 +199,6 @@ def _sizes(network: Network, first: int, context: Context) -> Line:
         "compression": compressed(parameters, first),
         "score": measure_score(network, context.score_settings),
     }
-
-
-def _accuracy(network: Network, context: Context) -> float:
-    return evaluate(network, context.data.selection, device=context.device).accuracy
 
 
 def _tell(lines: list[Line], best: int, settings: FactorizeSettings, context: Context) -> None:

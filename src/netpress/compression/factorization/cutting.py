@@ -13,9 +13,9 @@ from netpress.compression.factorization.settings import FactorizeSettings
 from netpress.compression.factorization.sizes import Sizes
 from netpress.compression.factorization.surgery import cut
 from netpress.compression.factorization.targets import Aim, choose_step
+from netpress.compression.gate import selection_accuracy
 from netpress.data import Images
 from netpress.errors import UserError
-from netpress.evaluation import evaluate
 from netpress.models.factorized import Ranks
 from netpress.network import Network, copy
 from netpress.process.devices import generator_for
@@ -49,16 +49,28 @@ class _Measured:
     context: Context
 
     def cut(self, network: Network, state: State) -> dict[str, int]:
-        """Put `network`, a copy of the one measured, into a state: its structure, values and norms."""
+        """Put `network`, a copy of the one measured, into a state: its structure, values and norms.
+
+        Where the state changes no layer the network stays as it was.
+        """
         ended = cut(network, self.rankings, self.curvatures, state, self.settings.truncation)
-        measure_norms(network, self.images, self.settings, self.context)
+        if any(sides is not None for sides in state.values()):
+            measure_norms(network, self.images, self.settings, self.context)
         return ended
 
 
 def cut_network(network: Network, settings: FactorizeSettings, aim: Aim, context: Context) -> Cut:
-    """Factorize the network once, in place, as far as the settings ask. Raises UserError for what no ranks reach."""
+    """Factorize the network once, in place, as far as the settings ask.
+
+    Raises UserError for what no ranks reach; but where `aim.further`, it goes as far as it can.
+    """
     network.module.to(context.device)
-    found = find_candidates(network, settings.layers)
+    try:
+        found = find_candidates(network, settings.layers)
+    except UserError:
+        if aim.further:  # those that could be were, down to one row or column
+            return Cut((), {}, {}, {})
+        raise
     images = draw_images(settings, context)
     layers = layers_of(network, [one.analysed for one in found.candidates])
     context.console.say(f"{context.name}: the curvature of {len(layers)} layers on {len(images)} images")
@@ -95,7 +107,7 @@ def _stand_gate(way: Way, most: int, whole: _Measured, gate: float) -> int:
     def falls(step: int) -> bool:
         changed = copy(whole.network)
         whole.cut(changed, way.state(step))
-        accuracy = evaluate(changed, whole.context.data.selection, device=whole.context.device).accuracy
+        accuracy = selection_accuracy(changed, whole.context)
         whole.context.console.say(f"{whole.context.name}: step {step:,} of {most:,} keeps {accuracy:.2%}")
         return accuracy < gate
 

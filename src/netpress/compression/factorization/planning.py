@@ -59,7 +59,7 @@ def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
     network = outlook.network
     found = find_candidates(network, settings.layers)
     rankings = [_unknown(one) for one in found.candidates]
-    sizes = Sizes(network, rankings, None)
+    sizes = Sizes(network, rankings, outlook.score_settings)
     cuts = settings.rounds if settings.regrow is None else (settings.rounds + 1) // 2
     replaces_all = settings.selection.kind == "global"
     way = EqualShares(found.candidates, 1 - (1 - settings.selection.limit) ** cuts, replaces_all)
