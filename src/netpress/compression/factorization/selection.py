@@ -116,7 +116,7 @@ class GlobalWay:
 
     def at_share(self, share: float) -> int | None:
         """A quantile of the list, as Wave has it: of layers at their limit more stays."""
-        return math.ceil((1 - share) * self.steps)
+        return self.steps - math.floor(share * self.steps + 1e-6)  # 0.7 of 10 are 7, whatever floats say of 1 - 0.7
 
 
 class CostWay:

@@ -20,7 +20,8 @@ class FactorizeSettings(Settings):
     kind: Literal["factorize"] = "factorize"
     keep: OpenFraction | None = None
     """Share of the selected layers' rows and columns that stays, in each round; 1 puts all layers into factors that
-    lose nothing, with `selection.kind` global. If absent: 0.7, but in a single round with a target all that it takes.
+    lose nothing, with `selection.kind` global. If absent: 0.7, but in a single round with a target, or with a gate and
+    no training, all that it takes.
     """
     compression: Share | None = None
     """The target: share of all the network's parameters, norms included, that is gone."""
@@ -64,6 +65,6 @@ class FactorizeSettings(Settings):
         """Rows and columns that stay in a round; None where the target alone decides."""
         if self.keep is not None:
             return self.keep
-        targets = (self.compression, self.score, self.gate)
-        alone = self.rounds == 1 and any(target is not None for target in targets)
+        stood = self.gate if self.train is None else None  # what a network stands after training nobody knows before
+        alone = self.rounds == 1 and any(target is not None for target in (self.compression, self.score, stood))
         return None if alone else KEPT_A_ROUND

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import cast
+
+from torch import Tensor, nn
 
 from netpress.compression.factorization.selection import Ranking, State
 from netpress.models.factorized import Ranks
@@ -53,6 +56,9 @@ class Sizes:
         ranks = self.ranks(state)
         if ranks:
             shaped.edit(Factorize.of(ranks))
+            for name in ranks:  # zeros would be counted as weights that are gone
+                for factor in shaped.module.get_submodule(name).children():
+                    nn.init.ones_(cast(Tensor, factor.weight))
         return shaped
 
     def score(self, state: State) -> float:

@@ -27,14 +27,16 @@ class Factorize(Edit):
         return cls(layers=tuple(ranks.items()))
 
     def apply(self, module: nn.Module) -> None:
-        """See `Edit.apply`. Raises TypeError for what is no plain convolution or linear layer, ValueError for ranks
-        that it cannot have, both naming it.
+        """See `Edit.apply`. Raises TypeError for what is no plain convolution or linear layer, or a factor already,
+        ValueError for ranks that it cannot have, both naming it.
         """
         new: dict[str, nn.Module] = {}
         for name, ranks in self.layers:
             layer = module.get_submodule(name)
             if not name or type(layer) not in (nn.Conv2d, nn.Linear, Factorized):
                 raise TypeError(f"{name or 'the network itself'}: a {type(layer).__name__} has no factors")
+            if isinstance(module.get_submodule(name.rpartition(".")[0]), Factorized):
+                raise TypeError(f"{name}: a factor itself; name the layer that it is part of")
             try:
                 new[name] = factorized(layer, ranks)  # type: ignore[arg-type]
             except ValueError as error:
