@@ -9,6 +9,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
+# A test's second opinion, without what it asks for: see "Test-only packages" in CONTRIBUTING.md.
+ALONE  := curvlinops-for-pytorch==3.0.1
 
 .PHONY: setup demo test test-fast check bench clean
 
@@ -19,6 +21,7 @@ $(READY): pyproject.toml $(wildcard src/netpress/native/*.[ch])
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing netpress and its tools into $(VENV) (about a minute, once) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(ALONE)
 	@touch $(READY)
 
 demo: $(READY)

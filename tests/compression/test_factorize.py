@@ -109,7 +109,10 @@ def test_a_run_alternates_and_tells_each_round_by_what_it_left(tmp_path: Path, c
             "data": {"dataset": "digits", "train_images": 96, "image_size": 8},
             "model": {"family": "pyramidnet", "depth": 11, "alpha": 12},
             "score": {"convention": "wave"},
-            "stages": [{"kind": "train", **FIT}, {**factors, **trainings, "regrow": {"share": 0.1, "train": FIT}, "compression": 0.2}],
+            "stages": [
+                {"kind": "train", **FIT},
+                {**factors, **trainings, "regrow": {"share": 0.1, "train": FIT}, "compression": 0.2},
+            ],
         }
     )
     run_recipe(recipe, tmp_path / "run")

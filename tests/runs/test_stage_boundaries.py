@@ -36,7 +36,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "prune_to_gate": {"gate": 0.01, "step": 0.3},
     "fold": {},
     "factorize": {
-        **{"keep": 0.7, "images": 16, "rounds": 3, "train": {**TRAIN, "epochs": 1}, "selection": {"kind": "global"}},
+        "keep": 0.7,
+        "images": 16,
+        "rounds": 3,
+        "train": {**TRAIN, "epochs": 1},
+        "selection": {"kind": "global"},
         "regrow": {"train": {**TRAIN, "epochs": 1}},
     },
     "quantize": {"calibration_images": 16},

@@ -7,7 +7,7 @@ from typing import Any
 from netpress.report.facts import RunFacts, StageFacts, number
 from netpress.report.figures import decimal, duration, label, percent, plain, share, short, whole
 
-WORDS = ("epochs", "rounds", "amount", "layers", "preset", "method", "bits", "weights", "truncation")
+WORDS = ("epochs", "rounds", "amount", "importance", "layers", "preset", "method", "bits", "weights", "truncation")
 KINDS = ("selection.kind", "regrow.kind")
 TARGETS = ("keep", "compression", "score", "gate")
 """Settings that say in a line what a stage was asked to do, wherever they stand in its table; targets if numbers."""

@@ -219,8 +219,22 @@ def _places(name: str, layer: nn.Module, calls: dict[str, list[Operation]]) -> t
     """Positions of the layer's input and output, one image."""
     inputs, outputs = layer_widths(layer)  # type: ignore[arg-type]
     first, last = (f"{name}.first", f"{name}.last") if isinstance(layer, Factorized) else (name, name)
-    read = calls[first][0].inputs[0]
+    read = list(calls[first][0].inputs[0])
+    if isinstance(layer, nn.Conv2d):
+        down, across = _padded_before(layer)
+        read[-2:] = read[-2] - down, read[-1] - across
     return torch.Size(read).numel() // inputs, calls[last][0].outputs // outputs
+
+
+def _padded_before(layer: nn.Conv2d) -> tuple[int, int]:
+    """Rows and columns of padding that the convolution's operation reads, as torch puts them there before it.
+
+    All of it where it is not of zeros, and of zeros what one side has more than the other.
+    """
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    if layer.padding_mode != "zeros":
+        return top + bottom, left + right
+    return abs(bottom - top), abs(right - left)
 
 
 def _count_weights(network: Network, name: str) -> tuple[int, int]:
