@@ -69,7 +69,10 @@ def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
     if share is None and not targeted:  # as much as the gate allows, which nobody knows yet
         state = way.state(0)
     else:
-        state = way.state(choose_step(way, rankings, Aim(settings, sizes.before, share), sizes))
+        if cuts > 1 and settings.share is not None:  # the first round must reach it, later ones do what they can
+            once = EqualShares(found.candidates, settings.selection.limit, replaces_all)
+            choose_step(once, rankings, Aim(settings, sizes.before, settings.share), sizes)
+        state = way.state(choose_step(way, rankings, Aim(settings, sizes.before, share, cuts > 1), sizes))
     planned = sizes.network(state)
     epochs = cuts * _epochs(settings.train) + (settings.rounds - cuts) * _epochs(regrowth)
     masked = any(one.zeros for one in found.candidates)
@@ -91,13 +94,12 @@ def _plan_rounds(settings: FactorizeSettings, network: Network, sizes: Sizes, st
     }
     ended = [one for one in sizes.candidates.values() if one.zeros and state[one.name] is not None]
     if ended:
-        unmasked = copy(network)
-        for one in ended:
-            names = [name for name in unmasked.masks if name.startswith(f"{one.name}.")]
-            for name in names:
-                del unmasked.masks[name]
+        # On shapes: values that a mask set to zero would count as gone without it too.
+        unmasked = copy(sizes.shapes)
+        inside = tuple(f"{one.name}." for one in ended)
+        unmasked.masks = {name: mask for name, mask in unmasked.masks.items() if not name.startswith(inside)}
         row["mask_ends"] = sum(one.zeros for one in ended)
-        row["mask_ends_score"] = measure_score(unmasked, sizes.settings) - row["score"]
+        row["mask_ends_score"] = measure_score(unmasked, sizes.settings) - measure_score(sizes.shapes, sizes.settings)
     return row
 
 
