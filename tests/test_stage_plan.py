@@ -20,6 +20,7 @@ CHAINS: list[list[dict[str, Any]]] = [
     [{"kind": "prune", "amount": 0.5, "layers": "pointwise"}, {"kind": "fold"}, {"kind": "quantize"}],
     [{"kind": "prune_to_gate", "gate": 0.0, "step": 0.5}, {"kind": "quantize", "preset": "fixed-9-12"}],
     [{"kind": "quantize", "preset": "int4"}, {"kind": "quantize", "preset": "int8"}],
+    [{"kind": "prune_channels", "keep": 0.6, "scope": "layer"}, {"kind": "fold"}, {"kind": "quantize"}],
 ]
 
 
