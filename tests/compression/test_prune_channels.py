@@ -209,7 +209,7 @@ def test_it_prunes_folds_quantizes_and_runs_in_integers(shades: Dataset, tmp_pat
     quantized = quantize(folded, QuantizeSettings(calibration_images=16), context_in(folders[2], shades))
     save(quantized, tmp_path / "net.netpress")
     exact = evaluate_exactly(load(tmp_path / "net.netpress"), shades.test)
-    assert exact.agreement == 1
+    assert exact.equal_answers == 1
 
 
 @pytest.mark.parametrize("name", ["resnet", "c_efficientnet", "pyramidnet"])
@@ -236,6 +236,7 @@ class Kill(BaseException):
     """Stands in for a kill: nothing catches it."""
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     shades: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from netpress.compression.channels.groups import find_groups, unreached
 from netpress.compression.channels.importance import magnitudes, rank_units, taylor_terms
 from netpress.compression.channels.removal import check_removal, narrow_network
 from netpress.compression.channels.selection import Order, Scope, countable_channels, fewest, order_units
-from netpress.compression.channels.structure import ChannelGroup, on_shapes
+from netpress.compression.channels.structure import NOT_ASKED, ChannelGroup, on_shapes
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
@@ -242,8 +242,9 @@ def _goals(
 ) -> Goals:
     """Where each round must bring the network. Raises UserError where no channel can go, or the target is met."""
     if all(group.whole for group in groups):
-        reasons = list(dict.fromkeys(f"{group.name}: {group.whole}" for group in groups))
-        raise UserError("no channel can go: " + "; ".join(reasons[:3]))
+        # First those of layers that were asked for.
+        ranked = sorted(groups, key=lambda group: group.whole.endswith(NOT_ASKED))
+        raise UserError("no channel can go: " + "; ".join(f"{group.name}: {group.whole}" for group in ranked[:3]))
     parameters = _parameters(network)
     if settings.score is not None:
         start, end = Ratio(score(network, settings=counting).score), Ratio(settings.score)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from netpress.compression.channels.removal import narrow_module
-from netpress.compression.channels.structure import ALONE, Axis, ChannelGroup, Side, on_shapes
+from netpress.compression.channels.structure import ALONE, NOT_ASKED, Axis, ChannelGroup, Side, on_shapes
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.network.edits.narrowing import is_depthwise, is_narrowable, sizes_of
@@ -193,7 +193,7 @@ def _judge(group: ChannelGroup, module: nn.Module, selected: set[str], shared: s
         if not is_narrowable(layer):
             whole = whole or f"{axis.layer} ({type(layer).__name__}) cannot lose single channels"
         elif axis.side == "outputs" and axis.layer not in selected:
-            whole = whole or f"{axis.layer} is not among the layers asked for"
+            whole = whole or f"{axis.layer} {NOT_ASKED}"
         elif axis.layer in shared:
             whole = whole or f"{axis.layer} shares its tensors with another layer"
         elif int(axis.positions.max()) >= _length(layer, axis.side):

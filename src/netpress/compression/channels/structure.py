@@ -10,6 +10,7 @@ from torch import Tensor, nn
 Side = Literal["outputs", "inputs", "channels"]
 """What of a layer goes: what it gives, what it reads, or (norms and depthwise convolutions) both at once."""
 ALONE = "one channel is left"
+NOT_ASKED = "is not among the layers asked for"
 
 
 @dataclass(frozen=True)
