@@ -21,6 +21,7 @@ CHAINS: list[list[dict[str, Any]]] = [
     [{"kind": "prune_to_gate", "gate": 0.0, "step": 0.5}, {"kind": "quantize", "preset": "fixed-9-12"}],
     [{"kind": "factorize", "keep": 1.0, "images": 8, "selection": {"kind": "global"}}, {"kind": "fold"}],
     [{"kind": "quantize", "preset": "int4"}, {"kind": "quantize", "preset": "int8"}],
+    [{"kind": "prune_channels", "keep": 0.6, "scope": "layer"}, {"kind": "fold"}, {"kind": "quantize"}],
 ]
 
 

@@ -225,6 +225,17 @@ def test_steps_read_well() -> None:
     assert row["accuracy"] == "\N{EN DASH}" and row["step"] == "factorize"
 
 
+def test_a_flag_has_a_column_where_it_differs() -> None:
+    lines = [BEGIN, *(line | {"changed": True} for line in STEPS[1:])]
+    table = tabulate_steps(stage("01-factorize", lines))
+    assert table is not None and "changed" not in table.columns
+    lines[-1] = lines[-1] | {"changed": False}
+    table = tabulate_steps(stage("01-factorize", lines))
+    assert table is not None
+    place = table.columns.index("changed")
+    assert [row[place].text for row in table.rows] == ["\N{EN DASH}", "yes", "yes", "no"]
+
+
 def test_a_stages_target_is_told_and_what_a_training_keeps_is_not() -> None:
     settings = {"keep": 0.7, "compression": 0.9, "gate": 0.8, "selection": {"kind": "cost"}, "train": {"keep": "best"}}
     told = describe_stage(stage("02-factorize", [], settings))

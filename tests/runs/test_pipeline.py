@@ -72,6 +72,8 @@ def test_the_run_folder(reference):
     assert 0 < score["accuracy"] <= 1
     assert score["score"] == pytest.approx(score["params"] / 36.5e6 + score["operations"] / 10.49e9, rel=1e-6)
     network = load(folder / "network.netpress")
+    for done in folder.glob("0*/done.json"):
+        assert json.loads(done.read_text())["parameters"] == sum(p.numel() for p in network.module.parameters())
     weights = network.weights()
     total = sum(weight.numel() for weight in weights.values())
     left = sum(int(weight.count_nonzero()) for weight in weights.values())

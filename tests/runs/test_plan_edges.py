@@ -56,7 +56,7 @@ BASE: dict[str, Any] = {
     "model": {"family": "c_efficientnet", "preset": "tiny"},
     "stages": [{"kind": "train"}],
 }
-REQUIRED = {"prune": {"amount": 0.5}, "prune_to_gate": {"gate": 0.5}}
+REQUIRED = {"prune": {"amount": 0.5}, "prune_to_gate": {"gate": 0.5}, "prune_channels": {"keep": 0.5}}
 
 
 @contextmanager

@@ -36,7 +36,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "prune_to_gate": {"gate": 0.01, "step": 0.3},
     "fold": {},
     "factorize": {
-        **{"keep": 0.7, "images": 16, "rounds": 3, "train": {**TRAIN, "epochs": 1}},
+        "keep": 0.7,
+        "images": 16,
+        "rounds": 3,
+        "train": {**TRAIN, "epochs": 1},
+        "selection": {"kind": "global"},
         "regrow": {"train": {**TRAIN, "epochs": 1}},
     },
     "quantize": {"calibration_images": 16},
@@ -162,6 +166,8 @@ def contents(folder: Path) -> dict[str, Any]:
         elif path.suffix == ".jsonl":
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             found[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+        elif path.name == "deleted.json":
+            found[name] = path.read_bytes()
         elif path.name == "done.json":
             value = json.loads(path.read_bytes())
             found[name] = {key: value[key] for key in value if key not in TIMES}

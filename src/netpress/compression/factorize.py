@@ -132,6 +132,7 @@ def _run_round(
         trained = run_training(changed, training, part)
         changed = trained.network
         line["accuracy_trained"] = trained.selection_accuracy
+        line |= _sizes(changed, first, context)  # rows of zeros that grew cost nothing until they are trained
     # The line first: a round whose network is there has its line, and a line without one is cut off again.
     context.log(line)
     save(changed, part.folder / NETWORK)
@@ -144,7 +145,7 @@ def _factorize(
 ) -> Line:
     """Put layers into factors, in place, and keep what was deleted."""
     memory = settings.regrow.memory if settings.regrow else 0.0
-    done = cut_network(network, settings, Aim(settings, first, settings.share), part)
+    done = cut_network(network, settings, Aim(settings, first, settings.share, before is not None), part)
     deleted = done.deleted(before, memory)
     atomic_write(part.folder / DELETED, json.dumps(deleted.as_json()))
     if done.ended:

@@ -9,7 +9,7 @@ Which channels depend on one another says Torch-Pruning (extra `structured`), se
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction as Ratio
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +21,7 @@ from netpress.compression.channels.groups import find_groups, unreached
 from netpress.compression.channels.importance import magnitudes, rank_units, taylor_terms
 from netpress.compression.channels.removal import check_removal, narrow_network
 from netpress.compression.channels.selection import Order, Scope, countable_channels, fewest, order_units
-from netpress.compression.channels.structure import ChannelGroup
+from netpress.compression.channels.structure import ChannelGroup, on_shapes
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
@@ -282,8 +282,7 @@ def _first_to_go(
 
 def _measure(network: Network, groups: Sequence[ChannelGroup], order: Order, goals: Goals) -> Callable[[int], float]:
     """What the target is about, as a function of how many units go."""
-    shapes = copy(network)
-    shapes.module.to("meta")
+    shapes = replace(network, module=on_shapes(network.module))
 
     def cut(count: int) -> Network:
         narrowed = copy(shapes)

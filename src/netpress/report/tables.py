@@ -7,7 +7,7 @@ from typing import Any
 from netpress.report.facts import RunFacts, StageFacts, number
 from netpress.report.figures import decimal, duration, label, percent, plain, share, short, whole
 
-WORDS = ("epochs", "rounds", "amount", "layers", "preset", "method", "bits", "weights", "truncation")
+WORDS = ("epochs", "rounds", "amount", "importance", "layers", "preset", "method", "bits", "weights", "truncation")
 KINDS = ("selection.kind", "regrow.kind")
 TARGETS = ("keep", "compression", "score", "gate")
 """Settings that say in a line what a stage was asked to do, wherever they stand in its table; targets if numbers."""
@@ -68,8 +68,12 @@ STEP_FIGURES: dict[str, Callable[[Any], str]] = {
 
 
 def tabulate_steps(stage: StageFacts) -> Table | None:
-    """What a stage logged besides epochs (rounds, sweeps): every figure under the name it was logged by."""
+    """What a stage logged besides epochs (rounds, sweeps): every figure under the name it was logged by.
+
+    A flag that is set in every line that has it tells nothing, and has no column.
+    """
     names = [name for name in _union(stage.steps) if name not in ("stage", "kind")]
+    names = [name for name in names if not all(line.get(name, True) is True for line in stage.steps)]
     if not names:
         return None
     rows = [[_step_cell(name, line.get(name)) for name in names] for line in stage.steps]

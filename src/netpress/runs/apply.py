@@ -17,7 +17,7 @@ from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object
 from netpress.folders.holding import held, is_empty, remove_written
-from netpress.folders.stage import STAGE_FILES
+from netpress.folders.stage import NETWORK, STAGE_FILES, STATE
 from netpress.network import Network, check_out, copy, own_class, resolve
 from netpress.network.data import adopt, load_data_at_hand
 from netpress.process.devices import choose_device, set_threads
@@ -131,10 +131,18 @@ def _work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
         raise UserError(
             f"{folder}: is there and not of an interrupted apply; move it away, or choose another name than {out.name}"
         )
+    refusal: UserError | None = None
     with held(folder):
         if note.is_file() and read_object(note) != request:
             remove_written(folder, STAGE_FILES)
         atomic_write(note, json.dumps(request, indent=1))
-        yield folder
+        try:
+            yield folder
+        except UserError as error:
+            if any(path.name in (STATE, NETWORK) for path in folder.rglob("*")):
+                raise  # there is something to go on from
+            refusal = error
         remove_written(folder, (*STAGE_FILES, NOTE))  # before another process may begin in it
     remove_written(folder, ())  # some systems remove no lock that is held
+    if refusal is not None:
+        raise refusal

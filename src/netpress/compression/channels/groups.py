@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from netpress.compression.channels.removal import narrow_module
-from netpress.compression.channels.structure import ALONE, Axis, ChannelGroup, Side
+from netpress.compression.channels.structure import ALONE, Axis, ChannelGroup, Side, on_shapes
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.network.edits.narrowing import is_depthwise, is_narrowable, sizes_of
@@ -68,9 +68,9 @@ def _shapes(network: Network) -> nn.Module:
     module = copy.deepcopy(network.module).eval()
     for parameter in module.parameters():
         parameter.requires_grad_(True)
+    shapes = on_shapes(module)
     if any(parameter.is_meta for parameter in module.parameters()):
-        return module
-    shapes = copy.deepcopy(module).to("meta")
+        return shapes
     return shapes if _fails(shapes, network.input.size) is None else module.cpu()
 
 

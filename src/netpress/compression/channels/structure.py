@@ -1,10 +1,11 @@
 """What is known of channels that can only go together."""
 
+import copy
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Side = Literal["outputs", "inputs", "channels"]
 """What of a layer goes: what it gives, what it reads, or (norms and depthwise convolutions) both at once."""
@@ -49,3 +50,14 @@ class ChannelGroup:
     def sizes(self) -> Tensor:
         """Channels of each unit: int64 [units]."""
         return torch.bincount(self.units)
+
+
+def on_shapes(module: nn.Module) -> nn.Module:
+    """A copy of the module without values, on the meta device; what shares a tensor goes on sharing it."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): _without_values(tensor) for tensor in tensors})
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    shape = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape

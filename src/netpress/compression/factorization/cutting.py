@@ -49,16 +49,28 @@ class _Measured:
     context: Context
 
     def cut(self, network: Network, state: State) -> dict[str, int]:
-        """Put `network`, a copy of the one measured, into a state: its structure, values and norms."""
+        """Put `network`, a copy of the one measured, into a state: its structure, values and norms.
+
+        Where the state changes no layer the network stays as it was.
+        """
         ended = cut(network, self.rankings, self.curvatures, state, self.settings.truncation)
-        measure_norms(network, self.images, self.settings, self.context)
+        if any(sides is not None for sides in state.values()):
+            measure_norms(network, self.images, self.settings, self.context)
         return ended
 
 
 def cut_network(network: Network, settings: FactorizeSettings, aim: Aim, context: Context) -> Cut:
-    """Factorize the network once, in place, as far as the settings ask. Raises UserError for what no ranks reach."""
+    """Factorize the network once, in place, as far as the settings ask.
+
+    Raises UserError for what no ranks reach; but where `aim.further`, it goes as far as it can.
+    """
     network.module.to(context.device)
-    found = find_candidates(network, settings.layers)
+    try:
+        found = find_candidates(network, settings.layers)
+    except UserError:
+        if aim.further:  # those that could be were, down to one row or column
+            return Cut((), {}, {}, {})
+        raise
     images = draw_images(settings, context)
     layers = layers_of(network, [one.analysed for one in found.candidates])
     context.console.say(f"{context.name}: the curvature of {len(layers)} layers on {len(images)} images")

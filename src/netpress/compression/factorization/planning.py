@@ -8,9 +8,10 @@ import torch
 from netpress.compression.factorization.layers import Candidate, find_candidates
 from netpress.compression.factorization.selection import Ranking, State, count_kept, first_step
 from netpress.compression.factorization.settings import FactorizeSettings
-from netpress.compression.factorization.sizes import Sizes
+from netpress.compression.factorization.sizes import Sizes, measure_score
 from netpress.compression.factorization.targets import Aim, choose_step
 from netpress.models.factorized import Factorized, full_ranks, has_core, layer_widths
+from netpress.network import Network, copy
 from netpress.stage import Outlook, Plan, PlanRow
 from netpress.training.train import check_real
 
@@ -59,7 +60,7 @@ def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
     network = outlook.network
     found = find_candidates(network, settings.layers)
     rankings = [_unknown(one) for one in found.candidates]
-    sizes = Sizes(network, rankings, None)
+    sizes = Sizes(network, rankings, outlook.score_settings)
     cuts = settings.rounds if settings.regrow is None else (settings.rounds + 1) // 2
     replaces_all = settings.selection.kind == "global"
     way = EqualShares(found.candidates, 1 - (1 - settings.selection.limit) ** cuts, replaces_all)
@@ -68,20 +69,38 @@ def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
     if share is None and not targeted:  # as much as the gate allows, which nobody knows yet
         state = way.state(0)
     else:
-        state = way.state(choose_step(way, rankings, Aim(settings, sizes.before, share), sizes))
+        if cuts > 1 and settings.share is not None:  # the first round must reach it, later ones do what they can
+            once = EqualShares(found.candidates, settings.selection.limit, replaces_all)
+            choose_step(once, rankings, Aim(settings, sizes.before, settings.share), sizes)
+        state = way.state(choose_step(way, rankings, Aim(settings, sizes.before, share, cuts > 1), sizes))
     planned = sizes.network(state)
     epochs = cuts * _epochs(settings.train) + (settings.rounds - cuts) * _epochs(regrowth)
-    rows: list[PlanRow] = [
-        {
-            "what": f"at most {settings.rounds} rounds",
-            "weights": sizes.before,
-            "left": sizes.parameters(state),
-            "epochs": epochs,
-        }
-    ]
-    rows += [_plan_layer(one, state) for one in found.candidates]
+    masked = any(one.zeros for one in found.candidates)
+    rows = [_plan_rounds(settings, network, sizes, state, epochs)]
+    rows += [_plan_layer(one, state, masked) for one in found.candidates]
     rows += [{"what": name, "stays_whole": reason} for name, reason in found.left.items()]
     return Plan(rows, planned)
+
+
+def _plan_rounds(settings: FactorizeSettings, network: Network, sizes: Sizes, state: State, epochs: int) -> PlanRow:
+    """All rounds in one row; where masks end, with the score that the network would have had less if they did not."""
+    row: PlanRow = {
+        "what": "one round" if settings.rounds == 1 else f"at most {settings.rounds} rounds",
+        "parameters": sizes.before,
+        "left": sizes.parameters(state),
+        "score": measure_score(network, sizes.settings),
+        "score_left": sizes.score(state),
+        "epochs": epochs,
+    }
+    ended = [one for one in sizes.candidates.values() if one.zeros and state[one.name] is not None]
+    if ended:
+        # On shapes: values that a mask set to zero would count as gone without it too.
+        unmasked = copy(sizes.shapes)
+        inside = tuple(f"{one.name}." for one in ended)
+        unmasked.masks = {name: mask for name, mask in unmasked.masks.items() if not name.startswith(inside)}
+        row["mask_ends"] = sum(one.zeros for one in ended)
+        row["mask_ends_score"] = measure_score(unmasked, sizes.settings) - measure_score(sizes.shapes, sizes.settings)
+    return row
 
 
 def _unknown(candidate: Candidate) -> Ranking:
@@ -92,7 +111,8 @@ def _epochs(training: object) -> int:
     return int(getattr(training, "epochs", 0))
 
 
-def _plan_layer(candidate: Candidate, state: State) -> PlanRow:
+def _plan_layer(candidate: Candidate, state: State, masked: bool) -> PlanRow:
+    """`masked`: whether any layer has a mask, so that all rows say what ends."""
     row: PlanRow = {"what": candidate.name, "shape": candidate.description, "weights": candidate.alive}
     full = full_ranks(*layer_widths(candidate.layer), has_core(candidate.layer))
     sides = state[candidate.name]
@@ -101,9 +121,9 @@ def _plan_layer(candidate: Candidate, state: State) -> PlanRow:
         row |= {"ranks": _say(ranks) if ranks else "whole", "of": _say(full), "left": candidate.alive}
     else:
         row |= {"ranks": _say(candidate.ranks(*sides)), "of": _say(full), "left": int(candidate.weights(*sides))}
-        row["estimated"] = True
-        if candidate.zeros:
-            row["mask_ends"] = candidate.zeros
+    row["estimated"] = True
+    if masked:
+        row["mask_ends"] = candidate.zeros if sides is not None else 0
     return row
 
 

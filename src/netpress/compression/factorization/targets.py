@@ -16,6 +16,8 @@ class Aim:
     settings: FactorizeSettings
     first: int
     share: float | None
+    further: bool = False
+    """Whether it follows others: then a share that no ranks keep any more is no error, it goes as far as it can."""
 
     def is_met(self, parameters: int, score: float) -> bool:
         """Whether a network of this size meets a target, where there is one."""
@@ -37,7 +39,7 @@ def choose_step(way: Way, rankings: Sequence[Ranking], aim: Aim, sizes: Sizes) -
     """
     steps = []
     if aim.share is not None:
-        steps.append(_step_of_share(way, rankings, aim.share))
+        steps.append(_step_of_share(way, rankings, aim.share, aim.further))
     settings = aim.settings
     if settings.compression is not None or settings.score is not None:
         score = sizes.score if settings.score is not None else lambda state: 0.0
@@ -50,8 +52,10 @@ def choose_step(way: Way, rankings: Sequence[Ranking], aim: Aim, sizes: Sizes) -
     return min(steps, default=way.steps)
 
 
-def _step_of_share(way: Way, rankings: Sequence[Ranking], share: float) -> int:
+def _step_of_share(way: Way, rankings: Sequence[Ranking], share: float, further: bool) -> int:
     step = way.at_share(share)
+    if step is None and further:
+        return way.steps
     if step is None:
         kept, every = count_kept(rankings, way.state(way.steps))
         raise UserError(
