@@ -41,3 +41,16 @@ def test_statistics_are_means_over_whole_batches(network: Network, shades: Datas
 def test_few_images_are_one_batch(network: Network, shades: Dataset) -> None:
     remeasure_norms(network, shades.train, batch_size=1000, device=torch.device("cpu"))
     assert int(network.module.get_submodule("stem.norm").num_batches_tracked) == 1
+
+
+def test_images_one_by_one_go_in_pairs(shades: Dataset) -> None:
+    """On a map of one pixel, a single image has no variance."""
+    network = create("resnet", {"width": 4, "classes": 4, "image_size": 8}, classes=tuple("abcd"), seed=3)
+    few = shades.train.take(torch.arange(6))
+    remeasure_norms(network, few, batch_size=1, device=torch.device("cpu"))
+    norms = [part for part in network.module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert {int(norm.num_batches_tracked or 0) for norm in norms} == {3}
+    one = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
+    remeasure_norms(network, few, batch_size=2, device=torch.device("cpu"))
+    for mean, norm in zip(one, norms, strict=True):
+        assert norm.running_mean is not None and torch.equal(mean, norm.running_mean)

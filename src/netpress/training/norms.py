@@ -45,9 +45,11 @@ def remeasure_norms(network: Network, images: Images, *, batch_size: int, device
     """Measure the running statistics of all norms anew, in place, as means over batches; returns how many there are.
 
     Norms are in training mode meanwhile, everything else in evaluation mode, so nothing is random. A last batch that
-    is not full is left out, as long as there is another one: it would count as much as the others. The network is in
-    evaluation mode afterwards, on `device`.
+    is not full is left out, as long as there is another one: it would count as much as the others. Batches are of two
+    images at least, as one has no variance on a map of one pixel. The network is in evaluation mode afterwards, on
+    `device`.
     """
+    batch_size = max(2, batch_size)
     module = network.module.to(device).eval()
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     momenta = [norm.momentum for norm in norms]

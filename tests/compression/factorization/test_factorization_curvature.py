@@ -29,6 +29,23 @@ class MeanOfTokens(nn.Module):
         return x.mean(1)
 
 
+class Windows(nn.Module):
+    """A layer that sees each image in four windows, one after the other in the batch."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        windows = x.view(batch, channels, 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        if isinstance(self.layer, nn.Linear):
+            y = self.layer(windows.flatten(2).mT)  # [batch * 4, tokens, features]
+            return y.reshape(batch, -1, y.shape[-1]).mean(1)
+        y = self.layer(windows).square()
+        return y.reshape(batch, 4, *y.shape[1:]).mean((1, 3, 4))
+
+
 NETWORKS: dict[str, tuple[Sequence[nn.Module], str]] = {
     "3x3, stride 2": ([nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.BatchNorm2d(5), nn.ReLU(), *head(5)], "0"),
     "1x1": ([nn.Conv2d(3, 6, 3), nn.GELU(), nn.Conv2d(6, 5, 1), nn.GELU(), *head(5)], "2"),
@@ -54,6 +71,8 @@ NETWORKS: dict[str, tuple[Sequence[nn.Module], str]] = {
     "pixels left over": ([nn.Conv2d(3, 5, 2, stride=3), nn.GELU(), *head(5)], "0"),
     "linear": ([nn.Flatten(), nn.Linear(192, 9), nn.ReLU(inplace=True), nn.Linear(9, CLASSES)], "1"),
     "last": ([nn.Conv2d(3, 5, 3), nn.ReLU(), *head(5)], "4"),
+    "windows, linear": ([Windows(nn.Linear(3, 6)), nn.GELU(), nn.Linear(6, CLASSES)], "0.layer"),
+    "windows, 3x3": ([Windows(nn.Conv2d(3, 6, 3, padding=1)), nn.GELU(), nn.Linear(6, CLASSES)], "0.layer"),
     "tokens": ([Tokens(), nn.Linear(3, 6), nn.GELU(), MeanOfTokens(), nn.Linear(6, CLASSES)], "1"),
 }
 
@@ -93,7 +112,7 @@ def brute_force(network: Network, name: str, given: Images, labels: Tensor) -> t
         x = normalize(pixels[None], network.input.mean, network.input.std).double()
         loss = functional.cross_entropy(module(x), label[None])
         g, gradient = torch.autograd.grad(loss, [seen[1], layer.weight])
-        a = patches(layer, seen[0])[0].transpose(0, 1).flatten(1)  # [columns, positions * places]
+        a = patches(layer, seen[0]).movedim(2, 0).flatten(1)  # [columns, positions * places]
         g = (g.movedim(1, -1) if g.dim() == 4 else g).reshape(-1, g.shape[1 if g.dim() == 4 else -1])
         inputs.append(a @ a.T)
         outputs.append(g.T @ g / len(g))
@@ -139,7 +158,7 @@ def _turn(weight: Tensor, found: Curvature) -> Tensor:
     return torch.stack(places, 2).view(weight.shape)
 
 
-@pytest.mark.parametrize("case", ["3x3, stride 2", "linear", "tokens"])
+@pytest.mark.parametrize("case", ["3x3, stride 2", "linear", "tokens", "windows, 3x3"])
 def test_batches_and_chunks_change_nothing(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bases are those of the first: that of an eigenvalue twice there would be another with each rounding."""
     whole, name = network(case)
@@ -221,6 +240,24 @@ def test_all_layers_at_once_are_as_each_alone() -> None:
         alone = measured(whole, name, given, 2, labels)
         assert torch.equal(every[name].diagonal, alone.diagonal)
         assert torch.equal(every[name].inputs, alone.inputs)
+
+
+class Pairs(nn.Module):
+    """A layer that sees two images at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(384, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(torch.cat([x, x.flip(0)], 1).flatten(1)[:-1])
+        return torch.cat([y, y[-1:]])
+
+
+def test_inputs_that_belong_to_no_image_are_told() -> None:
+    whole = network_of(Pairs(), nn.Linear(5, CLASSES), size=8)
+    with pytest.raises(Failure, match=r"0\.layer: 2 inputs for 3 images: whose they are cannot be told"):
+        measured(whole, "0.layer", images(COUNT, 8), 3, torch.tensor([0]))
 
 
 def test_values_that_are_not_finite_are_told_with_the_layers_name() -> None:

@@ -89,7 +89,13 @@ def measure_curvature(
 
 
 class _Watcher:
-    """What looks at a layer's inputs, then at the gradient of its outputs."""
+    """What looks at a layer's inputs, then at the gradient of its outputs.
+
+    `parts` is how many of its inputs make one image: more than 1 where a network cuts images into windows, say, and
+    puts those of one image after another into the batch.
+    """
+
+    parts = 1
 
     def see_inputs(self, x: Tensor) -> None:
         """x: [batch, ...]."""
@@ -106,8 +112,10 @@ def _watch(
     generator: torch.Generator,
 ) -> None:
     """Show every watcher its layer in a forward and backward pass over each batch, with sampled labels."""
-    with _hooks(layers, watchers):
+    size = [0]
+    with _hooks(layers, watchers, size):
         for pixels in batches:
+            size[0] = len(pixels)
             pixels.requires_grad_(True)  # so that gradients flow whatever the network trains
             logits = module(pixels)
             labels = torch.multinomial(logits.detach().float().softmax(1).cpu(), 1, generator=generator)[:, 0]
@@ -116,16 +124,21 @@ def _watch(
 
 
 @contextmanager
-def _hooks(layers: Mapping[str, nn.Module], watchers: Mapping[str, Any]) -> Iterator[None]:
-    def hook_for(watcher: _Watcher) -> Callable[..., None]:
+def _hooks(layers: Mapping[str, nn.Module], watchers: Mapping[str, Any], size: list[int]) -> Iterator[None]:
+    """`size` holds the number of images in the batch that is on its way."""
+
+    def hook_for(name: str, watcher: _Watcher) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            watcher.parts, left = divmod(len(inputs[0]), size[0])
+            if left or not watcher.parts:
+                raise Failure(f"{name}: {len(inputs[0])} inputs for {size[0]} images: whose they are cannot be told")
             watcher.see_inputs(inputs[0].detach())
             # A hook of the tensor, not of the module: it is right where an activation works in place.
             output.register_hook(watcher.see_gradient)
 
         return hook
 
-    handles = [layer.register_forward_hook(hook_for(watchers[name])) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(hook_for(name, watchers[name])) for name, layer in layers.items()]
     try:
         yield
     finally:
@@ -151,7 +164,7 @@ class _Factors(_Watcher):
         self.inputs += (x.T @ x).double()
 
     def see_gradient(self, gradient: Tensor) -> None:
-        positions = gradient[0].numel() // self.outputs.shape[0]
+        positions = self.parts * gradient[0].numel() // self.outputs.shape[0]
         g = gradient.movedim(1, -1) if isinstance(self.layer, nn.Conv2d) else gradient
         g = g.reshape(-1, g.shape[-1])
         self.outputs += (g.T @ g).double() / positions
@@ -177,8 +190,9 @@ class _Diagonal(_Watcher):
         seen = self.seen
         del self.seen
         of_rows, of_columns = self.bases
-        per_image = self.squares.numel()
-        for x, g in zip(*(t.split(max(1, MOST_VALUES // per_image)) for t in (seen, gradient)), strict=True):
+        per_image = self.parts * self.squares.numel()
+        at_once = self.parts * max(1, MOST_VALUES // per_image)
+        for x, g in zip(*(t.split(at_once) for t in (seen, gradient)), strict=True):
             if isinstance(self.layer, nn.Conv2d):
                 # [batch, columns * places, positions] and [batch, rows, positions]
                 x = _turn(padded(self.layer, x), of_columns)
@@ -187,6 +201,8 @@ class _Diagonal(_Watcher):
                 x, g = ((t @ basis).flatten(1, -2) for t, basis in ((x[:, None], of_columns), (g[:, None], of_rows)))
                 x, g = x.mT, g.mT  # [batch, columns, positions] and [batch, rows, positions]
             gradients = torch.bmm(g, x.mT)  # [batch, rows, columns * places]
+            if self.parts > 1:
+                gradients = gradients.unflatten(0, (-1, self.parts)).sum(1)
             self.squares += gradients.square_().sum(0).view(self.squares.shape)
 
     def result(self, images: int) -> Curvature:
