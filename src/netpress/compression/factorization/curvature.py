@@ -59,14 +59,16 @@ def measure_curvature(
     images: Images,
     seed: int,
     *,
+    frames: Mapping[str, Tensor] | None = None,
     batch_size: int = 64,
     device: torch.device | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Curvature]:
     """The curvature at each of `layers`, which are modules of the network, over all `images`, in two passes.
 
-    Each layer is used once an image. Labels are drawn by `seed`. `tell` is told how many batches are done, each
-    in both passes.
+    Each layer is used once an image. Labels are drawn by `seed`. A layer with a frame F [outputs, rows], of orthonormal
+    columns, is measured within it: at the weights w [rows, columns] of which the layer's own are F w. `tell` is told how
+    many batches are done, each in both passes.
     Raises Failure where a gradient is not finite. Memory: besides activations of a batch, two values a weight and
     four matrices a layer.
     """
@@ -80,9 +82,10 @@ def measure_curvature(
             yield normalize(batch.to(device), network.input.mean, network.input.std)
 
     with evaluation_mode(network.module):
-        factors = {name: _Factors(layer) for name, layer in layers.items()}
+        framed = frames or {}
+        factors = {name: _Factors(layer, framed.get(name)) for name, layer in layers.items()}
         _watch(network.module, layers, factors, passes(0), generator_for(seed, "fisher", "factors"))
-        diagonals = {name: _Diagonal(name, layers[name], factors.pop(name), len(images)) for name in list(factors)}
+        diagonals = {name: _Diagonal(name, factors.pop(name), len(images)) for name in list(factors)}
         _watch(network.module, layers, diagonals, passes(1), generator_for(seed, "fisher", "diagonal"))
     tell(2 * len(batches))
     return {name: diagonal.result(len(images)) for name, diagonal in diagonals.items()}
@@ -96,6 +99,16 @@ class _Watcher:
     """
 
     parts = 1
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, frame: Tensor | None) -> None:
+        self.layer = layer
+        self.frame = None if frame is None else frame.to(layer.weight)
+
+    def within(self, gradient: Tensor) -> Tensor:
+        """The gradient of what the frame turns into the layer's outputs; where there is no frame, of these."""
+        if self.frame is None:
+            return gradient
+        return _turn(gradient, self.frame) if isinstance(self.layer, nn.Conv2d) else gradient @ self.frame
 
     def see_inputs(self, x: Tensor) -> None:
         """x: [batch, ...]."""
@@ -149,9 +162,10 @@ def _hooks(layers: Mapping[str, nn.Module], watchers: Mapping[str, Any], size: l
 class _Factors(_Watcher):
     """Gathers the sums that A and G are the means of."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, frame: Tensor | None) -> None:
+        super().__init__(layer, frame)
         rows, columns = layer.weight.shape[:2]
-        self.layer = layer
+        rows = rows if frame is None else frame.shape[1]
         self.inputs = torch.zeros(columns, columns, dtype=torch.float64, device=layer.weight.device)
         self.outputs = torch.zeros(rows, rows, dtype=torch.float64, device=layer.weight.device)
 
@@ -164,6 +178,7 @@ class _Factors(_Watcher):
         self.inputs += (x.T @ x).double()
 
     def see_gradient(self, gradient: Tensor) -> None:
+        gradient = self.within(gradient)
         positions = self.parts * gradient[0].numel() // self.outputs.shape[0]
         g = gradient.movedim(1, -1) if isinstance(self.layer, nn.Conv2d) else gradient
         g = g.reshape(-1, g.shape[-1])
@@ -173,21 +188,23 @@ class _Factors(_Watcher):
 class _Diagonal(_Watcher):
     """Gathers squares of single images' gradients in the eigenbasis of A and G."""
 
-    def __init__(self, name: str, layer: nn.Conv2d | nn.Linear, sums: _Factors, images: int) -> None:
-        self.layer = layer
+    def __init__(self, name: str, sums: _Factors, images: int) -> None:
+        super().__init__(sums.layer, sums.frame)
+        layer = sums.layer
         self.inputs, self.outputs = sums.inputs / images, sums.outputs / images
         if not bool(torch.isfinite(self.inputs).all() & torch.isfinite(self.outputs).all()):
             raise Failure(f"{name}: its inputs or gradients are not finite, so that no curvature can be measured")
         self.input_basis = torch.linalg.eigh(self.inputs)[1]
         self.output_basis = torch.linalg.eigh(self.outputs)[1]
         self.bases = self.output_basis.to(layer.weight.dtype), self.input_basis.to(layer.weight.dtype)
-        self.squares = torch.zeros_like(layer.weight, memory_format=torch.contiguous_format)
+        shape = (len(self.outputs), *layer.weight.shape[1:])
+        self.squares = layer.weight.detach().new_zeros(shape)
 
     def see_inputs(self, x: Tensor) -> None:
         self.seen = x
 
     def see_gradient(self, gradient: Tensor) -> None:
-        seen = self.seen
+        seen, gradient = self.seen, self.within(gradient)
         del self.seen
         of_rows, of_columns = self.bases
         per_image = self.parts * self.squares.numel()

@@ -81,12 +81,13 @@ def cut_network(network: Network, settings: FactorizeSettings, aim: Aim, context
             layers,
             images,
             context.seed,
+            frames={one.analysed: one.frame for one in found.candidates if one.frame is not None},
             batch_size=settings.batch_size,
             device=context.device,
             tell=progress.update,
         )
     curvatures = {one.name: measured[one.analysed] for one in found.candidates}
-    rankings = [Ranking(one, curvatures[one.name].importance(one.weight.detach())) for one in found.candidates]
+    rankings = [Ranking(one, curvatures[one.name].importance(one.weight)) for one in found.candidates]
     way = find_way(rankings, settings.selection)
     sizes = Sizes(network, rankings, context.score_settings)
     try:

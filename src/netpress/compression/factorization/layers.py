@@ -1,7 +1,8 @@
 """Which layers can be put into factors, and what they cost at each rank.
 
 A layer that is in factors already is analysed by its core alone, so that it stays three factors however often it is
-factorized: new outer factors are multiplied into `first` and `last`. Of two factors `last` is analysed.
+factorized: new outer factors are multiplied into `first` and `last`. Of two factors `last` is looked at within the
+space that it spans: it is F w, with orthonormal columns F [outputs, rank], and w [rank, rank] is cut.
 """
 
 from collections.abc import Sequence
@@ -39,14 +40,24 @@ class Candidate:
     zeros: int
 
     @property
+    def frame(self) -> Tensor | None:
+        """F of two factors, [outputs, rank], float64; None for other layers."""
+        if not isinstance(self.layer, Factorized) or self.layer.middle is not None:
+            return None
+        return torch.linalg.qr(self.layer.last.weight.detach().double().flatten(1))[0]
+
+    @property
     def weight(self) -> Tensor:
         """What is cut: [rows, columns, height, width], or [rows, columns] of a linear layer."""
-        return _analysed(self.layer)[1].weight
+        weight = _analysed(self.layer)[1].weight.detach()
+        frame = self.frame
+        return weight if frame is None else torch.einsum("or,oi...->ri...", frame, weight.double()).to(weight.dtype)
 
     @property
     def sides(self) -> tuple[int, int]:
         """Rows and columns of what is cut: its outputs and its inputs."""
-        return self.weight.shape[0], self.weight.shape[1]
+        rows, columns = _analysed(self.layer)[1].weight.shape[:2]
+        return (rows if has_core(self.layer) or self.is_new else columns), columns
 
     @property
     def is_new(self) -> bool:
@@ -96,7 +107,8 @@ class Candidate:
             columns, rows = self.layer.ranks * 2 if self.layer.middle is None else self.layer.ranks
             weights, operations = self.weights(rows, columns), self.multiply_adds(rows, columns)
         else:
-            weights, operations = self.weight.numel(), self.places[1] * self.weight.numel()
+            weights = self.layer.weight.numel()
+            operations = self.places[1] * weights
         return float(_weigh(self.alive, operations * self.alive / weights, unit))
 
     @property

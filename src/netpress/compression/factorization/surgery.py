@@ -9,7 +9,7 @@ from netpress.compression.factorization.curvature import Curvature
 from netpress.compression.factorization.layers import Candidate
 from netpress.compression.factorization.selection import Ranking, State
 from netpress.compression.factorization.truncation import Factors, Truncation, truncate
-from netpress.models.factorized import Factorized, Layer, has_core
+from netpress.models.factorized import Factorized, Layer
 from netpress.network import Network
 from netpress.network.edits.factorizing import Factorize
 
@@ -32,7 +32,7 @@ def cut(
         sides = state[candidate.name]
         if sides is not None:
             factors = truncate(candidate.weight, curvatures[candidate.name], ranking.kept(sides), truncation)
-            new[candidate.name] = _with_outer(candidate.layer, factors)
+            new[candidate.name] = _with_outer(candidate, factors)
             changed.append(candidate)
     if not changed:
         return {}
@@ -62,13 +62,13 @@ def outer_matrix(layer: Layer) -> Tensor:
     return layer.weight.detach().double().flatten(1)
 
 
-def _with_outer(layer: Layer | Factorized, factors: Factors) -> Factors:
+def _with_outer(candidate: Candidate, factors: Factors) -> Factors:
     """Factors of the whole layer from those of the weights that were analysed: see `layers.py`."""
+    layer, frame = candidate.layer, candidate.frame
     if not isinstance(layer, Factorized):
         return factors
-    first = factors.first @ outer_matrix(layer.first)
-    last = outer_matrix(layer.last) @ factors.last if has_core(layer) else factors.last
-    return Factors(last, factors.core, first)
+    last = outer_matrix(layer.last) if frame is None else frame
+    return Factors(last @ factors.last, factors.core, factors.first @ outer_matrix(layer.first))
 
 
 def _put(layer: nn.Conv2d | nn.Linear, values: Tensor) -> None:
