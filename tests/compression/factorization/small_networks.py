@@ -116,9 +116,16 @@ def measure(network: Network, count: int = 6, layers: str = "all") -> Measured:
     """Measure every layer that can be factorized on `count` random images."""
     found = find_candidates(network, layers).candidates
     given = images(count, network.input.height, 5, channels=network.input.channels)
-    measured = measure_curvature(network, layers_of(network, [one.analysed for one in found]), given, 1, batch_size=4)
+    measured = measure_curvature(
+        network,
+        layers_of(network, [one.analysed for one in found]),
+        given,
+        1,
+        frames={one.analysed: one.frame for one in found if one.frame is not None},
+        batch_size=4,
+    )
     curvatures = {one.name: measured[one.analysed] for one in found}
-    rankings = [Ranking(one, curvatures[one.name].importance(one.weight.detach())) for one in found]
+    rankings = [Ranking(one, curvatures[one.name].importance(one.weight)) for one in found]
     return Measured(network, rankings, curvatures)
 
 
