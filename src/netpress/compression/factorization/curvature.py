@@ -67,8 +67,8 @@ def measure_curvature(
     """The curvature at each of `layers`, which are modules of the network, over all `images`, in two passes.
 
     Each layer is used once an image. Labels are drawn by `seed`. A layer with a frame F [outputs, rows], of orthonormal
-    columns, is measured within it: at the weights w [rows, columns] of which the layer's own are F w. `tell` is told how
-    many batches are done, each in both passes.
+    columns, is measured within it: at the weights w [rows, columns] of which the layer's own are F w. `tell` is told
+    how many batches are done, each in both passes.
     Raises Failure where a gradient is not finite. Memory: besides activations of a batch, two values a weight and
     four matrices a layer.
     """
