@@ -242,6 +242,24 @@ def test_all_layers_at_once_are_as_each_alone() -> None:
         assert torch.equal(every[name].inputs, alone.inputs)
 
 
+@pytest.mark.parametrize("case", ["1x1", "linear"])
+def test_within_a_frame_gradients_are_those_of_what_it_turns(case: str) -> None:
+    """The layer's weights are F w: the gradient of w is F^T times theirs, and so for outputs."""
+    whole, name = network(case)
+    given, labels = images(COUNT, 8), torch.tensor([0, 3, 1, 2, 2, 0, 3])
+    layer = whole.module.get_submodule(name)
+    rows = layer.weight.shape[0]  # type: ignore[union-attr, index]
+    frame = torch.linalg.qr(torch.randn(rows, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
+    with known_labels(labels):
+        layers = layers_of(whole, [name])
+        found = measure_curvature(whole, layers, given, 1, frames={name: frame}, batch_size=3)[name]
+    inputs, outputs, gradients = brute_force(whole, name, given, labels)
+    close(found.inputs, inputs)
+    close(found.outputs, frame.T @ outputs @ frame)
+    turned = torch.stack([_turn(torch.einsum("or,o...->r...", frame, gradient), found) for gradient in gradients])
+    close(found.diagonal, turned.square().mean(0))
+
+
 class Pairs(nn.Module):
     """A layer that sees two images at a time."""
 
