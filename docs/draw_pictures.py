@@ -1,4 +1,4 @@
-"""Draw the README's plot of accuracy against score: `python docs/draw_pictures.py`.
+"""Draw the plots of README and docs/results.md: `python docs/draw_pictures.py`.
 
 The figures are those of docs/results.md. The README's other picture is the top of the demo's report.html, as a
 browser shows it at a width of 1,100 pixels.
@@ -24,9 +24,18 @@ OURS = [  # what netpress makes of KAIST AI v1
     ("int8, not trained", 0.00325, 79.84),
     ("fixed-9-12, not trained", 0.00378, 79.80),
 ]
+WHOLE = (46_650, 19.59, 73.8)  # parameters, million multiply-adds, accuracy: the DenseNet before it is made smaller
+SMALLER = {  # at a half and at a quarter: parameters, million multiply-adds, accuracy, its deviation over three seeds
+    "weighted": ((23_204, 9.53, 69.97, 0.34), (11_628, 4.92, 60.75, 0.56)),
+    "tucker": ((23_204, 9.53, 69.87, 0.70), (11_628, 4.92, 60.89, 0.71)),
+    "eigenbasis": ((23_204, 9.53, 68.36, 0.33), (11_628, 4.92, 55.59, 0.55)),
+    "channels, magnitude": ((23_213, 8.80, 67.73, 0.70), (11_550, 4.30, 59.45, 1.39)),
+    "channels, Taylor": ((23_215, 9.00, 66.19, 0.43), (11_603, 4.83, 50.76, 3.88)),
+}
+COLOURS = ("#c2410c", "#f59e0b", "#a16207", "#1d4ed8", "#60a5fa")
 
 
-def draw() -> None:
+def draw_scores() -> None:
     """Write pictures/accuracy-score.png."""
     figure, axes = pyplot.subplots(figsize=(8, 3.6), dpi=120)
     axes.axhline(GATE, color="#999999", linewidth=1, linestyle="--")
@@ -49,5 +58,24 @@ def draw() -> None:
     figure.savefig(PICTURES / "accuracy-score.png")
 
 
+def draw_factors() -> None:
+    """Write pictures/factors-channels.png: accuracy against parameters, and against operations."""
+    figure, both = pyplot.subplots(1, 2, figsize=(9, 3.6), dpi=120, sharey=True)
+    for place, (axes, label) in enumerate(zip(both, ("parameters", "million multiply-adds"), strict=True)):
+        axes.plot(WHOLE[place], WHOLE[2], "o", color="#8a8f98", label="whole")
+        for (name, points), colour in zip(SMALLER.items(), COLOURS, strict=True):
+            sizes, accuracies = [point[place] for point in points], [point[2] for point in points]
+            axes.errorbar(
+                sizes, accuracies, [point[3] for point in points], color=colour, marker="o", capsize=3, label=name
+            )
+        axes.set(xlabel=f"{label} (fewer is better)")
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].set(ylabel="CIFAR-10, validation images, %")
+    both[1].legend(loc="lower right", frameon=False, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(PICTURES / "factors-channels.png")
+
+
 if __name__ == "__main__":
-    draw()
+    draw_scores()
+    draw_factors()
