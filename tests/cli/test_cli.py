@@ -146,12 +146,13 @@ def test_inspect(call, network):
 
 
 def test_import_of_what_is_no_release(call, network, tmp_path):
-    code, _, err = call("import", "imt", network, "--out", tmp_path / "x.netpress")
-    assert (code, "there is kaist" in err) == (2, True)
-    code, _, err = call("import", "kaist", network, "--out", tmp_path / "x.netpress")
-    assert code in (1, 2)
-    assert str(network) in err
-    assert not (tmp_path / "x.netpress").exists()
+    code, _, err = call("import", "riair", network, "--out", tmp_path / "x.netpress")
+    assert (code, "there are kaist and imt" in err) == (2, True)
+    for source in ("kaist", "imt"):
+        code, _, err = call("import", source, network, "--out", tmp_path / "x.netpress")
+        assert code in (1, 2)
+        assert str(network) in err
+        assert not (tmp_path / "x.netpress").exists()
 
 
 @pytest.mark.skipif("NETPRESS_RELEASED" not in os.environ, reason="set NETPRESS_RELEASED to the folder of .t7 files")
