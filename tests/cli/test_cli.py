@@ -164,6 +164,17 @@ def test_the_2019_entry_scores_what_the_board_says(call, tmp_path):
     assert sum(layer["nonzeros"] for layer in json.loads(out)["layers"]) == 180_182
 
 
+def test_the_nano_of_2022_scores_what_their_slides_say(call):
+    source = Path(os.environ.get("NETPRESS_RELEASED", "none")).parent / "imt" / "nano.safetensors"
+    if not source.exists():
+        pytest.skip("there is no folder imt beside the one that NETPRESS_RELEASED names")
+    assert call("import", "imt", source, "--out", "nano.netpress")[0] == 0
+    code, out, _ = call("score", "nano.netpress", "--convention", "imt", "--set", "claimed_sparsity=0.197", "--json")
+    figures = json.loads(out)
+    assert (code, figures["operations"], int(figures["params"])) == (0, 22_675_830, 47_837)
+    assert figures["score"] == pytest.approx(0.0357, abs=5e-5)
+
+
 def test_help_shows_what_stands_in_brackets(call):
     """Every bracket of every help text is printed: none is taken for markup."""
     root = typer.main.get_command(app)
