@@ -146,12 +146,13 @@ def test_inspect(call, network):
 
 
 def test_import_of_what_is_no_release(call, network, tmp_path):
-    code, _, err = call("import", "imt", network, "--out", tmp_path / "x.netpress")
-    assert (code, "there is kaist" in err) == (2, True)
-    code, _, err = call("import", "kaist", network, "--out", tmp_path / "x.netpress")
-    assert code in (1, 2)
-    assert str(network) in err
-    assert not (tmp_path / "x.netpress").exists()
+    code, _, err = call("import", "riair", network, "--out", tmp_path / "x.netpress")
+    assert (code, "there are kaist and imt" in err) == (2, True)
+    for source in ("kaist", "imt"):
+        code, _, err = call("import", source, network, "--out", tmp_path / "x.netpress")
+        assert code in (1, 2)
+        assert str(network) in err
+        assert not (tmp_path / "x.netpress").exists()
 
 
 @pytest.mark.skipif("NETPRESS_RELEASED" not in os.environ, reason="set NETPRESS_RELEASED to the folder of .t7 files")
@@ -161,6 +162,17 @@ def test_the_2019_entry_scores_what_the_board_says(call, tmp_path):
     code, out, _ = call("score", "v1.netpress", "--json")
     assert code == 0
     assert sum(layer["nonzeros"] for layer in json.loads(out)["layers"]) == 180_182
+
+
+def test_the_nano_of_2022_scores_what_their_slides_say(call):
+    source = Path(os.environ.get("NETPRESS_RELEASED", "none")).parent / "imt" / "nano.safetensors"
+    if not source.exists():
+        pytest.skip("there is no folder imt beside the one that NETPRESS_RELEASED names")
+    assert call("import", "imt", source, "--out", "nano.netpress")[0] == 0
+    code, out, _ = call("score", "nano.netpress", "--convention", "imt", "--set", "claimed_sparsity=0.197", "--json")
+    figures = json.loads(out)
+    assert (code, figures["operations"], int(figures["params"])) == (0, 22_675_830, 47_837)
+    assert figures["score"] == pytest.approx(0.0357, abs=5e-5)
 
 
 def test_help_shows_what_stands_in_brackets(call):

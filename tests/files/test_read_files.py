@@ -9,7 +9,7 @@ from netpress.data.pickles import read_arrays
 from netpress.data.policies import read_policy
 from netpress.errors import UserError
 from netpress.files import is_folder, is_there, parse_json, parse_toml, parse_toml_value, read_file
-from netpress.imports.kaist import read_released
+from netpress.imports import imt, kaist
 from netpress.network import create, describe, load
 from netpress.recipe.reading import read_recipe
 from netpress.scoring import verify
@@ -44,7 +44,8 @@ def test_every_file_that_is_named_must_be_a_regular_one():
         load,
         describe,
         read_policy,
-        read_released,
+        kaist.read_released,
+        imt.read_released,
         read_arrays,
         load_model,
         verify,

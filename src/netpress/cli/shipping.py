@@ -16,18 +16,21 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def import_released(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Whose file it is: kaist.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The released weights, such as micronet_v1_pr_60.t7.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Whose file it is: kaist or imt.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Their weights: micronet_v1_pr_60.t7, nano.safetensors.")
+    ],
     out: Annotated[Path, typer.Option(help="Where the network is written.")],
 ) -> None:
-    """Turn weights that one of the 2019 teams released into a network file."""
-    if source != "kaist":
-        raise UserError(f"import {source}: there is kaist")
+    """Turn weights that KAIST (2019, .t7) or IMT Atlantique (2022, .safetensors) released into a network file."""
+    if source not in ("kaist", "imt"):
+        raise UserError(f"import {source}: there are kaist and imt")
+    from netpress.imports.imt import import_imt
     from netpress.imports.kaist import import_kaist
     from netpress.network import check_out, save
 
     check_out(out)
-    network = import_kaist(file)
+    network = import_kaist(file) if source == "kaist" else import_imt(file)
     save(network, out)
     weights = network.weights()
     total = sum(weight.numel() for weight in weights.values())

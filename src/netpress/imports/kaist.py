@@ -10,7 +10,6 @@ Pruned weights are zeros; the file has masks too, which say the same once more.
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,17 @@ from torch import Tensor
 from netpress.data.pickle_programs import CONTAINERS, read_program
 from netpress.errors import Failure, UserError
 from netpress.files import read_file
+from netpress.imports.released import (
+    LARGEST_FILE,
+    ReleasedWeights,
+    check_values,
+    first_difference,
+    kinds_in,
+    kinds_of,
+)
 from netpress.models.registry import choose_model
-from netpress.network import Architecture, InputSpec, Network
+from netpress.network import Network
 
-LARGEST_FILE = 1 << 28  # bytes; the released ones have 4 to 8 million
 FAMILY = "c_efficientnet"
 PRESETS = ("released-v1", "released-v2")
 # How their code normalizes CIFAR-100.
@@ -45,41 +51,13 @@ _BLOCK = {
 }
 
 
-@dataclass(frozen=True)
-class ReleasedWeights:
-    """A released network in our names: `choose_model(family, values=settings)` builds it, `state` fits it.
-
-    `masks` has a bool tensor for every weight of more than one dimension, True where it is not zero.
-    Images go in as (pixel / 255 - mean) / std; `classes` are CIFAR-100's, whose indices are alphabetical.
-    """
-
-    family: str
-    settings: dict[str, Any]
-    state: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
-
-
 def import_kaist(path: Path | str) -> Network:
     """The network in one of KAIST's released `.t7` files, ready to evaluate, score, prune on or save.
 
     Its stride-2 blocks keep the gates that are computed and not applied, as released; its masks are its
     non-zero weights. Raises UserError or Failure as `read_released` does.
     """
-    released = read_released(path)
-    choice = choose_model(released.family, values=released.settings)
-    with torch.device("meta"):
-        module = choice.build()
-    module.load_state_dict(released.state, assign=True)
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
-    settings = choice.settings
-    spec = InputSpec(settings.channels, settings.image_size, settings.image_size, released.mean, released.std)
-    architecture = Architecture(released.family, released.settings)
-    facts = {"imported_from": Path(path).name, "dataset": "cifar100"}
-    return Network(module.eval(), architecture, spec, released.classes, masks=released.masks, facts=facts)
+    return read_released(path).as_network(path)
 
 
 def read_released(path: Path | str) -> ReleasedWeights:
@@ -99,7 +77,7 @@ def read_released(path: Path | str) -> ReleasedWeights:
         if weight is None or weight.shape != mask.shape or bool((weight[mask == 0] != 0).any()):
             raise Failure(f"{path}: damaged: the mask of {name} does not agree with its weights")
     nonzeros = {name: tensor != 0 for name, tensor in state.items() if tensor.dim() > 1}
-    return ReleasedWeights(FAMILY, settings, state, nonzeros, MEAN, STD, CIFAR100_CLASSES)
+    return ReleasedWeights(FAMILY, settings, state, nonzeros, MEAN, STD, CIFAR100_CLASSES, "cifar100")
 
 
 _PERSISTENT = CONTAINERS | {"BINPERSID"}  # how tensors name their storages
@@ -141,8 +119,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{path}: {name!r} is not a tensor, so it is not one of KAIST's released .t7 files")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise Failure(f"{path}: damaged: {name} has values that are not finite")
+    check_values(path, loaded)
     return {name: tensor.detach().contiguous() for name, tensor in loaded.items()}
 
 
@@ -159,17 +136,15 @@ def _rename(path: Path, name: str) -> str:
 
 
 def _settings_that_fit(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    found = kinds_of(state)
     differences = []
     for preset in PRESETS:
         choice = choose_model(FAMILY, [preset], {"classes": 100})
-        with torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in choice.build().state_dict().items()}
-        wrong = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
-        if not wrong:
+        expected = kinds_in(choice)
+        name = first_difference(expected, found)
+        if name is None:
             return choice.settings.model_dump(mode="json")
-        name = wrong[0]
-        differences.append(f"{preset} has {expected.get(name, 'no')} {name}, the file {shapes.get(name, 'none')}")
+        differences.append(f"{preset} has {expected.get(name, 'no')} {name}, the file {found.get(name, 'none')}")
     raise UserError(f"{path}: not one of KAIST's released networks: {'; '.join(differences)}")
 
 
