@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from netpress.training.losses.adaptive import AdaptiveLabelSmoothing
+from netpress.training.losses.angle import Angle
 from netpress.training.losses.labels import CrossEntropy, LabelSmoothing
 
-ChosenLoss = Annotated[CrossEntropy | LabelSmoothing | AdaptiveLabelSmoothing, Field(discriminator="kind")]
+ChosenLoss = Annotated[CrossEntropy | LabelSmoothing | AdaptiveLabelSmoothing | Angle, Field(discriminator="kind")]
 """The settings of a loss, told apart by `kind`."""
