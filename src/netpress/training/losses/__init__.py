@@ -5,6 +5,7 @@ from netpress.training.losses.angle import Angle
 from netpress.training.losses.distillation import Distillation
 from netpress.training.losses.labels import CrossEntropy, LabelSmoothing
 from netpress.training.losses.loss import Lesson, Loss, LossSettings
+from netpress.training.losses.refinery import LabelRefinery
 from netpress.training.losses.registry import ChosenLoss
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ChosenLoss",
     "CrossEntropy",
     "Distillation",
+    "LabelRefinery",
     "LabelSmoothing",
     "Lesson",
     "Loss",
