@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from netpress.data import AugmentSettings, MixSettings
 from netpress.settings import Count, Positive, Settings, Share, at_most
-from netpress.training.losses import ChosenLoss, CrossEntropy, Distillation
+from netpress.training.losses import ChosenLoss, CrossEntropy, Distillation, LabelRefinery
 from netpress.training.optimizers import Adam, AdamW, Sgd
 from netpress.training.regularizers import Orthogonality
 from netpress.training.schedules import Cosine, Schedule
@@ -90,6 +90,15 @@ class TrainSettings(Settings):
         if self.schedule.warmup >= shortest:
             raise ValueError(
                 f"schedule.warmup: {self.schedule.warmup:g} epochs of warm-up leave nothing of a round of {shortest}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_of_teaching(self) -> Self:
+        if self.distillation is not None and isinstance(self.loss, LabelRefinery):
+            raise ValueError(
+                "distillation adds a teacher to a loss that reads labels, and loss label_refinery learns from a "
+                "teacher alone; leave out one of them"
             )
         return self
 

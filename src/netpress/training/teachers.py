@@ -18,23 +18,33 @@ from netpress.network.data import class_places, is_unnamed
 from netpress.network.edits.folding import FoldNorms
 from netpress.tracing.foldable import find_foldable_norms
 
+DISTILLATION = "distillation.teachers"  # where teachers are named, unless a loss has a setting of its own for them
+
 
 class MeanTeacher(nn.Module):
     """The mean of several networks' probabilities, as logits, for images normalised for the student."""
 
     def __init__(
-        self, networks: list[Network], student: InputSpec, places: list[list[int] | None] | None = None
+        self,
+        networks: list[Network],
+        student: InputSpec,
+        places: list[list[int] | None] | None = None,
+        scale: float = 1.0,
     ) -> None:
-        """places: of each network, which of its answers stands for each class of the student; None: in order."""
+        """places: of each network, which of its answers stands for each class of the student; None: in order.
+
+        scale: multiplies each network's logits before they become probabilities.
+        """
         super().__init__()
         if not networks:
             raise ValueError("nobody teaches: give at least one network")
+        self.scale = scale
         self.members = nn.ModuleList(network.module for network in networks)
         for index, network in enumerate(networks):
             # (x std_s + mean_s - mean_t) / std_t: from the student's normalisation to the teacher's.
-            scale = torch.tensor(student.std) / torch.tensor(network.input.std)
+            factor = torch.tensor(student.std) / torch.tensor(network.input.std)
             shift = (torch.tensor(student.mean) - torch.tensor(network.input.mean)) / torch.tensor(network.input.std)
-            self.register_buffer(f"scale{index}", scale.view(1, -1, 1, 1))
+            self.register_buffer(f"scale{index}", factor.view(1, -1, 1, 1))
             self.register_buffer(f"shift{index}", shift.view(1, -1, 1, 1))
             order = places[index] if places is not None else None
             self.register_buffer(f"order{index}", None if order is None else torch.tensor(order))
@@ -52,24 +62,27 @@ class MeanTeacher(nn.Module):
 
     def _ask(self, index: int, member: nn.Module, images: Tensor) -> Tensor:
         images = images * self.get_buffer(f"scale{index}") + self.get_buffer(f"shift{index}")
-        answers = F.log_softmax(member(images).float(), dim=1)
+        answers = F.log_softmax(self.scale * member(images).float(), dim=1)
         order: Tensor | None = getattr(self, f"order{index}")
         return answers if order is None else answers[:, order]
 
 
-def check_teachers(names: tuple[str, ...], student: Network, allow_import: bool = False) -> None:
+def check_teachers(
+    names: tuple[str, ...], student: Network, allow_import: bool = False, setting: str = DISTILLATION
+) -> None:
     """Raise UserError, without building anything, unless there are teachers that fit the student.
 
     Each must be a network file or a run folder: a model by its name alone has learned nothing that it could teach.
+    `setting` is where the names stand.
     """
     if not names:
-        raise UserError("distillation.teachers: names no network file or run folder, so nothing teaches")
+        raise UserError(f"{setting}: names no network file or run folder, so nothing teaches")
     for name in names:
         path = Path(name) / NETWORK if is_folder(name) else Path(name)
         try:
             teacher = describe(path)
         except NetpressError as error:
-            raise UserError(f"distillation.teachers: {error}; give network files or folders of finished runs") from None
+            raise UserError(f"{setting}: {error}; give network files or folders of finished runs") from None
         size = tuple(teacher["input"][key] for key in ("channels", "height", "width"))
         if len(teacher["classes"]) != len(student.classes) or size != student.input.size:
             raise UserError(
@@ -80,12 +93,18 @@ def check_teachers(names: tuple[str, ...], student: Network, allow_import: bool 
             raise UserError(f"teacher {name}: is built by code of its author's own; if you trust it, --allow-import")
 
 
-def load_teachers(names: tuple[str, ...], student: Network, allow_import: bool = False) -> MeanTeacher:
-    """The teachers named by files or run folders.
+def load_teachers(
+    names: tuple[str, ...],
+    student: Network,
+    allow_import: bool = False,
+    scale: float = 1.0,
+    setting: str = DISTILLATION,
+) -> MeanTeacher:
+    """The teachers named by files or run folders; `scale` as `MeanTeacher` has it, `setting` is where the names stand.
 
     Raises UserError where one does not fit the student, or is built by its author's own class and not `allow_import`.
     """
-    check_teachers(names, student, allow_import)
+    check_teachers(names, student, allow_import, setting)
     networks = [resolve(name, allow_import=allow_import) for name in names]
     for network in networks:
         with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
@@ -97,4 +116,4 @@ def load_teachers(names: tuple[str, ...], student: Network, allow_import: bool =
         else None
         for name, network in zip(names, networks, strict=True)
     ]
-    return MeanTeacher(networks, student.input, places)
+    return MeanTeacher(networks, student.input, places, scale)

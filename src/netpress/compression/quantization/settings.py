@@ -67,7 +67,7 @@ class QuantizeSettings(Settings):
     """Fold norms into the convolutions before them first, as the `fold` stage does; by default as the preset says."""
     train: TrainSettings | None = None
     """Training of the quantized network; without it, post-training quantization. Its teacher is the network before
-    quantization where `distillation` names none."""
+    quantization where `distillation` or the loss `label_refinery` names none."""
     learn: tuple[Literal["weight_steps", "input_steps"], ...] = ("weight_steps",)
     """Scales that learn with the weights (LSQ, Esser et al. 2020); the others stay as calibrated."""
 

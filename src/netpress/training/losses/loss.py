@@ -23,7 +23,7 @@ from netpress.network import Network
 from netpress.settings import Settings
 from netpress.training.part import Part
 from netpress.training.placement import lay_out
-from netpress.training.teachers import MeanTeacher, load_teachers
+from netpress.training.teachers import DISTILLATION, MeanTeacher, load_teachers
 
 
 class Loss(Part):
@@ -51,15 +51,16 @@ class Lesson:
     allow_import: bool = False
     """As in `netpress.stage.Context`."""
 
-    def teacher(self, names: tuple[str, ...]) -> MeanTeacher:
+    def teacher(self, names: tuple[str, ...], scale: float = 1.0, setting: str = DISTILLATION) -> MeanTeacher:
         """The teachers of these names, files or run folders, or the lesson's own where there is no name.
 
-        It maps images that are normalised for the student to logits. Raises UserError as `load_teachers`.
+        It maps images that are normalised for the student to logits, which have `scale` in them (see `MeanTeacher`).
+        Raises UserError as `load_teachers`; `setting` is where the names stand.
         """
         if self.own_teacher is not None and not names:
-            teacher = MeanTeacher([self.own_teacher], self.student.input)
+            teacher = MeanTeacher([self.own_teacher], self.student.input, scale=scale)
         else:
-            teacher = load_teachers(names, self.student, self.allow_import)
+            teacher = load_teachers(names, self.student, self.allow_import, scale, setting)
         lay_out(teacher, self.device)
         return teacher
 

@@ -1,0 +1,50 @@
+"""Label refinery: a teacher's answers to the very image that the student sees, in the place of its label.
+
+Bagherinezhad et al., arXiv 1805.02641, with a scale for networks whose answers are cosines:
+
+    loss = - sum_k p_k log softmax(scale * logits)_k,   p = softmax(scale * teacher's logits)
+"""
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from netpress.data import Mixed
+from netpress.network import Network
+from netpress.settings import Positive
+from netpress.training.losses.loss import Lesson, Loss, LossSettings
+from netpress.training.teachers import MeanTeacher, check_teachers
+
+SETTING = "loss.teachers"  # as messages name it
+
+
+class LabelRefinery(LossSettings):
+    """Cross-entropy with a teacher's answers to the same augmented, mixed image (Bagherinezhad et al. 2018).
+
+    The labels of the training images are never read, but for the accuracy that the log shows.
+    """
+
+    kind: Literal["label_refinery"] = "label_refinery"
+    teachers: tuple[str, ...] = ()
+    """Network files or run folders; their probabilities are averaged. Empty where the stage supplies a teacher."""
+    scale: Positive = 1.0
+    """Multiplies the logits of student and teachers alike; 5 for cosine heads (UCI 2019)."""
+
+    def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
+        if self.teachers or not own_teacher:
+            check_teachers(self.teachers, student, allow_import, SETTING)
+
+    def make(self, lesson: Lesson) -> "RefinedLoss":
+        return RefinedLoss(lesson.teacher(self.teachers, self.scale, SETTING), self.scale)
+
+
+class RefinedLoss(Loss):
+    """`teacher` maps pixels to the logarithms of its answers, with the scale in them: [batch, classes]."""
+
+    def __init__(self, teacher: MeanTeacher, scale: float) -> None:
+        self.teacher = teacher
+        self.scale = scale
+
+    def __call__(self, logits: Tensor, labels: Mixed, pixels: Tensor) -> Tensor:
+        return F.cross_entropy(self.scale * logits, self.teacher(pixels).softmax(dim=1))
