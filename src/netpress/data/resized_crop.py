@@ -80,28 +80,28 @@ def resize_boxes(images: Tensor, boxes: Tensor) -> Tensor:
     images: uint8 [batch, channels, height, width], unchanged; boxes: int64 [batch, 4]. Same shape back. Bilinear in
     Pillow's 22 bits of fixed point, columns first, so that the result is that of its `crop` and `resize`.
     """
-    columns = _stretch(images, boxes[:, 0], boxes[:, 2])
-    return _stretch(columns.transpose(2, 3), boxes[:, 1], boxes[:, 3]).transpose(2, 3).contiguous()
+    columns = _stretch(images.transpose(2, 3), boxes[:, 0], boxes[:, 2]).transpose(2, 3)
+    return _stretch(columns, boxes[:, 1], boxes[:, 3])
 
 
 def _stretch(images: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """Columns `starts` to `starts + lengths` of each image, stretched to the whole width; starts, lengths: [batch]."""
-    width = images.shape[3]
+    """Rows `starts` to `starts + lengths` of each image, stretched to the whole height; starts, lengths: [batch]."""
+    batch, channels, height, width = images.shape
     lengths = lengths[:, None]
-    # A part is never larger than the image, so each new column lies between two old ones.
-    places = torch.arange(width, dtype=torch.float64, device=images.device) + 0.5
-    centres = places * (lengths.double() / width)  # [batch, width]
-    left = (centres - 0.5).floor().long().clamp(min=0)
-    right = left + 1
-    first, second = (1 - (one - centres + 0.5).abs() for one in (left, right))
-    second = second.clamp(min=0) * (right < lengths)
+    # A part is never larger than the image, so each new row lies between two old ones.
+    centres = torch.arange(height, dtype=torch.float64, device=images.device) + 0.5
+    centres = centres * (lengths.double() / height)  # [batch, height]
+    above = (centres - 0.5).floor().long().clamp(min=0)
+    below = above + 1
+    first, second = (1 - (row - centres + 0.5).abs() for row in (above, below))
+    second = second.clamp(min=0) * (below < lengths)
     total = first + second
-    weights = [((weight / total) * (1 << _BITS) + 0.5).long() for weight in (first, second)]
-    taken = [_take(images, starts[:, None] + torch.minimum(one, lengths - 1)) for one in (left, right)]
-    # Sums stay below 256 * 2^22, in int32.
-    first, second = (weight.int()[:, None, None] for weight in weights)
-    return (taken[0] * first + taken[1] * second + (1 << (_BITS - 1))).bitwise_right_shift_(_BITS).to(torch.uint8)
-
-
-def _take(images: Tensor, columns: Tensor) -> Tensor:
-    return images.gather(3, columns[:, None, None].expand(images.shape)).int()
+    rows = images.reshape(-1, width)  # whole rows are copied: several times faster than a gather of single pixels
+    planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * height
+    summed = torch.full((batch, channels, height, width), 1 << (_BITS - 1), dtype=torch.int32, device=images.device)
+    for row, weight in ((above, first), (below, second)):
+        places = planes + (starts[:, None] + torch.minimum(row, lengths - 1))[:, None]  # [batch, channels, height]
+        fixed = (weight / total * (1 << _BITS) + 0.5).int()[:, None, :, None]
+        # Sums stay below 256 * 2^22, in int32.
+        summed.addcmul_(rows.index_select(0, places.flatten()).view(summed.shape).int(), fixed)
+    return summed.bitwise_right_shift_(_BITS).to(torch.uint8)
