@@ -72,9 +72,11 @@ class AugmentSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _say_no_more(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Beside copies nothing else counts: what was written and read again is as it was.
+        # Beside copies nothing else counts, and what is absent is not written: settings that are read again are as they
+        # were, and a training goes on from the state of a version that did not know them.
         values: dict[str, Any] = write(self)
-        return {"copies": values["copies"]} if values.get("copies") else values
+        kept = ["copies"] if self.copies else list(values)
+        return {name: values[name] for name in kept if values.get(name) is not None}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
