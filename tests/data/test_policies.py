@@ -207,7 +207,7 @@ def test_copies_use_their_own_policy(tmp_path: Path, images: Tensor) -> None:
         str(write_policy(tmp_path / f"{name}.json", [[name, 1, 0.5]])) for name in ("Invert", "Solarize", "Equalize")
     )
     chosen = AugmentSettings(policy=names, combine="copies", crop=0, flip=False)
-    assert chosen.copies == 3
+    assert chosen.passes == 3
     batch, copy = images[:9], torch.arange(9) % 3
     changed = augment(batch, chosen, torch.Generator().manual_seed(0), copy)
     assert torch.equal(changed[0::3], 255 - batch[0::3])
@@ -215,7 +215,7 @@ def test_copies_use_their_own_policy(tmp_path: Path, images: Tensor) -> None:
     with pytest.raises(ValueError, match="which copy"):
         augment(batch, chosen, torch.Generator().manual_seed(0))
     mixed = AugmentSettings(policy=names, crop=0, flip=False)
-    assert mixed.copies == 1
+    assert mixed.passes == 1
     inverted = (augment(images, mixed, torch.Generator().manual_seed(0)) == 255 - images).flatten(1).all(1)
     assert 0.25 < inverted.float().mean() < 0.42
 

@@ -122,7 +122,7 @@ def test_policy_files_take_the_place_of_what_stands_in_for_them(tmp_path):
     policy.write_text('{"sub_policies": [[["Rotate", 1.5, 0.5]]]}')
     recipe = read_recipe("kaist-v1", [f'**.augment.policy=["{policy}", "rand"]'])
     for training in (recipe.stages[0], recipe.stages[1].train):
-        assert (training.augment.policies, training.augment.copies) == ((str(policy), "rand"), 2)
+        assert (training.augment.policies, training.augment.passes) == ((str(policy), "rand"), 2)
     sweep = read_sweep("kaist-table4", [f"stages.0.augment.policy={policy}"])
     policies = {(member.variant, member.recipe.stages[0].augment.policy) for member in sweep.members}
     assert policies == {("stacked", "none"), ("policy", str(policy)), ("policy-cutmix", str(policy))}

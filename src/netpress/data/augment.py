@@ -1,17 +1,20 @@
 """Random changes of training images, a whole batch at a time, on the device where the images are."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
+from netpress.data.jitter import JitterSettings, jitter
 from netpress.data.policies import PolicySet, find_policies
+from netpress.data.resized_crop import ResizedCropSettings, crop_resized
 from netpress.settings import Fraction, Settings, between
 
 Level = Annotated[int, between(0, 255)]
 Pixels = Annotated[int, between(0, 1024)]
 MOST_POLICIES = 100
+MOST_COPIES = 100
 
 
 class AugmentSettings(Settings):
@@ -30,6 +33,12 @@ class AugmentSettings(Settings):
     rand_level: Fraction = 0.3
     """How strong the operations of `rand` are, 0 (nothing) to 1."""
 
+    jitter: JitterSettings | None = None
+    """Random brightness, contrast and saturation; absent: not."""
+
+    resized_crop: ResizedCropSettings | None = None
+    """A random part, stretched to the image's size; absent: not. Usually in place of `crop`, which is then 0."""
+
     crop: Pixels = 4
     """Pad by this many pixels on each side, then cut out a window of the image's size at a random place; 0: not."""
 
@@ -44,6 +53,30 @@ class AugmentSettings(Settings):
 
     cutout_fill: Level = 128
     """Value of the cutout square, 0 to 255."""
+
+    copies: tuple["AugmentSettings", ...] | None = None
+    """Several tables of the settings above: an epoch passes over the images once under each of them."""
+
+    @model_validator(mode="after")
+    def _copies_stand_alone(self) -> Self:
+        if self.copies is None:
+            return self
+        if others := sorted(self.model_fields_set - {"copies"}):
+            raise ValueError(f"copies: each has settings of its own; put {', '.join(others)} into the copies")
+        if not 2 <= len(self.copies) <= MOST_COPIES:
+            raise ValueError(f"copies: 2 to {MOST_COPIES} tables, not {len(self.copies):,}")
+        for number, copy in enumerate(self.copies):
+            if copy.passes > 1:
+                raise ValueError(f"copies.{number}: holds copies itself; list them all in one place")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _say_no_more(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Beside copies nothing else counts, and what is absent is not written: settings that are read again are as they
+        # were, and a training goes on from the state of a version that did not know them.
+        values: dict[str, Any] = write(self)
+        kept = ["copies"] if self.copies else list(values)
+        return {name: values[name] for name in kept if values.get(name) is not None}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -63,9 +96,18 @@ class AugmentSettings(Settings):
         return () if self.policy == "none" else (self.policy,)
 
     @property
-    def copies(self) -> int:
+    def passes(self) -> int:
         """How many times an epoch passes over the training images."""
+        if self.copies is not None:
+            return len(self.copies)
         return len(self.policies) if self.combine == "copies" else 1
+
+    @property
+    def parts(self) -> dict[str, "AugmentSettings"]:
+        """The tables that say what happens to an image, by where they stand below these: `copies.0.`, or nothing."""
+        if self.copies is None:
+            return {"": self}
+        return {f"copies.{number}.": copy for number, copy in enumerate(self.copies)}
 
     def read_policies(self) -> PolicySet | None:
         """The policies, read and checked; None for none. Raises UserError: call it before a long run, too."""
@@ -79,14 +121,33 @@ def augment(
 
     Every image draws for itself. The input is not changed. All numbers are drawn on the
     generator's device, so a CPU generator gives the same images on every device.
-    copy: int64 [batch], which of `settings.copies` passes each image belongs to; needed
-    when there are several (of count * copies shuffled numbers, image = number % count and
+    copy: int64 [batch], which of `settings.passes` passes each image belongs to; needed
+    when there are several (of count * passes shuffled numbers, image = number % count and
     copy = number // count).
     """
+    if settings.passes > 1 and copy is None:
+        raise ValueError("several passes: say which copy each image belongs to")
+    if settings.copies is None:
+        return _change(images, settings, generator, copy if settings.combine == "copies" else None)
+    assert copy is not None
+    changed = torch.empty_like(images)
+    for number, part in enumerate(settings.copies):
+        taken = (copy == number).nonzero()[:, 0].to(images.device)
+        if len(taken):
+            changed[taken] = _change(images[taken], part, generator)
+    return changed
+
+
+def _change(
+    images: Tensor, settings: AugmentSettings, generator: torch.Generator, policy: Tensor | None = None
+) -> Tensor:
+    """Run the transforms of one table. `policy`: int64 [batch], which policy each image is under; None draws it."""
     if (policies := settings.read_policies()) is not None:
-        if settings.combine == "copies" and copy is None:
-            raise ValueError('combine = "copies": say which copy each image belongs to')
-        images = policies(images, generator, copy if settings.combine == "copies" else None)
+        images = policies(images, generator, policy)
+    if settings.jitter is not None:
+        images = jitter(images, settings.jitter, generator)
+    if settings.resized_crop is not None:
+        images = crop_resized(images, settings.resized_crop, generator)
     if settings.crop or settings.flip:
         images = crop_and_flip(images, settings.crop, settings.fill, settings.flip, generator)
     if settings.cutout:

@@ -283,7 +283,7 @@ def _look_up(images: Tensor, fixed: Tensor, rows: Tensor, factors: Tensor, count
 
 def _contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Tables uint8 [batch, 256]: mean + factor * (value - mean), where the mean is that of the grey image, rounded."""
-    mean = _luma(images.float()).mean((1, 2, 3), dtype=torch.float64).add_(0.5).floor_().float()[:, None]
+    mean = luma(images.float()).mean((1, 2, 3), dtype=torch.float64).add_(0.5).floor_().float()[:, None]
     levels = torch.arange(256, dtype=torch.float32, device=images.device)
     return (levels - mean).mul_(factors[:, None]).add_(mean).clamp_(0, 255).to(torch.uint8)
 
@@ -319,14 +319,14 @@ def _blend(images: Tensor, factors: Tensor, coloured: int) -> Tensor:
     values = images.float()
     other = torch.empty_like(values)
     if coloured:
-        other[:coloured] = _luma(values[:coloured])
+        other[:coloured] = luma(values[:coloured])
     if coloured < len(images):
         _smooth(images[coloured:], other[coloured:])
     values.sub_(other).mul_(factors.view(-1, 1, 1, 1)).add_(other)
     return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)  # by way of int16: three times faster
 
 
-def _luma(values: Tensor) -> Tensor:
+def luma(values: Tensor) -> Tensor:
     """Pillow's grey of float images with whole values: [n, channels, height, width] -> [n, 1, height, width]."""
     if values.shape[1] == 1:
         return values

@@ -15,9 +15,10 @@ def check_training(network: Network, settings: TrainSettings, images: int | None
     if images is not None and images < 2:
         raise UserError(f"the data leaves {images} images to train on; at least 2 are needed")
     side = min(network.input.height, network.input.width)
-    if settings.augment.crop >= side:
-        raise UserError(f"augment.crop: {settings.augment.crop} pixels around images of {side}: some would be blank")
-    settings.augment.read_policies()
+    for place, part in settings.augment.parts.items():
+        if part.crop >= side:
+            raise UserError(f"augment.{place}crop: {part.crop} pixels around images of {side}: some would be blank")
+        part.read_policies()
     settings.loss.check(network)
     if settings.orthogonality is not None:
         penalised_weights(network.module, settings.orthogonality)

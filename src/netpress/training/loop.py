@@ -80,8 +80,8 @@ class _Training:
         except UserError as error:
             raise UserError(f"{context.name}: {error}") from None
         self.network, self.settings, self.context = network, settings, context
-        # Each copy of the images has a policy of its own: numbers run over all copies.
-        self.count = len(data.train) * settings.augment.copies
+        # Each copy of the images has transforms of its own: numbers run over all copies.
+        self.count = len(data.train) * settings.augment.passes
         self.selection = data.selection.to(device)
         lay_out(network.module, device)
         self.taken = TrainingStep(

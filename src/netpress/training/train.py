@@ -54,7 +54,7 @@ def _plan_round(settings: TrainSettings, index: int) -> PlanRow:
     return {
         "what": f"round {index + 1}",
         "epochs": epochs,
-        "passes": epochs * settings.augment.copies,
+        "passes": epochs * settings.augment.passes,
         "batch_size": settings.batch_size,
         "learning_rate": [float(f"{rate:.6g}") for rate in (first, last)],
         "loss": settings.loss.kind,
