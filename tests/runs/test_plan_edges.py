@@ -48,7 +48,7 @@ EDGES: list[Any] = [
     *([], [[]], {}, [{}], {"kind": "train"}, [0] * 5000, DEEP, True, datetime.date(2019, 12, 1)),
 ]
 SEED = 9
-TRIES = 900
+TRIES = 1500  # of some 900 settings, so that each is tried
 MUTANTS = 1000
 BASE: dict[str, Any] = {
     "name": "edge",
@@ -214,6 +214,8 @@ def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest
             values["sweep"]["grid"][path] = values["sweep"]["grid"][path][:2]
         if values["model"].get("preset") in ("v1", "v2"):
             values["model"] |= {"preset": "tiny", "released": False, "width_factor": 0.5}
+        if values["model"].get("family") == "pyramidnet":
+            values["model"] |= {"depth": 11, "alpha": 6.0}
     pool = [
         item for table in tables_and_lists(list(recipes.values())) if isinstance(table, dict) for item in table.items()
     ]

@@ -110,6 +110,8 @@ class Channels:
         by_input = {id(x): self._numbers(x) for x in varying}
         if name == "cat" and all(id(x) in by_input and x.dim() == outputs[0].dim() for x in arguments[0]):
             return [_joined([by_input[id(x)] for x in arguments[0]], outputs[0])]
+        if name == "constant_pad_nd" and len(arguments) > 1 and id(arguments[0]) in by_input:
+            return [_padded(by_input[id(arguments[0])], list(arguments[1]), outputs[0])]
 
         def numbers(x: Tensor) -> Tensor:
             if id(x) in by_input:
@@ -209,6 +211,19 @@ def _joined(parts: list[Tensor], output: Tensor) -> Tensor:
         if k != axis and all(part.stride(k) == 0 for part in parts):
             short = [part.narrow(k, 0, 1) for part in short]
     return torch.cat(short, axis).expand(output.shape)
+
+
+def _padded(numbers: Tensor, pads: list[int], output: Tensor) -> Tensor:
+    """The numbers with nothing around them, by so many on both sides of each axis, the last one first.
+
+    As `_joined`, without filling memory where nothing is added to what only repeats.
+    """
+    short = numbers
+    for axis in range(numbers.dim()):
+        sides = pads[2 * (numbers.dim() - 1 - axis) :][:2]
+        if not any(sides) and numbers.stride(axis) == 0:
+            short = short.narrow(axis, 0, 1)
+    return torch.constant_pad_nd(short, pads, NOTHING).expand(output.shape)
 
 
 def _is_copy(function: str) -> bool:

@@ -260,3 +260,25 @@ def test_the_first_step_asks_few_questions() -> None:
 
         assert first_step(100_000, meets) == first
         assert len(asked) <= 1 + math.ceil(math.log2(100_001))
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 7, 40])
+def test_first_step_is_the_first_from_any_guess(last: int) -> None:
+    """And none is looked at twice, nor one beyond the last."""
+    for first in [*range(last + 1), None]:
+        for guess in [None, *range(last + 1)]:
+            looked: list[int] = []
+
+            def meets(step: int, first: int | None = first, looked: list[int] = looked) -> bool:
+                looked.append(step)
+                return first is not None and step >= first
+
+            assert first_step(last, meets, guess) == first
+            assert len(set(looked)) == len(looked)
+            assert all(0 <= step <= last for step in looked)
+
+
+def test_first_step_near_a_good_guess_looks_at_few() -> None:
+    looked: list[int] = []
+    assert first_step(15_000, lambda step: (looked.append(step), step >= 7_003)[1], 7_000) == 7_003
+    assert len(looked) <= 5

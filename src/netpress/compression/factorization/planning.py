@@ -11,7 +11,7 @@ from netpress.compression.factorization.settings import FactorizeSettings
 from netpress.compression.factorization.sizes import Sizes, measure_score
 from netpress.compression.factorization.targets import Aim, choose_step
 from netpress.models.factorized import Factorized, full_ranks, has_core, layer_widths
-from netpress.network import Network, copy
+from netpress.network import copy
 from netpress.stage import Outlook, Plan, PlanRow
 from netpress.training.train import check_real
 
@@ -71,24 +71,25 @@ def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
     else:
         if cuts > 1 and settings.share is not None:  # the first round must reach it, later ones do what they can
             once = EqualShares(found.candidates, settings.selection.limit, replaces_all)
-            choose_step(once, rankings, Aim(settings, sizes.before, settings.share), sizes)
+            alone = settings.model_copy(update={"compression": None, "score": None})
+            choose_step(once, rankings, Aim(alone, sizes.before, settings.share), sizes)
         state = way.state(choose_step(way, rankings, Aim(settings, sizes.before, share, cuts > 1), sizes))
     planned = sizes.network(state)
     epochs = cuts * _epochs(settings.train) + (settings.rounds - cuts) * _epochs(regrowth)
     masked = any(one.zeros for one in found.candidates)
-    rows = [_plan_rounds(settings, network, sizes, state, epochs)]
+    rows = [_plan_rounds(settings, sizes, state, epochs)]
     rows += [_plan_layer(one, state, masked) for one in found.candidates]
     rows += [{"what": name, "stays_whole": reason} for name, reason in found.left.items()]
     return Plan(rows, planned)
 
 
-def _plan_rounds(settings: FactorizeSettings, network: Network, sizes: Sizes, state: State, epochs: int) -> PlanRow:
+def _plan_rounds(settings: FactorizeSettings, sizes: Sizes, state: State, epochs: int) -> PlanRow:
     """All rounds in one row; where masks end, with the score that the network would have had less if they did not."""
     row: PlanRow = {
         "what": "one round" if settings.rounds == 1 else f"at most {settings.rounds} rounds",
         "parameters": sizes.before,
         "left": sizes.parameters(state),
-        "score": measure_score(network, sizes.settings),
+        "score": sizes.score_before,
         "score_left": sizes.score(state),
         "epochs": epochs,
     }
@@ -99,7 +100,7 @@ def _plan_rounds(settings: FactorizeSettings, network: Network, sizes: Sizes, st
         inside = tuple(f"{one.name}." for one in ended)
         unmasked.masks = {name: mask for name, mask in unmasked.masks.items() if not name.startswith(inside)}
         row["mask_ends"] = sum(one.zeros for one in ended)
-        row["mask_ends_score"] = measure_score(unmasked, sizes.settings) - measure_score(sizes.shapes, sizes.settings)
+        row["mask_ends_score"] = measure_score(unmasked, sizes.settings) - sizes.score_before
     return row
 
 

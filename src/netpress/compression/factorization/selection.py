@@ -204,15 +204,23 @@ def _sides_kept(ranking: Ranking, sides: Sides) -> int:
     return sum(ranks) if len(ranks) == 2 else 2 * ranks[0]
 
 
-def first_step(last: int, meets: Callable[[int], bool]) -> int | None:
-    """The first step from 0 to `last` that meets what is asked, where all after it do too; None where none does."""
-    if not meets(last):
-        return None
-    low, high = -1, last  # low does not meet it, high does
+def first_step(last: int, meets: Callable[[int], bool], guess: int | None = None) -> int | None:
+    """The first step from 0 to `last` that meets what is asked, where all after it do too; None where none does.
+
+    Steps around a `guess` are tried first, ever further away: near a good one few are.
+    """
+    low, high = -1, last + 1  # none up to low meets it, all from high on do
+    at, reach = (last if guess is None else guess), 1
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if meets(middle) else (middle, high)
-    return high
+        low, high = (low, at) if meets(at) else (at, high)
+        if guess is not None and low < 0:
+            at = max(0, high - reach)
+        elif guess is not None and high > last:
+            at = min(last, low + reach)
+        else:
+            at = (low + high) // 2
+        reach *= 2
+    return high if high <= last else None
 
 
 def _order(scores: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How large a network is, and how large it would be with layers in factors."""
 
+import functools
 from collections.abc import Sequence
 from math import prod
 from typing import cast
@@ -49,6 +50,19 @@ class Sizes:
             self.candidates[name].weights(*sides) - self.candidates[name].alive for name, sides in changed.items()
         )
         return self.before + int(more)
+
+    @functools.cached_property
+    def score_before(self) -> float:
+        """The score of the network before."""
+        return measure_score(self.shapes, self.settings)
+
+    def cost(self, state: State) -> float:
+        """What the layers cost in this state, by their weights and multiply-adds alone: about a part of a score."""
+        layers = self.candidates
+        return sum(
+            layers[name].cost_now("score") if sides is None else float(layers[name].cost(*sides, "score"))
+            for name, sides in state.items()
+        )
 
     def network(self, state: State) -> Network:
         """The network in this state; its weights have no meaning."""

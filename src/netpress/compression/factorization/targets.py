@@ -1,9 +1,9 @@
 """From what a user asks for to a step of the way: a share of rows and columns, a compression, a score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netpress.compression.factorization.selection import Ranking, Way, count_kept, first_step
+from netpress.compression.factorization.selection import Ranking, State, Way, count_kept, first_step
 from netpress.compression.factorization.settings import FactorizeSettings
 from netpress.compression.factorization.sizes import Sizes
 from netpress.errors import UserError
@@ -42,14 +42,35 @@ def choose_step(way: Way, rankings: Sequence[Ranking], aim: Aim, sizes: Sizes) -
         steps.append(_step_of_share(way, rankings, aim.share, aim.further))
     settings = aim.settings
     if settings.compression is not None or settings.score is not None:
-        score = sizes.score if settings.score is not None else lambda state: 0.0
-        meets = lambda step: aim.is_met(sizes.parameters(way.state(step)), score(way.state(step)))  # noqa: E731
-        step = first_step(way.steps, meets)
+        step = _step_of_targets(way, aim, sizes)
         if step is not None:
             steps.append(step)
         elif aim.share is None:
             raise _unreached(way, aim, sizes)
     return min(steps, default=way.steps)
+
+
+def _step_of_targets(way: Way, aim: Aim, sizes: Sizes) -> int | None:
+    """The first step that meets the targets, None where none does."""
+
+    def meets(step: int, score: Callable[[State], float]) -> bool:
+        state = way.state(step)
+        return aim.is_met(sizes.parameters(state), score(state))
+
+    if aim.settings.score is None:
+        return first_step(way.steps, lambda step: meets(step, lambda state: 0.0))
+    estimate = _estimated_score(way, sizes)  # a score takes a trace: few are looked at, near an estimated one
+    guess = first_step(way.steps, lambda step: meets(step, estimate))
+    return first_step(way.steps, lambda step: meets(step, sizes.score), way.steps if guess is None else guess)
+
+
+def _estimated_score(way: Way, sizes: Sizes) -> Callable[[State], float]:
+    """A score by the layers' costs, which is right at both ends of the way."""
+    ends = [way.state(step) for step in (0, way.steps)]
+    first, last = (sizes.score(state) for state in ends)
+    most, least = (sizes.cost(state) for state in ends)
+    slope = (first - last) / (most - least) if most > least else 0.0
+    return lambda state: last + (sizes.cost(state) - least) * slope
 
 
 def _step_of_share(way: Way, rankings: Sequence[Ranking], share: float, further: bool) -> int:
