@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netpress.api import evaluate, load, run, save, score, sensitivity
+    from netpress.api import compare, evaluate, load, run, save, score, sensitivity
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "run", "save", "score", "sensitivity"]
+__all__ = ["compare", "evaluate", "load", "run", "save", "score", "sensitivity"]
 
 
 def __getattr__(name: str) -> Any:

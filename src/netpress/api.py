@@ -23,13 +23,14 @@ from netpress.process.world import World
 from netpress.recipe.overrides import apply_overrides, data_changes, read_data_changes
 from netpress.recipe.reading import read_recipe
 from netpress.recipe.schema import Recipe
+from netpress.report.comparison import compare
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import RunResult, run_recipe
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
 
-__all__ = ["evaluate", "load", "run", "save", "score", "sensitivity"]
+__all__ = ["compare", "evaluate", "load", "run", "save", "score", "sensitivity"]
 
 _ALONE = "since each layer is quantized alone, without training"
 UNUSED = {

@@ -1,17 +1,29 @@
 """The page of a sweep: one HTML file that any browser opens offline, with a plot of accuracy against score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from netpress.report.board import GATE
-from netpress.report.figures import decimal, percent
+from netpress.report.figures import decimal, percent, short
 from netpress.report.plot import COLOURS, MARKS, Axis, Frame, draw_key, draw_line, draw_mark
 from netpress.report.tables import Table
 from netpress.report.templates import find_template, read_parts
 
 FRAME = Frame(width=760, height=420, left=62, right=90, top=14, bottom=50)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What lies across: its name, and how its values are written."""
+
+    name: str
+    write: Callable[[float], str]
+    may_be_logarithmic: bool = False
+
+
+SCORE = Measure("score", decimal)
 
 
 @dataclass(frozen=True)
@@ -21,12 +33,13 @@ class Point:
     series: str
     label: str
     """Its place on the series' line; empty for a dot by itself."""
-    score: float
+    cost: float
+    """Its place across: the score, or what else the plot sets accuracy against."""
     accuracy: float
     spread: float
     """Sample standard deviation of the accuracy; 0 for a single run."""
     runs: tuple[tuple[float, float], ...]
-    """(score, accuracy) of each."""
+    """(cost, accuracy) of each."""
 
 
 def render_sweep(
@@ -58,44 +71,49 @@ def render_sweep(
     )
 
 
-def draw_points(points: Sequence[Point], gate: float | None = None) -> Markup | None:
-    """An SVG of accuracy (up) against score (right), a line for each series; None without points.
+def draw_points(
+    points: Sequence[Point], gate: float | None = None, measure: Measure = SCORE, reach_gate: bool = False
+) -> Markup | None:
+    """An SVG of accuracy (up) against a measure (right), a line for each series; None without points.
 
-    Single runs are small dots, bars reach one standard deviation to either side. `gate` is drawn where it is in sight.
+    Single runs are small dots, bars reach one standard deviation to either side. `gate` is drawn where it is in sight;
+    with `reach_gate` it always is.
     """
     if not points:
         return None
-    scores = [score for point in points for score, _ in point.runs]
+    costs = [cost for point in points for cost, _ in point.runs]
     accuracies = [accuracy for point in points for _, accuracy in point.runs]
     accuracies += [point.accuracy + sign * point.spread for point in points for sign in (-1, 1)]
+    accuracies += [gate] if gate is not None and reach_gate else []
     if max(accuracies) == min(accuracies):
         accuracies += [accuracies[0] - 0.01, accuracies[0] + 0.01]
-    x, y = FRAME.across(scores), FRAME.up(accuracies)
+    x, y = FRAME.across(costs, may_be_logarithmic=measure.may_be_logarithmic), FRAME.up(accuracies)
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
-    drawn = [FRAME.rules(x, y, "score (lower is better)", lambda tick: f"{tick:.4g}"), FRAME.gate(gate, y)]
+    drawn = [FRAME.rules(x, y, f"{measure.name} (lower is better)", short), FRAME.gate(gate, y)]
     for place, dots in enumerate(series.values()):
         group = Markup('<g class="colour-{}">').format(place % COLOURS)
-        ordered = sorted(dots, key=lambda dot: dot.score)
-        group += draw_line([(x(dot.score), y(dot.accuracy)) for dot in ordered])
+        ordered = sorted(dots, key=lambda dot: dot.cost)
+        group += draw_line([(x(dot.cost), y(dot.accuracy)) for dot in ordered])
         for dot in ordered:
-            group += _draw_dot(dot, MARKS[place // COLOURS % len(MARKS)], x, y)
+            group += _draw_dot(dot, MARKS[place // COLOURS % len(MARKS)], x, y, measure)
         drawn.append(group + Markup("</g>"))
     drawn.append(_draw_names(points, series, x, y))
-    return FRAME.figure(drawn, _describe(points), legend=_legend(list(series)))
+    return FRAME.figure(drawn, _describe(points, measure), legend=_legend(list(series)))
 
 
-def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis) -> Markup:
+def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis, measure: Measure) -> Markup:
     parts = [
-        Markup('<circle class="run" cx="{:.1f}" cy="{:.1f}" r="2.2"/>').format(x(score), y(accuracy))
-        for score, accuracy in (dot.runs if len(dot.runs) > 1 else ())
+        Markup('<circle class="run" cx="{:.1f}" cy="{:.1f}" r="2.2"/>').format(x(cost), y(accuracy))
+        for cost, accuracy in (dot.runs if len(dot.runs) > 1 else ())
     ]
     if dot.spread:
         bar = Markup('<line class="spread" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>')
-        parts.append(bar.format(x(dot.score), y(dot.accuracy - dot.spread), y(dot.accuracy + dot.spread)))
-    title = f"{dot.series} {dot.label}: {percent(dot.accuracy)}, score {decimal(dot.score)}, runs: {len(dot.runs)}"
-    parts.append(draw_mark(mark, x(dot.score), y(dot.accuracy), title))
+        parts.append(bar.format(x(dot.cost), y(dot.accuracy - dot.spread), y(dot.accuracy + dot.spread)))
+    across = f"{measure.name} {measure.write(dot.cost)}"
+    title = f"{dot.series} {dot.label}: {percent(dot.accuracy)}, {across}, runs: {len(dot.runs)}"
+    parts.append(draw_mark(mark, x(dot.cost), y(dot.accuracy), title))
     return Markup().join(parts)
 
 
@@ -106,7 +124,7 @@ def _draw_names(points: Sequence[Point], series: dict[str, list[Point]], x: Axis
     for point in sorted(points, key=lambda point: -point.accuracy):
         alone = len(series[point.series]) == 1
         text = point.series if alone else point.label.rpartition(" ")[2]
-        left, baseline = x(point.score) + 8, y(point.accuracy) - 6
+        left, baseline = x(point.cost) + 8, y(point.accuracy) - 6
         right = left + 7 * len(text)
         if all(right < other[0] or other[1] < left or abs(baseline - other[2]) > 13 for other in taken):
             taken.append((left, right, baseline))
@@ -114,14 +132,14 @@ def _draw_names(points: Sequence[Point], series: dict[str, list[Point]], x: Axis
     return Markup().join(drawn)
 
 
-def _describe(points: Sequence[Point]) -> str:
+def _describe(points: Sequence[Point], measure: Measure) -> str:
     """The drawing in words, for those who do not see it."""
     best = max(points, key=lambda point: point.accuracy)
-    smallest = min(points, key=lambda point: point.score)
+    smallest = min(points, key=lambda point: point.cost)
     return (
-        f"Accuracy against score of {len(points)} networks: most accurate {best.series} {best.label} with "
-        f"{percent(best.accuracy)} at {decimal(best.score)}, smallest {smallest.series} {smallest.label} with "
-        f"{percent(smallest.accuracy)} at {decimal(smallest.score)}"
+        f"Accuracy against {measure.name} of {len(points)} networks: most accurate {best.series} {best.label} with "
+        f"{percent(best.accuracy)} at {measure.write(best.cost)}, smallest {smallest.series} {smallest.label} with "
+        f"{percent(smallest.accuracy)} at {measure.write(smallest.cost)}"
     )
 
 

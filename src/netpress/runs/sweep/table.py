@@ -159,7 +159,7 @@ class SweepTable:
                 Point(
                     series=", ".join(texts[:-1] if along else texts) or self.name,
                     label=f"{along} {texts[-1]}" if along else "",
-                    score=mean.score,
+                    cost=mean.score,
                     accuracy=mean.accuracy,
                     spread=mean.accuracy_spread,
                     runs=tuple((row.figures["score"], row.figures["accuracy"]) for row in mean.rows),
