@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,27 @@ def test_the_gate_is_in_sight_where_all_are_far_below_it(tmp_path):
     gate = re.search(r'<line class="gate"[^>]* y1="([\d.]+)"', html)
     assert gate is not None
     assert FRAME.top <= float(gate[1]) < FRAME.height / 4
+
+
+def test_no_name_leaves_the_drawing(tmp_path):
+    lengths = (5, 40, 150)
+    names = [
+        write_network(tmp_path / f"{'n' * length}.netpress", 8 * place, accuracy=0.1 * place, dataset="digits")
+        for place, length in enumerate(lengths, start=1)
+    ]
+    html = draw_by_file_name(names)
+    starts = re.findall(r'<text class="name" x="([\d.-]+)" y="[\d.]+">(n+)\.netpress</text>', html)
+    assert [len(text) for _, text in starts] == [40, 5]  # from the most accurate down; the longest is in the legend
+    for start, text in starts:
+        assert float(start) >= 0
+        assert float(start) + 6 * len(text) <= FRAME.width
+
+
+def draw_by_file_name(names: list[Path]) -> str:
+    """The page with paths cut to what the file is called, as if one stood in its folder."""
+    comparison = netpress.compare(names)
+    networks = tuple(replace(network, name=Path(network.name).name) for network in comparison.networks)
+    return replace(comparison, networks=networks).as_page()
 
 
 def test_other_data_have_no_gate_and_are_told_apart(tmp_path):

@@ -118,15 +118,22 @@ def _draw_dot(dot: Point, mark: str, x: Axis, y: Axis, measure: Measure) -> Mark
 
 
 def _draw_names(points: Sequence[Point], series: dict[str, list[Point]], x: Axis, y: Axis) -> Markup:
-    """Beside each dot its place on the line, or what it is; left out where it would lie on another's."""
+    """Beside each dot its place on the line, or what it is; left out where it would lie on another's.
+
+    One too long for the room on the right stands on the left of its dot; the legend has those too long for both.
+    """
     drawn: list[Markup] = []
     taken: list[tuple[float, float, float]] = []  # left, right, baseline
     for point in sorted(points, key=lambda point: -point.accuracy):
         alone = len(series[point.series]) == 1
         text = point.series if alone else point.label.rpartition(" ")[2]
-        left, baseline = x(point.cost) + 8, y(point.accuracy) - 6
-        right = left + 7 * len(text)
-        if all(right < other[0] or other[1] < left or abs(baseline - other[2]) > 13 for other in taken):
+        left, baseline, length = x(point.cost) + 8, y(point.accuracy) - 6, 7 * len(text)
+        if left + length > FRAME.width:
+            left -= 16 + length
+        right = left + length
+        if left >= FRAME.left and all(
+            right < other[0] or other[1] < left or abs(baseline - other[2]) > 13 for other in taken
+        ):
             taken.append((left, right, baseline))
             drawn.append(Markup('<text class="name" x="{:.1f}" y="{:.1f}">{}</text>').format(left, baseline, text))
     return Markup().join(drawn)
