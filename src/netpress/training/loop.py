@@ -4,7 +4,7 @@ The loop takes the steps, tells the parts what happens (`netpress.training.part`
 """
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from netpress.process.console import Progress
 from netpress.process.devices import generator_for
 from netpress.process.interruption import Request, deferred
 from netpress.process.memory import keep_freed_memory
+from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 from netpress.training.accelerated import accelerate
 from netpress.training.averaging import copy_tensors
@@ -243,7 +244,7 @@ class _Training:
         if saved is not None:
             tensors, values = saved
             try:
-                if values["settings"] != self.settings.model_dump(mode="json"):
+                if not _are_same(values["settings"], self.settings):
                     raise UserError(
                         f"{self.context.folder}: holds a training with other settings; "
                         "give the settings that it began with, or --fresh to begin anew"
@@ -256,3 +257,10 @@ class _Training:
                     "delete state.safetensors to begin anew"
                 ) from error
         self.context.truncate_log(self.figures.lines)
+
+
+def _are_same(saved: dict[str, Any], settings: TrainSettings) -> bool:
+    """Whether a state was saved under these settings. A setting that is younger than the state has its default."""
+    with suppress(SettingsError):
+        return parse(type(settings), saved) == settings
+    return False

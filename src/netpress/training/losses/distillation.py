@@ -18,7 +18,9 @@ class Distillation(Settings):
     weight: Fraction = 0.5
     """Share of the teacher in the loss; the rest is the labels'."""
     temperature: Positive = 4.0
-    """Divides both logits; the term is multiplied by its square, so that gradients keep their size."""
+    """Divides both logits."""
+    t_squared: bool = True
+    """Multiply the teacher's term by the squared temperature, so that its gradients keep their size; IMT did not."""
 
     def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
         """As in `netpress.training.losses.loss.LossSettings`."""
@@ -38,18 +40,20 @@ class DistilledLoss(Loss):
         self.teacher = teacher
         self.weight = settings.weight
         self.temperature = settings.temperature
+        self.t_squared = settings.t_squared
 
     def __call__(self, logits: Tensor, labels: Mixed, pixels: Tensor) -> Tensor:
         loss = self.loss(logits, labels, pixels)
-        learned = distill(logits, self.teacher(pixels), self.temperature)
+        learned = distill(logits, self.teacher(pixels), self.temperature, self.t_squared)
         return (1 - self.weight) * loss + self.weight * learned
 
 
-def distill(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's softened distribution, times temperature squared.
+def distill(logits: Tensor, teacher_logits: Tensor, temperature: float, t_squared: bool = True) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's softened distribution, with the factor temperature squared or not.
 
     Both logits are [batch, classes]; the mean over the batch is returned (Hinton et al. 2015).
     """
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return divergence * temperature**2 if t_squared else divergence
