@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from netpress.data import Images
 from netpress.errors import NetpressError, UserError
+from netpress.evaluation.accuracy import collect_answers
+from netpress.evaluation.ranking import best_class
 from netpress.files import is_folder
 from netpress.folders.stage import NETWORK
 from netpress.network import InputSpec, Network, describe, resolve
@@ -30,15 +33,18 @@ class MeanTeacher(nn.Module):
         student: InputSpec,
         places: list[list[int] | None] | None = None,
         scale: float = 1.0,
+        names: tuple[str, ...] = (),
     ) -> None:
         """places: of each network, which of its answers stands for each class of the student; None: in order.
 
-        scale: multiplies each network's logits before they become probabilities.
+        scale: multiplies each network's logits before they become probabilities. names: what people call the networks;
+        their numbers, from 1, by default.
         """
         super().__init__()
         if not networks:
             raise ValueError("nobody teaches: give at least one network")
         self.scale = scale
+        self.names = names or tuple(str(number) for number in range(1, len(networks) + 1))
         self.members = nn.ModuleList(network.module for network in networks)
         for index, network in enumerate(networks):
             # (x std_s + mean_s - mean_t) / std_t: from the student's normalisation to the teacher's.
@@ -56,15 +62,41 @@ class MeanTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Log of the mean probabilities: [batch, classes]."""
-        answers = [self._ask(index, member, images) for index, member in enumerate(self.members)]
-        return torch.logsumexp(torch.stack(answers), dim=0) if len(answers) > 1 else answers[0]
+        """Log of the mean probabilities, up to a number that all share: [batch, classes]."""
+        return _mean(self._ask_all(images))
+
+    def accuracies(self, student: Network, images: Images) -> dict[str, float]:
+        """Of each teacher by name, and of the mean of several: the share of `images` that it answers rightly.
+
+        The images are normalised for `student`, as in training. Nothing is random here, and no teacher changes.
+        """
+        titles = [f"teacher {name}" for name in self.names]
+        if len(titles) > 1:
+            titles.append(f"the mean of {len(titles)} teachers")
+        classes = collect_answers(self._choose, student, images).long()  # [images, teachers and their mean]
+        right = (classes == images.labels.cpu()[:, None]).double().mean(dim=0)
+        return dict(zip(titles, right.tolist(), strict=True))
+
+    def _choose(self, images: Tensor) -> Tensor:
+        """The class that each teacher, then the mean of several, finds likeliest; -1 for NaN: [batch, teachers + 1]."""
+        answers = self._ask_all(images)
+        if len(answers) > 1:
+            answers.append(_mean(answers))
+        chosen = [best_class(answer).masked_fill(answer.isnan().any(dim=1), -1) for answer in answers]
+        return torch.stack(chosen, dim=1)
+
+    def _ask_all(self, images: Tensor) -> list[Tensor]:
+        return [self._ask(index, member, images) for index, member in enumerate(self.members)]
 
     def _ask(self, index: int, member: nn.Module, images: Tensor) -> Tensor:
         images = images * self.get_buffer(f"scale{index}") + self.get_buffer(f"shift{index}")
         answers = F.log_softmax(self.scale * member(images).float(), dim=1)
         order: Tensor | None = getattr(self, f"order{index}")
         return answers if order is None else answers[:, order]
+
+
+def _mean(answers: list[Tensor]) -> Tensor:
+    return torch.logsumexp(torch.stack(answers), dim=0) if len(answers) > 1 else answers[0]
 
 
 def check_teachers(
@@ -116,4 +148,4 @@ def load_teachers(
         else None
         for name, network in zip(names, networks, strict=True)
     ]
-    return MeanTeacher(networks, student.input, places, scale)
+    return MeanTeacher(networks, student.input, places, scale, names)

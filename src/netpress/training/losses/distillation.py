@@ -35,6 +35,8 @@ class Distillation(Settings):
 class DistilledLoss(Loss):
     """The mean of another loss, a part of its own, and of the divergence from a teacher's answers, by their shares."""
 
+    teacher: MeanTeacher
+
     def __init__(self, loss: Loss, teacher: MeanTeacher, settings: Distillation) -> None:
         self.loss = loss
         self.teacher = teacher

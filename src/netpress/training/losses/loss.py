@@ -25,9 +25,14 @@ from netpress.training.part import Part
 from netpress.training.placement import lay_out
 from netpress.training.teachers import DISTILLATION, MeanTeacher, load_teachers
 
+OWN = "of the stage itself"  # the lesson's own teacher has no file that could name it
+
 
 class Loss(Part):
     """A loss of one training; it owns its teachers."""
+
+    teacher: MeanTeacher | None = None
+    """Who teaches, where somebody does."""
 
     def __call__(self, logits: Tensor, labels: Mixed, pixels: Tensor) -> Tensor:
         """The mean loss of a batch: a scalar with a gradient.
@@ -58,7 +63,7 @@ class Lesson:
         Raises UserError as `load_teachers`; `setting` is where the names stand.
         """
         if self.own_teacher is not None and not names:
-            teacher = MeanTeacher([self.own_teacher], self.student.input, scale=scale)
+            teacher = MeanTeacher([self.own_teacher], self.student.input, scale=scale, names=(OWN,))
         else:
             teacher = load_teachers(names, self.student, self.allow_import, scale, setting)
         lay_out(teacher, self.device)

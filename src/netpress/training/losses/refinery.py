@@ -42,6 +42,8 @@ class LabelRefinery(LossSettings):
 class RefinedLoss(Loss):
     """`teacher` maps pixels to the logarithms of its answers, with the scale in them: [batch, classes]."""
 
+    teacher: MeanTeacher
+
     def __init__(self, teacher: MeanTeacher, scale: float) -> None:
         self.teacher = teacher
         self.scale = scale
