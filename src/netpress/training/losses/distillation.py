@@ -7,7 +7,7 @@ from netpress.data import Mixed
 from netpress.network import Network
 from netpress.settings import Fraction, Positive, Settings
 from netpress.training.losses.loss import Lesson, Loss
-from netpress.training.teachers import MeanTeacher, check_teachers
+from netpress.training.teachers import MeanTeacher, TeacherMode, check_teachers
 
 
 class Distillation(Settings):
@@ -15,6 +15,8 @@ class Distillation(Settings):
 
     teachers: tuple[str, ...] = ()
     """Network files or run folders; their probabilities are averaged. Empty where the stage supplies a teacher."""
+    mode: TeacherMode = "evaluation"
+    """How teachers normalise: by their running statistics, or by each batch, as upstream label refinery did."""
     weight: Fraction = 0.5
     """Share of the teacher in the loss; the rest is the labels'."""
     temperature: Positive = 4.0
@@ -24,12 +26,12 @@ class Distillation(Settings):
 
     def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
         """As in `netpress.training.losses.loss.LossSettings`."""
-        if self.teachers or not own_teacher:
-            check_teachers(self.teachers, student, allow_import)
+        if self.teachers or not own_teacher or self.mode != "evaluation":
+            check_teachers(self.teachers, student, allow_import, mode=self.mode)
 
     def join(self, loss: Loss, lesson: Lesson) -> "DistilledLoss":
         """`loss` with the teacher's term beside it. Raises UserError where the teacher is missing or does not fit."""
-        return DistilledLoss(loss, lesson.teacher(self.teachers), self)
+        return DistilledLoss(loss, lesson.teacher(self.teachers, mode=self.mode), self)
 
 
 class DistilledLoss(Loss):
