@@ -142,6 +142,22 @@ def test_distillation_is_the_divergence_of_softened_answers():
     assert distill(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("t_squared", "factor"), [(None, 900.0), (True, 900.0), (False, 1.0)])
+def test_the_divergence_is_multiplied_by_the_temperature_squared_or_not(t_squared, factor):
+    """IMT: temperature 30, .9 of the teacher and .1 of the labels, without the factor."""
+    logits, mixed, teacher = _draw(9, CLASSES), _mixed(), _Teacher()
+    settings = Distillation(weight=0.9, temperature=30.0, **({} if t_squared is None else {"t_squared": t_squared}))
+    lesson = _lesson(own_teacher=Network(teacher, Architecture("none", {}), _lesson().student.input, tuple("abc")))
+    labels = LabelSmoothing().make(lesson)
+    divergence = 0.0
+    for own, other in zip((logits.double() / 30).tolist(), (teacher(PIXELS).double() / 30).tolist(), strict=True):
+        for p, q in zip(_log_softmax(other), _log_softmax(own), strict=True):
+            divergence += math.exp(p) * (p - q) / len(logits)
+    expected = 0.1 * labels(logits, mixed, PIXELS).item() + 0.9 * divergence * factor
+    assert settings.join(labels, lesson)(logits, mixed, PIXELS).item() == pytest.approx(expected, rel=1e-4)
+    assert divergence * factor * 0.9 > 1e-4  # enough to be seen beside the labels
+
+
 class _Teacher(nn.Module):
     """Answers by the colours of the pixels that it is shown."""
 

@@ -109,8 +109,8 @@ def test_wrong_labels_give_other_weights_where_they_are_read(tmp_path):
 @pytest.mark.parametrize("mix", ["cutmix", "mixup"])
 def test_the_teacher_sees_the_students_augmented_and_mixed_images(tmp_path, monkeypatch, mix):
     taught, learned = [], []
-    ask = MeanTeacher._ask
-    monkeypatch.setattr(MeanTeacher, "_ask", lambda *words: (taught.append(words[3].clone()), ask(*words))[1])
+    teach = MeanTeacher.forward
+    monkeypatch.setattr(MeanTeacher, "forward", lambda *words: (taught.append(words[1].clone()), teach(*words))[1])
     network = make_network()
 
     def note(module: nn.Module, words: tuple[Tensor]) -> None:

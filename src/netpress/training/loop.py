@@ -4,7 +4,7 @@ The loop takes the steps, tells the parts what happens (`netpress.training.part`
 """
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from netpress.process.console import Progress
 from netpress.process.devices import generator_for
 from netpress.process.interruption import Request, deferred
 from netpress.process.memory import keep_freed_memory
+from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 from netpress.training.accelerated import accelerate
 from netpress.training.averaging import copy_tensors
@@ -99,9 +100,11 @@ class _Training:
             **self.taken.parts,
             "kept": self.kept,
         }
-        self._resume()
+        self.resumed = self._resume()
 
     def run(self) -> Trained:
+        if not self.resumed:
+            self._say_teachers()
         total = self.position.steps * self.settings.epochs
         with self.context.console.progress(self.context.name, total) as progress, deferred() as request:
             while not self.position.is_over:
@@ -237,13 +240,13 @@ class _Training:
         tensors, parts = collect(self.parts)
         self.context.save_state(tensors, {"settings": self.settings.model_dump(mode="json"), "parts": parts})
 
-    def _resume(self) -> None:
-        """Go on from the saved state, where there is one; cut off what was logged after it."""
+    def _resume(self) -> bool:
+        """Go on from the saved state, if there is one, which is returned; cut off what was logged after it."""
         saved = self.context.load_state()
         if saved is not None:
             tensors, values = saved
             try:
-                if values["settings"] != self.settings.model_dump(mode="json"):
+                if not _are_same(values["settings"], self.settings):
                     raise UserError(
                         f"{self.context.folder}: holds a training with other settings; "
                         "give the settings that it began with, or --fresh to begin anew"
@@ -256,3 +259,18 @@ class _Training:
                     "delete state.safetensors to begin anew"
                 ) from error
         self.context.truncate_log(self.figures.lines)
+        return saved is not None
+
+    def _say_teachers(self) -> None:
+        """Say how good the teachers are, before they teach, where there are images to see it on."""
+        context, teacher = self.context, self.taken.loss.teacher
+        if teacher is not None and len(self.selection):
+            for title, accuracy in teacher.accuracies(self.network, self.selection).items():
+                context.console.say(f"{context.name}: {title}: {accuracy:.2%} on the {context.data.select_on} images")
+
+
+def _are_same(saved: dict[str, Any], settings: TrainSettings) -> bool:
+    """Whether a state was saved under these settings. A setting that is younger than the state has its default."""
+    with suppress(SettingsError):
+        return parse(type(settings), saved) == settings
+    return False

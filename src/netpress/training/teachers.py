@@ -3,14 +3,20 @@
 A loss asks its `Lesson` for them (`netpress.training.losses.loss`), which is the only place where they are built.
 """
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from netpress.data import Images
 from netpress.errors import NetpressError, UserError
+from netpress.evaluation.accuracy import collect_answers
+from netpress.evaluation.ranking import best_class
 from netpress.files import is_folder
 from netpress.folders.stage import NETWORK
 from netpress.network import InputSpec, Network, describe, resolve
@@ -19,6 +25,8 @@ from netpress.network.edits.folding import FoldNorms
 from netpress.tracing.foldable import find_foldable_norms
 
 DISTILLATION = "distillation.teachers"  # where teachers are named, unless a loss has a setting of its own for them
+
+TeacherMode = Literal["evaluation", "batch_statistics"]
 
 
 class MeanTeacher(nn.Module):
@@ -30,15 +38,21 @@ class MeanTeacher(nn.Module):
         student: InputSpec,
         places: list[list[int] | None] | None = None,
         scale: float = 1.0,
+        names: tuple[str, ...] = (),
+        mode: TeacherMode = "evaluation",
     ) -> None:
         """places: of each network, which of its answers stands for each class of the student; None: in order.
 
-        scale: multiplies each network's logits before they become probabilities.
+        scale: multiplies each network's logits before they become probabilities. names: what people call the networks;
+        their numbers, from 1, by default. mode: batch_statistics normalises by the mean and variance of each batch,
+        as upstream label refinery did; unlike there, running statistics stay as they are and dropout is off.
         """
         super().__init__()
         if not networks:
             raise ValueError("nobody teaches: give at least one network")
         self.scale = scale
+        self.names = names or tuple(str(number) for number in range(1, len(networks) + 1))
+        self.mode = mode
         self.members = nn.ModuleList(network.module for network in networks)
         for index, network in enumerate(networks):
             # (x std_s + mean_s - mean_t) / std_t: from the student's normalisation to the teacher's.
@@ -56,9 +70,35 @@ class MeanTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Log of the mean probabilities: [batch, classes]."""
-        answers = [self._ask(index, member, images) for index, member in enumerate(self.members)]
-        return torch.logsumexp(torch.stack(answers), dim=0) if len(answers) > 1 else answers[0]
+        """Log of the mean probabilities, up to a number that all share: [batch, classes]."""
+        if self.mode == "evaluation":
+            return _mean(self._ask_all(images))
+        with _by_batch(self):
+            return _mean(self._ask_all(images))
+
+    def accuracies(self, student: Network, images: Images) -> dict[str, float]:
+        """Of each teacher by name, and of the mean of several: the share of `images` that it answers rightly.
+
+        The images are normalised for `student`, as in training. Nothing is random here, and no teacher changes. All
+        teachers are in evaluation mode, so that the figure does not depend on which images share a batch.
+        """
+        titles = [f"teacher {name}" for name in self.names]
+        if len(titles) > 1:
+            titles.append(f"the mean of {len(titles)} teachers")
+        classes = collect_answers(self._choose, student, images).long()  # [images, teachers and their mean]
+        right = (classes == images.labels.cpu()[:, None]).double().mean(dim=0)
+        return dict(zip(titles, right.tolist(), strict=True))
+
+    def _choose(self, images: Tensor) -> Tensor:
+        """The class that each teacher, then the mean of several, finds likeliest; -1 for NaN: [batch, teachers + 1]."""
+        answers = self._ask_all(images)
+        if len(answers) > 1:
+            answers.append(_mean(answers))
+        chosen = [best_class(answer).masked_fill(answer.isnan().any(dim=1), -1) for answer in answers]
+        return torch.stack(chosen, dim=1)
+
+    def _ask_all(self, images: Tensor) -> list[Tensor]:
+        return [self._ask(index, member, images) for index, member in enumerate(self.members)]
 
     def _ask(self, index: int, member: nn.Module, images: Tensor) -> Tensor:
         images = images * self.get_buffer(f"scale{index}") + self.get_buffer(f"shift{index}")
@@ -67,14 +107,38 @@ class MeanTeacher(nn.Module):
         return answers if order is None else answers[:, order]
 
 
+def _mean(answers: list[Tensor]) -> Tensor:
+    return torch.logsumexp(torch.stack(answers), dim=0) if len(answers) > 1 else answers[0]
+
+
+@contextmanager
+def _by_batch(module: nn.Module) -> Iterator[None]:
+    """Within, batch norms take the statistics of the batch, and neither read nor change their running ones."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, (training, tracks) in zip(norms, before, strict=True):
+            norm.training, norm.track_running_stats = training, tracks
+
+
 def check_teachers(
-    names: tuple[str, ...], student: Network, allow_import: bool = False, setting: str = DISTILLATION
+    names: tuple[str, ...],
+    student: Network,
+    allow_import: bool = False,
+    setting: str = DISTILLATION,
+    mode: TeacherMode = "evaluation",
 ) -> None:
     """Raise UserError, without building anything, unless there are teachers that fit the student.
 
     Each must be a network file or a run folder: a model by its name alone has learned nothing that it could teach.
-    `setting` is where the names stand.
+    `setting` is where the names stand. A teacher that normalises by the batch needs batch norms and no formats.
     """
+    if not names and mode != "evaluation":
+        raise UserError(f'{setting}: names no network file or run folder, which mode = "{mode}" needs')
     if not names:
         raise UserError(f"{setting}: names no network file or run folder, so nothing teaches")
     for name in names:
@@ -91,6 +155,24 @@ def check_teachers(
             )
         if teacher["architecture"]["family"] == "import" and not allow_import:
             raise UserError(f"teacher {name}: is built by code of its author's own; if you trust it, --allow-import")
+        if mode != "evaluation":
+            _check_norms(name, teacher)
+
+
+def _check_norms(name: str, teacher: dict[str, Any]) -> None:
+    """Raise UserError unless this network, as `describe` has it, can normalise by the batch."""
+    reason = ""
+    if teacher["formats"]:
+        reason = "its numbers have formats that were chosen for its running statistics"
+    elif any(edit.get("kind") == "fold_norms" for edit in teacher["architecture"]["edits"]):
+        reason = "its norms are folded into its layers"
+    elif not any(tensor.endswith("running_mean") for tensor in teacher["tensors"]):
+        reason = "it has no batch norms"
+    if reason:
+        raise UserError(
+            f'teacher {name}: cannot normalise by the batch, as mode = "batch_statistics" asks: {reason}; '
+            'give it as it was before, or mode = "evaluation"'
+        )
 
 
 def load_teachers(
@@ -99,14 +181,15 @@ def load_teachers(
     allow_import: bool = False,
     scale: float = 1.0,
     setting: str = DISTILLATION,
+    mode: TeacherMode = "evaluation",
 ) -> MeanTeacher:
-    """The teachers named by files or run folders; `scale` as `MeanTeacher` has it, `setting` is where the names stand.
+    """The teachers named by files or run folders; `scale` and `mode` as in `MeanTeacher`, `setting` is their place.
 
     Raises UserError where one does not fit the student, or is built by its author's own class and not `allow_import`.
     """
-    check_teachers(names, student, allow_import, setting)
+    check_teachers(names, student, allow_import, setting, mode)
     networks = [resolve(name, allow_import=allow_import) for name in names]
-    for network in networks:
+    for network in networks if mode == "evaluation" else ():
         with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
             network.edit(FoldNorms(pairs=tuple(find_foldable_norms(network.module, network.input.size))))
     by_number = student.data is not None and student.data.settings.classes_by_number
@@ -116,4 +199,4 @@ def load_teachers(
         else None
         for name, network in zip(names, networks, strict=True)
     ]
-    return MeanTeacher(networks, student.input, places, scale)
+    return MeanTeacher(networks, student.input, places, scale, names, mode)

@@ -23,11 +23,16 @@ from netpress.network import Network
 from netpress.settings import Settings
 from netpress.training.part import Part
 from netpress.training.placement import lay_out
-from netpress.training.teachers import DISTILLATION, MeanTeacher, load_teachers
+from netpress.training.teachers import DISTILLATION, MeanTeacher, TeacherMode, load_teachers
+
+OWN = "of the stage itself"  # the lesson's own teacher has no file that could name it
 
 
 class Loss(Part):
     """A loss of one training; it owns its teachers."""
+
+    teacher: MeanTeacher | None = None
+    """Who teaches, where somebody does."""
 
     def __call__(self, logits: Tensor, labels: Mixed, pixels: Tensor) -> Tensor:
         """The mean loss of a batch: a scalar with a gradient.
@@ -51,16 +56,23 @@ class Lesson:
     allow_import: bool = False
     """As in `netpress.stage.Context`."""
 
-    def teacher(self, names: tuple[str, ...], scale: float = 1.0, setting: str = DISTILLATION) -> MeanTeacher:
+    def teacher(
+        self,
+        names: tuple[str, ...],
+        scale: float = 1.0,
+        setting: str = DISTILLATION,
+        mode: TeacherMode = "evaluation",
+    ) -> MeanTeacher:
         """The teachers of these names, files or run folders, or the lesson's own where there is no name.
 
         It maps images that are normalised for the student to logits, which have `scale` in them (see `MeanTeacher`).
-        Raises UserError as `load_teachers`; `setting` is where the names stand.
+        Raises UserError as `load_teachers`; `setting` is where the names stand. The lesson's own teacher is in
+        evaluation mode: it may be one whose norms are folded.
         """
-        if self.own_teacher is not None and not names:
-            teacher = MeanTeacher([self.own_teacher], self.student.input, scale=scale)
+        if self.own_teacher is not None and not names and mode == "evaluation":
+            teacher = MeanTeacher([self.own_teacher], self.student.input, scale=scale, names=(OWN,))
         else:
-            teacher = load_teachers(names, self.student, self.allow_import, scale, setting)
+            teacher = load_teachers(names, self.student, self.allow_import, scale, setting, mode)
         lay_out(teacher, self.device)
         return teacher
 

@@ -14,7 +14,7 @@ from netpress.data import Mixed
 from netpress.network import Network
 from netpress.settings import Positive
 from netpress.training.losses.loss import Lesson, Loss, LossSettings
-from netpress.training.teachers import MeanTeacher, check_teachers
+from netpress.training.teachers import MeanTeacher, TeacherMode, check_teachers
 
 SETTING = "loss.teachers"  # as messages name it
 
@@ -28,19 +28,23 @@ class LabelRefinery(LossSettings):
     kind: Literal["label_refinery"] = "label_refinery"
     teachers: tuple[str, ...] = ()
     """Network files or run folders; their probabilities are averaged. Empty where the stage supplies a teacher."""
+    mode: TeacherMode = "evaluation"
+    """How teachers normalise: by their running statistics, or by each batch, as upstream label refinery did."""
     scale: Positive = 1.0
     """Multiplies the logits of student and teachers alike; 5 for cosine heads (UCI 2019)."""
 
     def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
-        if self.teachers or not own_teacher:
-            check_teachers(self.teachers, student, allow_import, SETTING)
+        if self.teachers or not own_teacher or self.mode != "evaluation":
+            check_teachers(self.teachers, student, allow_import, SETTING, self.mode)
 
     def make(self, lesson: Lesson) -> "RefinedLoss":
-        return RefinedLoss(lesson.teacher(self.teachers, self.scale, SETTING), self.scale)
+        return RefinedLoss(lesson.teacher(self.teachers, self.scale, SETTING, self.mode), self.scale)
 
 
 class RefinedLoss(Loss):
     """`teacher` maps pixels to the logarithms of its answers, with the scale in them: [batch, classes]."""
+
+    teacher: MeanTeacher
 
     def __init__(self, teacher: MeanTeacher, scale: float) -> None:
         self.teacher = teacher
