@@ -59,6 +59,11 @@ BASE: dict[str, Any] = {
 REQUIRED = {"prune": {"amount": 0.5}, "prune_to_gate": {"gate": 0.5}, "prune_channels": {"keep": 0.5}}
 
 
+def most_memory() -> int:
+    """The most that this process ever took, in KiB; tests before may have taken much."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 @contextmanager
 def limited(what: object) -> Iterator[None]:
     """The block must end within SECONDS."""
@@ -142,6 +147,7 @@ def every_setting() -> list[tuple[dict[str, Any], str]]:
 
 
 def test_edge_values_of_every_setting(quick_traces: None) -> None:
+    before = most_memory()
     settings = every_setting()
     assert len(settings) > 250
     assert {"model.expansion", "stages.0.train.average.decay", "stages.0.calibration.percent", "data.image_size"} <= {
@@ -166,7 +172,7 @@ def test_edge_values_of_every_setting(quick_traces: None) -> None:
             (path, type(value).__name__, next(place for place, edge in enumerate(EDGES) if edge is value)), attempt
         )
     assert planned > 20  # some edges are fine
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY
+    assert most_memory() <= max(before, MEMORY)
 
 
 def tables_and_lists(value: Any) -> list[Any]:
@@ -206,12 +212,15 @@ def mutate(values: dict[str, Any], pool: list[tuple[Any, Any]], rng: random.Rand
 
 def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    before = most_memory()
     for name in ("v1_pr_60", "v2_pr_30", "v2_pr_15"):
         save(create("c_efficientnet", {"widths": "tiny", "width_factor": 0.5}), f"{name}.netpress")
     recipes = {name: load_values(name)[0] for name in shipped()}
     for values in recipes.values():
         for path in values.get("sweep", {}).get("grid", {}):  # two of seven values are as good for this
             values["sweep"]["grid"][path] = values["sweep"]["grid"][path][:2]
+        if "seeds" in values.get("sweep", {}):
+            values["sweep"]["seeds"] = values["sweep"]["seeds"][:1]
         if values["model"].get("preset") in ("v1", "v2"):
             values["model"] |= {"preset": "tiny", "released": False, "width_factor": 0.5}
         if values["model"].get("family") == "pyramidnet":
@@ -241,4 +250,4 @@ def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest
 
         planned += ends_well(f"mutant {number}", attempt)
     assert planned > MUTANTS / 10
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY
+    assert most_memory() <= max(before, MEMORY)
