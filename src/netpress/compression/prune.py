@@ -9,6 +9,7 @@ section 5): the amount rises linearly, and each round goes on from the weights o
                      network.netpress the round's result; a round that has it is never done again
                      last.netpress    the last weights, where the next masks come from those
 
+With `soft` a round zeroes weights at the beginning of each epoch and removes them after the last one alone.
 With a `gate` the stage stops at the first round whose accuracy is below it. That round leaves its line and no network.
 """
 
@@ -23,6 +24,7 @@ from netpress.compression.gate import check_gate, selection_accuracy
 from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
 from netpress.compression.masks import add_masks, apply_masks, select_weights
 from netpress.compression.schedule import Growth, amounts
+from netpress.compression.soft_pruning import SoftPruning
 from netpress.errors import UserError
 from netpress.folders.stage import LAST, NETWORK, round_name
 from netpress.models.registry import FAMILIES
@@ -68,6 +70,8 @@ class PruneSettings(Settings):
     """Accuracy on the selection images to keep: the stage ends before the first round that falls below it."""
     masks_from: Literal["kept", "last"] = "kept"
     """Ranked from the second round on: the weights that the training before kept (`train.keep`), or its very last."""
+    soft: bool = False
+    """Zero the smallest weights at the beginning of each epoch only, so that they may grow back until the last one."""
     train: TrainSettings | None = None
     """The training of each round; without it, one round of pruning alone."""
 
@@ -79,9 +83,25 @@ class PruneSettings(Settings):
             if self.rounds == 1 and self.first_amount != self.amount:
                 raise ValueError("first_amount needs more than one round")
         if self.train is None:
-            for setting, idle in (("rounds", 1), ("weights", "keep"), ("masks_from", "kept")):
+            for setting, idle in (("rounds", 1), ("weights", "keep"), ("masks_from", "kept"), ("soft", False)):
                 if getattr(self, setting) != idle:
                     raise ValueError(f"{setting} = {getattr(self, setting)!r} needs a training a round: add train")
+        return self
+
+    @model_validator(mode="after")
+    def _softness_makes_sense(self) -> Self:
+        if self.soft:
+            for setting, only in (("weights", "keep"), ("masks_from", "kept")):
+                if getattr(self, setting) != only:
+                    raise ValueError(
+                        f"{setting} = {getattr(self, setting)!r} does not go with soft, which ranks and keeps the "
+                        f"weights that the round itself trained; take {setting} = {only!r}"
+                    )
+            if self.train is not None and (self.train.keep == "best" or self.train.early_stopping is not None):
+                raise ValueError(
+                    "soft does not go with train.keep = 'best' or train.early_stopping: the accuracy of an epoch is "
+                    "that of the weights before they are zeroed"
+                )
         return self
 
     def amounts(self) -> list[float]:
@@ -204,13 +224,16 @@ def _run_round(
     part = context.part(current.name)
     last = None
     if settings.train is not None:
-        start = _start(pruned, current, settings, context)
-        trained = run_training(start, settings.train, part)
-        if settings.masks_from == "last":
-            last = copy(trained.network)
-            last.module.load_state_dict(trained.last)
-        pruned = trained.network
-        line["accuracy_trained"] = trained.selection_accuracy
+        if settings.soft:
+            pruned = _train_softly(current, network, settings, part)
+            line |= {"left": _count_left(pruned, settings), "accuracy_trained": selection_accuracy(pruned, context)}
+        else:
+            trained = run_training(_start(pruned, current, settings, context), settings.train, part)
+            if settings.masks_from == "last":
+                last = copy(trained.network)
+                last.module.load_state_dict(trained.last)
+            pruned = trained.network
+            line["accuracy_trained"] = trained.selection_accuracy
     # The line first: a round whose network is there has its line, and a line without one is cut off again, unless it
     # is the one that ends the stage.
     context.log(line)
@@ -220,6 +243,19 @@ def _run_round(
         save(pruned, part.folder / NETWORK)
     part.clear_state()
     return line
+
+
+def _train_softly(current: Round, network: Network, settings: PruneSettings, part: Context) -> Network:
+    """A copy of `network`, trained while its smallest weights are zeroed again and again; then they are removed."""
+    assert settings.train is not None
+    start = copy(network)
+    zeroes = SoftPruning(start, current.amount, settings.layers, settings.scope)
+    trained = run_training(start, settings.train, part, {"soft_pruning": zeroes}).network
+    return prune_once(trained, current.amount, settings.layers, settings.scope)[0]
+
+
+def _count_left(pruned: Network, settings: PruneSettings) -> int:
+    return sum(int(pruned.masks[name].sum()) for name in select_weights(pruned, settings.layers))
 
 
 def _begin_line(
@@ -232,7 +268,7 @@ def _begin_line(
         "round": current.number,
         "amount": current.amount,
         "weights": sum(weight.numel() for weight in weights.values()),
-        "left": sum(int(pruned.masks[name].sum()) for name in weights),
+        "left": _count_left(pruned, settings),
     }
     if context.dataset is not None or settings.gate is not None:
         line["accuracy_before"] = selection_accuracy(network, context)

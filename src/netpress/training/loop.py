@@ -4,6 +4,7 @@ The loop takes the steps, tells the parts what happens (`netpress.training.part`
 """
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -46,7 +47,12 @@ class Trained:
 
 
 def run_training(
-    network: Network, settings: TrainSettings, context: Context, *, own_teacher: Network | None = None
+    network: Network,
+    settings: TrainSettings,
+    context: Context,
+    more_parts: Mapping[str, Part] | None = None,
+    *,
+    own_teacher: Network | None = None,
 ) -> Trained:
     """Train `network` in place, as `settings` say, on the training images of `context`.
 
@@ -55,13 +61,13 @@ def run_training(
     returns its result at once; the caller clears the state once that result is safe. For several trainings in
     one stage, give each its own `context.part(name)`.
 
-    `own_teacher` teaches where `settings` ask for a teacher and name none; its module is then moved to the device and
-    put in evaluation mode for good. Raises UserError where settings, data and teachers do not fit, Failure where the
-    loss is no longer finite.
+    `more_parts`, by name, are told what happens after all others. `own_teacher` teaches where `settings` ask for a
+    teacher and name none; its module is then moved to the device and put in evaluation mode for good. Raises UserError
+    where settings, data and teachers do not fit, Failure where the loss is no longer finite.
     """
     if context.device.type == "cpu":
         keep_freed_memory()
-    training = _Training(network, settings, context, own_teacher)
+    training = _Training(network, settings, context, more_parts or {}, own_teacher)
     devices = [context.device] if context.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), accelerate(network.module):
         try:
@@ -72,7 +78,12 @@ def run_training(
 
 class _Training:
     def __init__(
-        self, network: Network, settings: TrainSettings, context: Context, own_teacher: Network | None
+        self,
+        network: Network,
+        settings: TrainSettings,
+        context: Context,
+        more_parts: Mapping[str, Part],
+        own_teacher: Network | None,
     ) -> None:
         data, device = context.data, context.device
         try:
@@ -99,6 +110,7 @@ class _Training:
             "weights": self.weights,
             **self.taken.parts,
             "kept": self.kept,
+            **more_parts,
         }
         self.resumed = self._resume()
 
