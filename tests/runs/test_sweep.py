@@ -372,6 +372,7 @@ def command(monkeypatch, *words):
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_the_shipped_comparison_trains_once_a_seed():
     plan = plan_sweep(read_sweep("factors-or-channels"))
     assert len(plan["members"]) == 30
