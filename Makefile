@@ -1,7 +1,7 @@
 # Each target sets up what it needs; a second call installs nothing.
 #   make demo    the main job on the embedded data: train, prune, score, report
 #   make test    the tests           make check   style and types
-#   make test-fast  the quick ones, under a minute
+#   make test-fast  the quick ones, a minute or two
 #   make bench   speed and memory    make setup   only the environment
 
 PYTHON ?= python3
