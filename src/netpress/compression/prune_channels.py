@@ -22,9 +22,9 @@ from netpress.compression.channels.importance import magnitudes, rank_units, tay
 from netpress.compression.channels.removal import check_removal, narrow_network
 from netpress.compression.channels.selection import Order, Scope, countable_channels, fewest, order_units
 from netpress.compression.channels.structure import NOT_ASKED, ChannelGroup, on_shapes
+from netpress.compression.gate import selection_accuracy
 from netpress.data import Images
 from netpress.errors import UserError
-from netpress.evaluation import evaluate
 from netpress.folders.stage import NETWORK, round_name
 from netpress.network import Network, copy, load, own_class, save
 from netpress.network.edits.narrowing import sizes_of
@@ -200,11 +200,11 @@ def _run_round(number: int, network: Network, goals: Goals, settings: PruneChann
     check_removal(network, narrowed, kept, context.seed)
     line: dict[str, Any] = {"round": number, **_figures(narrowed, goals)}
     if context.dataset is not None:
-        line["accuracy_before"] = _accuracy(network, context)
+        line["accuracy_before"] = selection_accuracy(network, context)
         if kept:
             images = _draw(settings.norm_images, "norms", number, context)
             remeasure_norms(narrowed, images, batch_size=settings.batch_size, device=context.device)
-        line["accuracy_cut"] = _accuracy(narrowed, context)
+        line["accuracy_cut"] = selection_accuracy(narrowed, context)
     message = f"{context.name}: round {number} leaves {line['parameters']:,} of {goals.parameters:,} parameters"
     context.console.say(message + (f", accuracy {line['accuracy_cut']:.2%}" if "accuracy_cut" in line else ""))
     if settings.train is not None:
@@ -304,10 +304,6 @@ def _measure(network: Network, groups: Sequence[ChannelGroup], order: Order, goa
 
 def _parameters(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.module.parameters())
-
-
-def _accuracy(network: Network, context: Context) -> float:
-    return evaluate(network, context.data.selection, device=context.device).accuracy
 
 
 STAGES.add("prune_channels", Stage(PruneChannelsSettings, prune_channels, plan))
