@@ -30,6 +30,8 @@ class ImtSettings(ScoreSettings):
     """Part of all parameters that is taken as pruned, whatever the network holds."""
     modules: bool = False
     """Count ReLU and average pools too, as that counter does where they are modules; in its networks none is."""
+    groups: Literal["ignored", "honoured"] = "ignored"
+    """A convolution in groups: as if it read all channels, as their counter has it, or by what it multiplies."""
     totals: Literal["exact", "float32"] | None = None
     """Sums over layers exact (default), or in float32 as their counter does."""
 
@@ -43,6 +45,11 @@ def storage(values: int, claimed_sparsity: float) -> float:
 def convolution(operation: Operation) -> Cost:
     window = math.prod(operation.attributes["kernel"]) * operation.attributes["in_channels"]
     return dense_products(window, operation.outputs, operation.has_bias)
+
+
+@rule("a convolution: half an operation a multiplication, one an addition; of the channels of its own group", "ours")
+def grouped_convolution(operation: Operation) -> Cost:
+    return dense_products(operation.window, operation.outputs, operation.has_bias)
 
 
 @rule("a norm: 3 operations an element; it is never folded", SOURCE)
@@ -65,7 +72,7 @@ def dense_products(window: int, outputs: int, bias: bool) -> Cost:
     return Cost(window * outputs, (window - 1 + bias) * outputs)
 
 
-RULES = (storage, convolution, norm, linear, unseen, dense_products)
+CONVOLUTIONS = {"ignored": convolution, "honoured": grouped_convolution}
 
 
 def relu_module(operation: Operation) -> Cost:
@@ -77,7 +84,6 @@ def average_module(operation: Operation) -> Cost:
     return Cost(0, sum(math.isqrt(window) * count for window, count in operation.windows))
 
 
-_LAYERS: dict[str, Callable[[Operation], Cost]] = {"conv": convolution, "linear": linear, "norm": norm}
 _MODULES: dict[tuple[str, str], Callable[[Operation], Cost]] = {
     ("activation", "relu"): relu_module,
     ("pool", "average"): average_module,
@@ -86,12 +92,13 @@ _MODULES: dict[tuple[str, str], Callable[[Operation], Cost]] = {
 
 def count(trace: Trace, settings: ImtSettings, formats: Mapping[str, Any]) -> Counted:
     """Count a trace as the course did. Number formats play no part: everything is 16 bits."""
-    pruned = settings.claimed_sparsity
+    pruned, of_convolution = settings.claimed_sparsity, CONVOLUTIONS[settings.groups]
+    layers: dict[str, Callable[[Operation], Cost]] = {"conv": of_convolution, "linear": linear, "norm": norm}
     charged: set[str] = set()
     rows = []
     for operation in trace.operations:
         tally = Tally.of(operation)
-        charge = _LAYERS.get(operation.kind)
+        charge = layers.get(operation.kind)
         if charge is None and settings.modules and operation.in_leaf:
             charge = _MODULES.get((operation.kind, operation.function))
         if charge is None:
@@ -113,7 +120,8 @@ def count(trace: Trace, settings: ImtSettings, formats: Mapping[str, Any]) -> Co
             rows.append(tally.row())
     assumed = (f"{pruned:.1%} of all parameters pruned",) if pruned else ()
     totals = _sum_in_float32(rows) if settings.totals == "float32" else None
-    return Counted(tuple(rows), RULES, assumed, totals=totals)
+    rules = (storage, of_convolution, norm, linear, unseen, dense_products)
+    return Counted(tuple(rows), rules, assumed, totals=totals)
 
 
 def _sum_in_float32(rows: list[Row]) -> tuple[float, float]:
