@@ -86,6 +86,7 @@ def test_pruned_uniformly_each_loses_its_share(name: str, tmp_path: Path) -> Non
     check(pruned, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPED)
 def test_pruned_softly_while_training(name: str, context: Context, tmp_path: Path) -> None:
     settings = parse(PruneSettings, {"amount": 0.6, "soft": True, "train": TRAIN}, "stages.1")
@@ -106,6 +107,7 @@ def test_pruned_to_the_gate(name: str, context: Context, tmp_path: Path) -> None
     check(pruned, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in GROUPED if name != NO_CHANNEL])
 def test_whole_channels_go_from_every_group_alike(name: str, context: Context, tmp_path: Path) -> None:
     pytest.importorskip("torch_pruning")
@@ -127,6 +129,7 @@ def test_where_groups_hold_every_channel_it_is_said(context: Context) -> None:
         prune_channels(grouped_network(NO_CHANNEL), settings, context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPED)
 def test_grouped_layers_stay_whole_beside_factors(name: str, context: Context, tmp_path: Path) -> None:
     settings = parse(FactorizeSettings, {"keep": 0.5, "images": 16, "selection": {"kind": "global"}}, "stages.1")

@@ -225,6 +225,8 @@ def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest
             values["model"] |= {"preset": "tiny", "released": False, "width_factor": 0.5}
         if values["model"].get("family") == "pyramidnet":
             values["model"] |= {"depth": 11, "alpha": 6.0}
+        if values["model"].get("preset") == "nano":
+            values["model"] |= {"blocks": [2, 2, 2, 2]}
     pool = [
         item for table in tables_and_lists(list(recipes.values())) if isinstance(table, dict) for item in table.items()
     ]
