@@ -14,7 +14,8 @@
     kind = "train"
     loss = { kind = "label_refinery", teachers = ["large"] }        one network of the recipe teaches another
 
-A network may also begin with the result of another: `model = { network = "large" }`.
+A network may also begin with the result of another: `model = { network = "large" }`. Where [[stages]] stand outside,
+a network's [networks.small.stages.0] changes single settings of the first.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,12 +29,22 @@ BEGINS = "begins with"
 
 
 def join(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`: tables are joined key by key, anything else, such as a list, replaces the other."""
-    joined = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
-        joined[key] = join(below[key], value) if both else value
-    return joined
+    """`above` laid over `below`: tables are joined key by key, anything else, such as a list, replaces the other.
+
+    A table of another `kind` has other settings, so it replaces too. A table whose keys are numbers, such as
+    [networks.small.stages.0], is laid over those entries of a list.
+    """
+    return {**below, **{key: _lay(value, below[key]) if key in below else value for key, value in above.items()}}
+
+
+def _lay(above: Any, below: Any) -> Any:
+    if not isinstance(above, Mapping):
+        return above
+    if isinstance(below, Mapping):
+        return above if "kind" in above and above["kind"] != below.get("kind") else join(below, above)
+    if isinstance(below, list) and above and all(key.isdigit() and int(key) < len(below) for key in above):
+        return [_lay(above[str(place)], entry) if str(place) in above else entry for place, entry in enumerate(below)]
+    return above
 
 
 def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
