@@ -100,8 +100,8 @@ def extend(
 ) -> dict[str, Any]:
     """`values` on top of those of the recipe that they name in `extends`, a shipped one or a file seen from `folder`.
 
-    Tables are joined key by key; a list, such as the stages, replaces the other, and so does a table of another kind. The other's name, description and
-    [sweep] are its own. Raises UserError where there is no such recipe.
+    Tables are joined key by key; a list, such as the stages, replaces the other, and so does a table of another kind.
+    The other's name, description and [sweep] are its own. Raises UserError where there is no such recipe.
     """
     if "extends" not in values:
         return values
