@@ -10,12 +10,13 @@ from markupsafe import Markup
 from netpress.folders.run import REPORT
 from netpress.report.figures import decimal, duration, percent, short
 from netpress.report.plot import COLOURS
-from netpress.report.sweep import Point, draw_points
+from netpress.report.sweep import SCORE, Measure, Point, draw_points
 from netpress.report.tables import Cell, Table
 from netpress.report.templates import find_template, read_parts
 
 BEGINS = "begins with"
 GATES = {"cifar10": 0.9, "cifar100": 0.8}
+WIDE = Measure(SCORE.name, SCORE.write, may_be_logarithmic=True)  # a teacher costs many times what its pupil does
 BOX, GAP = (196, 74), (86, 26)  # width and height of a box, and the room between boxes
 MARGIN = 8
 
@@ -71,7 +72,7 @@ def render_chain(name: str, description: str, result: str, links: Sequence[Link]
         links=links,
         drawing=draw_chain(links, result),
         table=tabulate(links),
-        plot=draw_points([_point(link) for link in done], GATES.get(dataset)),
+        plot=draw_points([_point(link) for link in done], GATES.get(dataset), WIDE),
         recipe_text=recipe_text,
         style=read_parts("page.css", "plot.css", "chain.css"),
         script=read_parts("page.js"),
