@@ -27,6 +27,8 @@ class PruneToGateSettings(Settings):
     kind: Literal["prune_to_gate"] = "prune_to_gate"
     gate: Fraction
     """The accuracy on the selection images that the network must keep, a fraction."""
+    below_gate: Literal["refuse", "keep"] = "refuse"
+    """What becomes of a network that is below the gate as it comes: an error, or it stays as it is, with a warning."""
     step: Annotated[float, between(0.001, 1)] = 0.01
     """By how much the amount rises from one look to the next."""
     first_amount: Fraction = 0.0
@@ -56,7 +58,8 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
     """The network pruned by the largest amount that the search finds at the gate or above.
 
     Every amount is looked at from the network as it came, none is trained. An interrupted sweep goes on
-    with the looks in the stage's metrics. Raises UserError if the accuracy is below the gate to begin with.
+    with the looks in the stage's metrics. Raises UserError if the accuracy is below the gate to begin with, unless
+    such a network is to be kept.
 
     search "scan": the last amount before the first one below the gate. search "sweep": the last amount that reaches
     the gate, all being looked at. It is never less than the scan's. search "bisection": halving ends at an amount
@@ -67,6 +70,11 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
     """
     select_weights(network, settings.layers)
     looks = _Looks(network, settings, context)
+    if settings.below_gate == "keep" and looks.accuracies[0.0] < settings.gate:
+        context.console.warn(
+            f"{context.name}: {looks.accuracies[0.0]:.2%} is below the gate, {settings.gate:.2%}: nothing is pruned"
+        )
+        return network
     check_gate(settings.gate, looks.accuracies[0.0], context)
     reached = _SEARCHES[settings.search](list(_amounts(network, settings)), looks, settings.confirm)
     best = prune_once(network, reached, settings.layers, settings.scope)[0] if reached else network
