@@ -70,6 +70,7 @@ def run_recipe(recipe: Recipe, folder: Path, options: RunOptions | None = None) 
 
 def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network, list[Context]]:
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
+    answers = options.answers_beside(run.path)
     named = read_network(recipe, options.allow_import)
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     if named is not None:
@@ -96,6 +97,7 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
             on_log=lambda line: run.collect_metrics(),
             score_settings=recipe.score,
             allow_import=options.allow_import,
+            answers=answers,
         )
         for name, seed in seeds.items()
     ]

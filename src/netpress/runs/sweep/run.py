@@ -55,7 +55,8 @@ def run_sweep(
                 options.console.warn(f"{outcome.job.name}: failed: {outcome.failure}")
             write_tables(sweep, place, failed)
 
-        own = replace(options, fresh=False)  # what was to be cleared is
+        # What was to be cleared is, and members share answers with runs beside the sweep.
+        own = replace(options, fresh=False, answers=options.answers_beside(folder).path)
         jobs = [Job(name, member.recipe, place.member(name).path) for name, member in members.items()]
         (executor or InTurn()).run(jobs, lambda job: _run_member(members[job.name], sweep, place, own), tell)
         table = write_tables(sweep, place, failed)
