@@ -1,5 +1,6 @@
 """The folder of answers: what is kept comes back, what is damaged does not, and its bound holds."""
 
+import hashlib
 import os
 import random
 import threading
@@ -59,6 +60,10 @@ def test_any_damage_makes_it_absent(tmp_path):
         file.write_bytes(data)
         with pytest.raises(Failure, match=r"answers: (damaged|has)"):
             _read(folder)
+    short = whole[: -32 - VALUES.itemsize]
+    file.write_bytes(short + hashlib.sha256(short).digest())  # whole by its checksum
+    with pytest.raises(Failure, match="damaged"):
+        _read(folder)
     assert folder.write(_key(1), VALUES)
     assert _read(folder).tobytes() == VALUES.tobytes()
 
@@ -123,6 +128,15 @@ def test_a_bound_that_holds_nothing_removes_nothing_that_it_could_keep(tmp_path)
     folder = _folder(tmp_path, _size(folder))
     assert not folder.write(_key(2), np.zeros((70, 50), np.float16))
     assert _read(folder) is not None
+
+
+def test_where_removing_is_not_enough_nothing_is_removed(tmp_path):
+    folder = _folder(tmp_path)
+    for number in (1, 2):
+        folder.write(_key(number), VALUES)
+    folder = _folder(tmp_path, _size(folder))
+    assert not folder.write(_key(3), np.concatenate([VALUES] * 4), {_key(1)})
+    assert _read(folder, 2) is not None
 
 
 def test_files_of_others_stay_and_leftovers_go(tmp_path):

@@ -250,6 +250,17 @@ def test_rounds_and_epochs_have_files_of_their_own(tmp_path):
     assert len(case.names - once) == 2  # the first epoch of the first round is the same
 
 
+def test_on_other_selection_images_teachers_are_measured_anew(tmp_path, asked):
+    case = _Case(tmp_path)
+    case.train(KEPT)
+    data, asked[:] = make_dataset(), []
+    images = data.validation
+    for part in (replace(images, images=255 - images.images), replace(images, labels=(images.labels + 1) % 4)):
+        case.train(KEPT, dataset=replace(data, validation=part))
+        assert sum(asked) == len(part)
+        asked.clear()
+
+
 @pytest.mark.parametrize("part", ["mean", "policy", "threads", "version"])
 def test_what_else_the_answers_depend_on(tmp_path, monkeypatch, part):
     policy = tmp_path / "policy.json"
