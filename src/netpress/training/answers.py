@@ -8,7 +8,7 @@ the same bits.
 
 import hashlib
 import json
-import platform
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from netpress.models.registry import IMPORTED
 from netpress.native.library import available
 from netpress.network import Network
 from netpress.network.fingerprint import fingerprint
+from netpress.process.devices import processor_name
 from netpress.stage import Context
 from netpress.training.position import Position
 from netpress.training.settings import TrainSettings
@@ -216,10 +217,10 @@ def _stream(student: Network, settings: TrainSettings, context: Context, precisi
     }
 
 
-def _processor() -> list[str | int]:
+def _processor() -> list[str | int | None]:
     """What decides how a CPU rounds: see docs/recipes.md, "What is equal where"."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return [platform.machine(), capability, torch.get_num_threads(), int(available())]
+    facts = processor_name(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), int(available())
+    return [*facts, *(os.environ.get(name) for name in ("DNNL_MAX_CPU_ISA", "DNNL_DEFAULT_FPMATH_MODE"))]
 
 
 def _policies(settings: AugmentSettings) -> str | None:

@@ -46,7 +46,7 @@ def check_within(outlook: Outlook, settings: TrainSettings, own_teacher: bool = 
     `own_teacher`: the stage has a teacher where the settings name none.
     """
     check_training(outlook.network, settings, outlook.images)
-    check_teaching(outlook.network, settings, own_teacher, outlook.allow_import)
+    check_teaching(outlook.network, settings, own_teacher, outlook.library)
 
 
 def plan_answers(outlook: Outlook, *trainings: tuple[TrainSettings | None, int]) -> PlanRow:
