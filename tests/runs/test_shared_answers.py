@@ -106,6 +106,31 @@ def test_members_of_a_sweep_share_with_runs_beside_it(tmp_path):
     assert list((tmp_path / "runs").rglob(".answers")) == [place]
 
 
+def test_networks_of_a_chain_share_with_another_chain(tmp_path, monkeypatch):
+    recipe = _recipe(tmp_path, epochs=1)
+    train = recipe["stages"][0] | {"distillation": {"teachers": ["large"], "keep_answers": True}}
+    large = {"model": recipe["model"], "stages": [{"kind": "train", "epochs": 1, "batch_size": 32}]}
+
+    def chain(rate: float) -> dict[str, Any]:
+        small = {
+            "model": {"family": "resnet", "width": 2},
+            "stages": [train | {"optimizer": {"kind": "sgd", "learning_rate": rate}}],
+        }
+        return {
+            "name": "chain",
+            "data": recipe["data"],
+            "networks": {"large": large, "small": small},
+            "result": "small",
+        }
+
+    expected = _run(chain(0.05), tmp_path / "alone" / "chain")
+    _run(chain(0.1), tmp_path / "runs" / "first")
+    assert len(list((tmp_path / "runs" / ".answers").glob("*.answers"))) == 2  # the accuracy, and an epoch
+    monkeypatch.setattr(MeanTeacher, "_ask", lambda *words: pytest.fail("the teacher was asked again"))
+    assert _run(chain(0.05), tmp_path / "runs" / "second") == expected
+    assert list((tmp_path / "runs").rglob(".answers")) == [tmp_path / "runs" / ".answers"]
+
+
 def test_the_command_names_another_place_and_another_bound(tmp_path, call):
     recipe = _recipe(tmp_path, epochs=1)
     recipe["stages"] = recipe["stages"][:1]

@@ -18,7 +18,7 @@ from netpress.folders.answers import AnswersFolder
 from netpress.network import Architecture, Network, create, save
 from netpress.process.console import Console
 from netpress.recipe.schema import check_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 from netpress.settings import parse
 from netpress.stage import Context
 from netpress.training import MeanTeacher, TrainSettings, answers, run_training

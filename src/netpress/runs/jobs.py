@@ -9,7 +9,7 @@ one after the other in this process. An executor of several processes has the sa
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -50,6 +50,10 @@ class RunOptions:
         answers = AnswersFolder(place, round(self.answers_limit * 1e9))
         answers.check()
         return answers
+
+    def for_members(self, folder: Path) -> "RunOptions":
+        """Of the runs in a sweep or chain in `folder`, once that is cleared; they share answers with runs beside it."""
+        return replace(self, fresh=False, answers=self.answers_beside(folder).path)
 
 
 @dataclass(frozen=True)
