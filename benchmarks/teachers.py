@@ -1,6 +1,6 @@
 """What a teacher costs a training step, and what its kept answers cost.
 
-    python -m benchmarks.teachers [--teacher IMT.safetensors] [--students nano v1] [--batch 128] [--blocks 10]
+    python -m benchmarks.teachers [--teacher IMT.safetensors] [--students nano v1] [--blocks 10] [--threads 1]
 
 Three loops take the same steps with CutMix, crop and flip: without a teacher, with a teacher that is asked, and with
 that teacher's answers kept on disk (`keep_answers`); of the last, each epoch's first step reads and checks the epoch's
@@ -135,10 +135,12 @@ def _fill(loop: TaughtLoop, student: Network, batch_size: int) -> None:
     assert loop.answers.read == 1
 
 
-def measure(student: str, teacher: str | None, batch_size: int, blocks: int, device: torch.device) -> str:
+def measure(
+    student: str, teacher: str | None, batch_size: int, blocks: int, device: torch.device, threads: int | None
+) -> str:
     """Medians of the three loops, as text."""
     make = functools.partial(make_loop, student, teacher, batch_size)
-    times = alternate(list(LOOPS), batch_size, blocks, device, make)
+    times = alternate(list(LOOPS), batch_size, blocks, device, make, threads)
     named = Path(teacher).stem if teacher else "untrained tiny"
     rows = [f"student {STUDENTS[student]}, teacher {named}, batch {batch_size}, {available_cores()} cores"]
     alone = times[ALONE]
@@ -158,13 +160,16 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", choices=sorted(STUDENTS), default=sorted(STUDENTS))
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument(
+        "--threads", type=int, help="of all loops; by default each takes the number that is best for it"
+    )
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     print(time.strftime("%Y-%m-%d"), torch.__version__)
+    device = choose_device(options.device)
     for student in options.students:
-        print(
-            measure(student, options.teacher, options.batch, options.blocks, choose_device(options.device)), flush=True
-        )
+        measured = measure(student, options.teacher, options.batch, options.blocks, device, options.threads)
+        print(measured, flush=True)
 
 
 if __name__ == "__main__":

@@ -240,9 +240,17 @@ class StepTime:
 
 
 def alternate(
-    names: list[str], batch_size: int, blocks: int, device: torch.device, make: Callable[..., Any] = make_loop
+    names: list[str],
+    batch_size: int,
+    blocks: int,
+    device: torch.device,
+    make: Callable[..., Any] = make_loop,
+    threads_of_all: int | None = None,
 ) -> dict[str, StepTime]:
-    """Time each loop's step: blocks of two steps in turn, each at its own best thread count. `make` as `make_loop`."""
+    """Time each loop's step: blocks of two steps in turn, each at its own best thread count, unless it is given.
+
+    `make` as `make_loop`.
+    """
     context = multiprocessing.get_context("spawn")
     workers: dict[str, tuple[Any, Connection]] = {}
     for name in names:
@@ -255,11 +263,13 @@ def alternate(
         workers[name][1].send((count, threads, size))
         return workers[name][1].recv()
 
-    counts = sorted({1, available_cores()})
+    counts = [threads_of_all] if threads_of_all else sorted({1, available_cores()})
     threads = {}
     for name in names:
         ask(name, 1, counts[-1])  # warms up
-        threads[name] = min((min(ask(name, 2, count))[0], count) for count in counts)[1]
+        threads[name] = counts[0]
+        if len(counts) > 1:
+            threads[name] = min((min(ask(name, 2, count))[0], count) for count in counts)[1]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for block in range(blocks):
         for name in sorted(names, reverse=bool(block % 2)):
