@@ -67,6 +67,7 @@ def run_network(
 
 def _begin(recipe: Recipe, run: RunFolder, options: RunOptions, library: Library) -> tuple[Network, list[Context]]:
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
+    answers = options.answers_beside(run.path)
     named = read_network(recipe, library)
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     if named is not None:
@@ -92,6 +93,7 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions, library: Library
             name=name,
             on_log=lambda line: run.collect_metrics(),
             score_settings=recipe.score,
+            answers=answers,
             library=library,
         )
         for name, seed in seeds.items()

@@ -37,7 +37,7 @@ def run_chain(recipe: Recipe, folder: Path, options: RunOptions, executor: Execu
                 options.console.warn(f"{outcome.job.name}: failed: {outcome.failure}")
             write_results(recipe, place, failed)
 
-        run = _worker(recipe, place, replace(options, fresh=False))  # what was to be cleared is
+        run = _worker(recipe, place, options.for_members(folder))
         outcomes = (executor or InTurn()).run(_make_jobs(recipe, place), run, tell)
         if failed:
             messages = "\n".join(f"{name}: {message}" for name, message in failed.items())
