@@ -82,6 +82,8 @@ def test_the_run_folder(reference):
     assert {"seed", "versions", "git_commit", "device", "threads", "data_checksum"} <= environment.keys()
     epochs = [(line["stage"], line["round"], line["epoch"]) for line in metrics(folder) if "epoch" in line]
     assert len(epochs) == 3 + 2 + 2
+    heading, *rows = (folder / "log.tsv").read_text().splitlines()
+    assert (heading, len(rows)) == ("Train Acc.\tValid Acc.\t", len(epochs))
     assert not list(folder.rglob("state.safetensors"))
     last = out.strip().splitlines()[-5:]
     for line, word in zip(last, ("accuracy", "parameters", "operations", "score", "report"), strict=True):
@@ -113,6 +115,8 @@ def test_killed_ten_times_gives_the_same_bits(reference, tmp_path):
     for name, tensor in before.module.state_dict().items():
         assert torch.equal(tensor, tensors[name]), name
     assert metrics(tmp_path / "run") == metrics(whole)
+    for name in ("log.tsv",):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
     figures = [json.loads((folder / "score.json").read_text()) for folder in (tmp_path / "run", whole)]
     assert figures[0] == figures[1]
 
