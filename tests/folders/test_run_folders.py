@@ -113,7 +113,7 @@ def test_an_environment_is_recorded_once(run):
 
 
 def test_clearing_takes_all_that_a_run_writes_and_nothing_else(run):
-    figures = (run.metrics, run.accuracies, run.score, run.stage_figures)
+    figures = (run.metrics, run.accuracies, run.score, run.predictions, run.stage_figures)
     own = (run.environment, run.log, run.network, run.report, *figures)
     for path in (*own, run.path / "letter.txt", run.stage("01-train").path / "notes.txt"):
         path.touch()

@@ -7,6 +7,7 @@ runs/NAME/recipe.toml        the resolved recipe: every setting stated
           metrics.jsonl      the metrics of all stages
           log.tsv            of these, accuracy on the training and the selection images after each epoch, in percent
           network.netpress   the result
+          predictions.safetensors    the class that the result gives to each test image
           score.json         its accuracy and score card: the run is finished
           report.html        the page
           stages.json        of a sweep's member that was asked for it: what each stage and round left
@@ -30,6 +31,7 @@ RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 LOG = "log.txt"
 ACCURACIES = "log.tsv"
+PREDICTIONS = "predictions.safetensors"
 SCORE = "score.json"
 REPORT = "report.html"
 STAGES = "stages.json"
@@ -67,6 +69,10 @@ class RunFolder:
     @property
     def network(self) -> Path:
         return self.path / NETWORK
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / PREDICTIONS
 
     @property
     def score(self) -> Path:
@@ -210,5 +216,5 @@ class RunFolder:
         """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
         for stage in self.stages():
             remove_written(stage.path, STAGE_FILES)
-        for name in (STAGES, METRICS, ACCURACIES, SCORE, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
+        for name in (STAGES, METRICS, ACCURACIES, SCORE, PREDICTIONS, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
             (self.path / name).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netpress.errors import UserError
-from netpress.evaluation import evaluate
+from netpress.evaluation import evaluate, predictions_of, save_predictions
 from netpress.folders.run import RunFolder
 from netpress.folders.stage import StageFolder
 from netpress.network import Network, copy, load, own_class, save
@@ -157,6 +157,7 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     card = count(recipe.score)
     beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
+    save_predictions(predictions_of(evaluation, dataset.test, dataset.classes, dataset.name), run.predictions)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,
         "top5": evaluation.top5,
