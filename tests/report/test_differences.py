@@ -14,11 +14,13 @@ from test_report import Page
 import netpress
 from netpress.evaluation import Predictions, read_predictions, save_predictions
 from netpress.evaluation.significance import paired_chance, unpaired_chance
+from netpress.folders.chain import ChainFolder
 from netpress.folders.run import RunFolder
 from netpress.network import create, load, save
 from netpress.recipe.schema import check_recipe
 from netpress.report.differences import FRAME, Difference, compare_classes
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.jobs import RunOptions
+from netpress.runs.recipes import run_recipe
 
 ANIMALS = ("ant", "bee", "cat", "dog")
 
@@ -261,3 +263,22 @@ def test_runs_keep_what_is_compared(tmp_path):
     assert measured.differences == comparison.differences
     again = measured.networks[0].predictions
     assert again is not None and torch.equal(again.predicted, kept.predicted) and again.images == kept.images
+
+
+@pytest.mark.slow
+def test_a_chain_keeps_the_predictions_of_its_result(tmp_path):
+    train = {"kind": "train", "epochs": 1, "batch_size": 16}
+    networks = {
+        name: {"model": {"family": "resnet", "blocks": [1], "width": width}, "stages": [train]}
+        for name, width in (("big", 8), ("small", 4))
+    }
+    recipe = {"name": "pair", "data": {"dataset": "digits", "train_images": 32, "image_size": 8}, "networks": networks}
+    run_recipe(check_recipe(recipe), tmp_path / "pair")
+    (difference,) = netpress.compare([tmp_path / "pair" / "big", tmp_path / "pair"]).differences
+    small = netpress.load(tmp_path / "pair" / "small")
+    assert difference.overall is not None and difference.overall.accuracy == small.facts["accuracy"]
+    run_recipe(check_recipe(recipe | {"seed": 3}), tmp_path / "pair", RunOptions(fresh=True))
+    kept, other = (RunFolder(tmp_path / "pair" / name).predictions for name in ("", "small"))
+    assert kept.read_bytes() == other.read_bytes()
+    ChainFolder(tmp_path / "pair").clear()
+    assert not kept.exists() and not other.exists()
