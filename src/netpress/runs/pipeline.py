@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netpress.evaluation import evaluate
+from netpress.evaluation import evaluate, predictions_of, save_predictions
 from netpress.folders.run import RunFolder
 from netpress.folders.stage import StageFolder
 from netpress.network import Library, Network, copy, load, own_class, save
@@ -156,6 +156,7 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     card = count(recipe.score)
     beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
+    save_predictions(predictions_of(evaluation, dataset.test, dataset.classes, dataset.name), run.predictions)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,
         "top5": evaluation.top5,

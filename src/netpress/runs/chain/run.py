@@ -84,6 +84,8 @@ def _finish(recipe: Recipe, place: ChainFolder, outcomes: list[Outcome[RunResult
     assert result is not None
     member = place.member(recipe.result_name)
     atomic_write(place.network, member.network.read_bytes())
+    if member.predictions.exists():  # not of a network that an older version finished
+        atomic_write(place.predictions, member.predictions.read_bytes())
     atomic_write(place.score, member.score.read_bytes())
     write_results(recipe, place, {})
     return replace(result, folder=place.path, report=place.page)
