@@ -25,7 +25,8 @@ from netpress.recipe.reading import read_recipe
 from netpress.recipe.schema import Recipe
 from netpress.report.comparison import compare
 from netpress.runs.jobs import RunOptions
-from netpress.runs.pipeline import RunResult, run_recipe
+from netpress.runs.pipeline import RunResult
+from netpress.runs.recipes import run_recipe
 from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context

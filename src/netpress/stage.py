@@ -28,7 +28,7 @@ from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
 from netpress.folders.stage import METRICS, STATE, StageFolder, format_metrics, read_metrics
-from netpress.network import Network
+from netpress.network import FILES, Library, Network
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.process.world import World
@@ -57,8 +57,8 @@ class Context:
     on_log: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
     score_settings: ScoreSettings | None = None
     """How the run counts its score, for stages that trade with it; None where nothing is counted."""
-    allow_import: bool = False
-    """Whether files from elsewhere, such as teachers, may name a class to import: what the command was given."""
+    library: Library = FILES
+    """What names of networks, such as teachers, stand for."""
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +139,7 @@ class Outlook:
     """Training images, where they are known."""
     first_edits: tuple[dict[str, Any], ...] | None = None
     """The structural edits of the network that a run begins with; None where no run does."""
-    allow_import: bool = False
+    library: Library = FILES
     """As in `Context`."""
     score_settings: ScoreSettings | None = None
     """As in `Context`."""

@@ -173,6 +173,11 @@ def test_the_nano_of_2022_scores_what_their_slides_say(call):
     figures = json.loads(out)
     assert (code, figures["operations"], int(figures["params"])) == (0, 22_675_830, 47_837)
     assert figures["score"] == pytest.approx(0.0357, abs=5e-5)
+    slide = ["Flops: 22675830.0, Params: 47837.0", "Score flops: 0.0271 Score Params: 0.0086", "Final score: 0.0357"]
+    assert figures["printed"] == slide
+    code, out, _ = call("score", "nano.netpress", "--convention", "imt", "--set", "claimed_sparsity=0.197")
+    assert (code, out.splitlines()[-4:]) == (0, ["as the authors of imt print it", *slide])
+    assert "authors" not in call("score", "nano.netpress")[1]
 
 
 def test_help_shows_what_stands_in_brackets(call):

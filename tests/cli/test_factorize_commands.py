@@ -11,7 +11,7 @@ from netpress.network import create, save
 from netpress.recipe.schema import check_recipe
 from netpress.runs.apply import apply_stage
 from netpress.runs.jobs import RunOptions
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.recipes import run_recipe
 from netpress.training.step import TrainingStep
 
 pytestmark = pytest.mark.slow

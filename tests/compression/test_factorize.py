@@ -19,7 +19,7 @@ from netpress.network import Network, copy, create, load
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.recipe.schema import check_recipe
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.recipes import run_recipe
 from netpress.settings import parse
 from netpress.stage import Context
 

@@ -110,6 +110,29 @@ def test_steps_from_a_first_amount(network: Network, context: Context, monkeypat
     assert gone(prune_to_gate(network, nothing, context.part("nothing"))) == 0
 
 
+@pytest.mark.parametrize(("dips", "expected"), [((), 40), ((38,), 40), ((20, 21, 40), 39), (tuple(range(1, 41)), 0)])
+def test_a_sweep_takes_the_last_of_all(
+    dips: tuple[int, ...], expected: int, network: Network, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = pretend(monkeypatch, falls_after(40, *dips))
+    assert gone(prune_to_gate(network, settings_of(search="sweep", last_amount=0.6), context)) == expected
+    assert seen == list(range(61))
+    row = plan(Outlook(network), settings_of(search="sweep", last_amount=0.6)).rows[0]
+    assert row["evaluations"] == 60
+
+
+@pytest.mark.parametrize("search", ["scan", "bisection", "sweep"])
+def test_nothing_is_looked_at_beyond_the_last_amount(
+    search: str, network: Network, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = pretend(monkeypatch, falls_after(40))
+    settings = settings_of(search=search, first_amount=0.2, last_amount=0.3)
+    assert gone(prune_to_gate(network, settings, context)) == max(seen) == 30
+    assert set(seen) <= {0, *range(20, 31)}
+    with pytest.raises(SettingsError, match=r"last_amount = 0\.3 is less than first_amount, 0\.31"):
+        settings_of(search=search, first_amount=0.31, last_amount=0.3)
+
+
 @pytest.mark.parametrize("stop_at", [0, 1, 4, 9])
 def test_a_killed_bisection_takes_no_look_twice(
     stop_at: int, network: Network, context: Context, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +168,8 @@ def test_amounts_that_would_empty_a_tensor_fail(
 
 
 def test_a_scan_has_nothing_to_confirm() -> None:
-    with pytest.raises(SettingsError, match="confirm = 3 needs search = 'bisection'"):
-        settings_of(confirm=3)
+    for search in ("scan", "sweep"):
+        with pytest.raises(SettingsError, match=f"confirm = 3 needs search = 'bisection': a {search} confirms nothing"):
+            settings_of(confirm=3, search=search)
     with pytest.raises(SettingsError, match="'guess' is not one of"):
         settings_of(search="guess")

@@ -18,7 +18,7 @@ from netpress.data.images import draw_stratified
 from netpress.errors import UserError
 from netpress.process.console import Console
 from netpress.recipe.schema import check_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 
 QUIET = Console(quiet=True)
 

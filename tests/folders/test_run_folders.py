@@ -122,7 +122,7 @@ def test_a_sweep_holds_runs_and_a_run_holds_no_sweep(run, tmp_path):
     place = SweepFolder(tmp_path / "sweep")
     with place.claimed(SWEEP, {"seed-1": RECIPE}):
         pass
-    assert place.holds_sweep and not SweepFolder(run.path).holds_sweep
+    assert place.is_here and not SweepFolder(run.path).is_here
     with pytest.raises(UserError, match="holds a sweep"), RunFolder(place.path).claimed(RECIPE, fresh=True):
         pass
     with pytest.raises(UserError, match="holds a single run"), SweepFolder(run.path).claimed(SWEEP, {}, fresh=True):

@@ -10,7 +10,7 @@ from netpress.models.bounds import MOST_VALUES, TooLarge, bounded_building
 from netpress.models.registry import FAMILIES, parse_model
 from netpress.network import create
 from netpress.recipe.schema import check_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 from netpress.scoring import score
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from netpress.network import create, load, save
 from netpress.network.data import class_places, load_data, matched
 from netpress.process.console import Console
 from netpress.recipe.schema import check_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 from netpress.training import load_teachers
 
 QUIET = Console(quiet=True)

@@ -17,7 +17,7 @@ from netpress.files import dump_toml
 from netpress.network import create, save
 from netpress.recipe.schema import check_recipe
 from netpress.report.sweep import FRAME
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.recipes import run_recipe
 
 RECIPE: dict[str, Any] = {
     "name": "quick",

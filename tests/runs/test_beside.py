@@ -12,8 +12,7 @@ from netpress.errors import UserError
 from netpress.files import dump_toml
 from netpress.recipe.schema import check_recipe
 from netpress.report import make_report
-from netpress.runs.pipeline import run_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe, run_recipe
 
 RECIPE: dict[str, Any] = {
     "name": "cards",

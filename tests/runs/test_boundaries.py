@@ -15,7 +15,7 @@ from netpress.folders.stage import StageFolder
 from netpress.recipe.schema import check_recipe
 from netpress.runs import pipeline
 from netpress.runs.jobs import RunOptions
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.recipes import run_recipe
 from netpress.stage import Context
 from netpress.training.step import TrainingStep
 

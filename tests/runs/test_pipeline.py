@@ -17,7 +17,7 @@ from netpress.folders.holding import held
 from netpress.network import load
 from netpress.recipe.schema import check_recipe
 from netpress.runs.jobs import RunOptions
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.recipes import run_recipe
 
 pytestmark = pytest.mark.slow
 

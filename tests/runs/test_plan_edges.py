@@ -30,7 +30,7 @@ from netpress.recipe.reading import load_values, read_recipe, shipped
 from netpress.recipe.schema import check_recipe
 from netpress.recipe.sweep_schema import Sweep
 from netpress.runs import planning
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep
 from netpress.scoring import CONVENTIONS
 from netpress.settings import Settings, SettingsError

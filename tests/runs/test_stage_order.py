@@ -11,8 +11,7 @@ from netpress.compression.magnitude import choose_masks, count_left, count_remov
 from netpress.errors import NetpressError, UserError
 from netpress.network import create, save
 from netpress.recipe.schema import Recipe, check_recipe
-from netpress.runs.pipeline import run_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe, run_recipe
 
 pytestmark = pytest.mark.slow
 

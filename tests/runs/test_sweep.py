@@ -21,7 +21,7 @@ from netpress.network import load
 from netpress.recipe.reading import read_recipe, shipped
 from netpress.recipe.schema import check_recipe
 from netpress.runs.jobs import InTurn, RunOptions
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.recipes import run_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
 from netpress.runs.sweep.members import shared_stages
 

@@ -5,6 +5,7 @@ import functools
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -228,6 +229,69 @@ def test_imt_counts_modules_when_asked() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.AvgPool2d(4))
     without = score(module, (3, 8, 8), convention="imt").operations
     assert score(module, (3, 8, 8), convention="imt", modules=True).operations == without + 4 * 64 + 4 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "lines"),
+    [
+        ("nano", {"claimed_sparsity": 0.197}, ("22675830.0", "47837.0", "0.0271", "0.0086", "0.0357")),
+        ("cifar", {}, ("192701552.0", "500309.0", "0.2309", "0.0895", "0.3205")),
+        ("nano", {}, ("22675830.0", "59573.0", "0.0271", "0.0107", "0.0378")),
+    ],
+)
+def test_imt_prints_as_their_slides_do(name: str, options: dict[str, float], lines: tuple[str, ...]) -> None:
+    """Of the last their slide has the parameters and the final score alone."""
+    flops, params, of_flops, of_params, final = lines
+    assert card(f"densenet:{name}", "imt", **options).printed == (
+        f"Flops: {flops}, Params: {params}",
+        f"Score flops: {of_flops} Score Params: {of_params}",
+        f"Final score: {final}",
+    )
+
+
+def quantized_for_imt() -> tuple[Trace, dict[str, Any]]:
+    """3 x 4 x 4 values, conv 1x1 to 2 with 2 zeros, norm, linear to 5: 8-bit weights, 4-bit inputs; binary, float16."""
+    conv, linear = nn.Conv2d(3, 2, 1, bias=False), nn.Linear(32, 5)
+    conv.weight.data.fill_(1).view(-1)[:2] = 0
+    module = nn.Sequential(conv, nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), linear).eval()
+    formats = {
+        "0.weight": {"kind": "int", "bits": 8},
+        "0.input": {"kind": "int", "bits": 4, "scale": "tensor"},
+        "4.weight": {"kind": "binary"},
+        "4.input": {"kind": "float16"},
+        "4.bias": {"kind": "float32"},
+        "*": {"kind": "float16"},
+    }
+    return trace(module, (3, 4, 4)), formats
+
+
+def test_imt_counts_number_formats_by_its_rules_or_ignores_them() -> None:
+    traced, formats = quantized_for_imt()
+
+    def count(**options: Any) -> tuple[float, float]:
+        counted = score_trace(traced, choose_settings("imt", None, options), formats)
+        return counted.params, counted.operations
+
+    # Products and additions: 32 outputs of 3; 5 of 32, whose bias their counter forgets. The norm: 3 x 32.
+    params = (4 * 8 + 2 * 2 * 16 + 160 * 1 + 5 * 32) / 32
+    operations = (32 * (3 + 2) * 8 + 3 * 32 * 16 + 5 * (32 + 31) * 16) / 32
+    assert count() == (params, operations)
+    wide = (32 * (3 * 8 + 2 * 32) + 3 * 32 * 32 + 5 * (32 * 16 + 31 * 32)) / 32
+    assert count(additions="32") == (params, wide)
+    plain = ((4 + 4 + 160 + 5) / 2, 32 * (3 / 2 + 2) + 3 * 32 + 5 * (32 / 2 + 31))
+    assert count(formats="ignored") == plain == count(formats="ignored", additions="32")
+    assert count(claimed_sparsity=0.5)[0] == (6 * 8 + 2 * 2 * 16 + 160 + 5 * 32) / 64
+    counted = score_trace(traced, choose_settings("imt"), formats)
+    track = counted.track
+    assert counted.alternatives == {
+        "additions = 32": params / track.params + wide / track.operations,
+        "formats = ignored": plain[0] / track.params + plain[1] / track.operations,
+    }
+    without = score_trace(traced, choose_settings("imt"))
+    assert (without.params, without.operations) == plain and not without.alternatives
+    words = (counted.explain(), without.explain())
+    assert ["n/32 of a value" in text for text in words] == [True, False]
+    assert ["as half a value" in text for text in words] == [False, True]
 
 
 # --- official

@@ -12,7 +12,7 @@ from netpress.errors import UserError
 from netpress.models.blocks import CosineLinear
 from netpress.network import Architecture, Network, create
 from netpress.recipe.schema import Recipe, check_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 from netpress.settings import SettingsError, parse
 from netpress.stage import Outlook
 from netpress.training import TrainSettings, plan

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from netpress.data import Mixed
 from netpress.errors import UserError
-from netpress.network import Architecture, InputSpec, Network
+from netpress.network import FILES, Architecture, InputSpec, Network
 from netpress.training.losses import AdaptiveLabelSmoothing, CrossEntropy, Distillation, LabelSmoothing, Lesson, Loss
 from netpress.training.losses.adaptive import class_likeness, classifier_weight
 from netpress.training.losses.distillation import distill
@@ -178,10 +178,10 @@ def test_a_distillation_without_a_teacher_is_refused():
     with pytest.raises(UserError, match="names no network file or run folder"):
         Distillation().join(Loss(), _lesson())
     with pytest.raises(UserError, match="names no network file or run folder"):
-        Distillation().check_teachers(_lesson().student, own_teacher=False, allow_import=False)
-    Distillation().check_teachers(_lesson().student, own_teacher=True, allow_import=False)
+        Distillation().check_teachers(_lesson().student, own_teacher=False, library=FILES)
+    Distillation().check_teachers(_lesson().student, own_teacher=True, library=FILES)
     with pytest.raises(UserError, match="gone: no such"):  # a name counts, whoever else could teach
-        Distillation(teachers=("gone",)).check_teachers(_lesson().student, own_teacher=True, allow_import=False)
+        Distillation(teachers=("gone",)).check_teachers(_lesson().student, own_teacher=True, library=FILES)
 
 
 def test_a_mixed_image_counts_as_the_shares_of_its_labels():

@@ -15,7 +15,7 @@ from netpress.data import Mixed
 from netpress.errors import UserError
 from netpress.network import Architecture, Network, create, save
 from netpress.recipe.schema import Recipe, check_recipe
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 from netpress.settings import SettingsError, parse
 from netpress.training import TrainSettings, load_teachers, run_training
 from netpress.training.losses import LabelRefinery, Lesson, Loss

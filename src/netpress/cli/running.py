@@ -46,12 +46,12 @@ def run(
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
-    A recipe with a [sweep] table is several runs, and ends in one table of them.
+    A recipe with [networks] or a [sweep] table is several runs, and ends in one table of them.
     """
     from netpress.process.console import Console
     from netpress.recipe.reading import read_recipe
     from netpress.runs.jobs import RunOptions
-    from netpress.runs.pipeline import run_recipe
+    from netpress.runs.recipes import run_recipe
 
     asked = (recipe, overrides or [], seed, epochs_scale)
     resolved = read_recipe(*asked)
@@ -73,6 +73,12 @@ def run(
         print(f"report      {swept.page}")
         return
     result = run_recipe(resolved, folder, options)
+    if resolved.networks:
+        from netpress.folders.chain import ChainFolder
+        from netpress.runs.chain.results import as_markdown
+
+        print(f"{as_markdown(resolved, ChainFolder(folder))}\n")
+        print(f"result      {resolved.result_name}")
     print(f"accuracy    {result.accuracy:.2%} of the test images")
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
@@ -94,7 +100,7 @@ def plan(
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
     from netpress.recipe.reading import read_recipe
-    from netpress.runs.planning import plan_recipe
+    from netpress.runs.recipes import plan_recipe
 
     asked = (recipe, overrides or [], None, epochs_scale)
     resolved = read_recipe(*asked)
@@ -108,9 +114,34 @@ def plan(
         print_json(planned)
         return
     print(planned["summary"])
-    for stage in planned["stages"]:
-        print(f"\n{stage['name']}")
+    if "networks" not in planned:
+        _print_stages(planned["stages"])
+        return
+    print()
+    print_rows([_describe_network(network) for network in planned["networks"]])
+    for network in planned["networks"]:
+        print(f"\n{network['name']}: {network['summary'].partition(': ')[2]}")
+        _print_stages(network["stages"], f"{network['name']}/")
+
+
+def _print_stages(stages: list[dict[str, Any]], prefix: str = "") -> None:
+    for stage in stages:
+        print(f"\n{prefix}{stage['name']}")
         print_rows(stage["rows"])
+
+
+def _describe_network(planned: dict[str, Any]) -> dict[str, Any]:
+    """One network of a chain, in a row."""
+    needs = planned["needs"]
+    return {
+        "network": planned["name"],
+        "needs": ", ".join(f"{verb} {other}" for other, verb in needs.items()) or None,
+        "weights": planned["weights"],
+        "dense_score": planned["dense"]["score"],
+        "stages": len(planned["stages"]),
+        "epochs": planned["epochs"],
+        "images": planned["train_images"],
+    }
 
 
 def _print_sweep(planned: dict[str, Any], as_json: bool) -> None:
@@ -168,17 +199,22 @@ def apply(
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
-    """Write a run's report.html again, or a sweep's tables."""
-    from netpress.folders.sweep import SweepFolder
+    """Write a run's report.html again, or the tables and the page of a sweep or a chain."""
+    from netpress.folders.run import RunFolder
 
-    if SweepFolder(folder).csv.exists():
+    kind = RunFolder(folder).kind
+    if kind == "sweep":
         from netpress.runs.sweep import report_sweep
 
         print(report_sweep(folder))
-        return
-    from netpress.report import make_report
+    elif kind == "chain":
+        from netpress.runs.chain import report_chain
 
-    print(make_report(folder))
+        print(report_chain(folder))
+    else:
+        from netpress.report import make_report
+
+        print(make_report(folder))
 
 
 def new(

@@ -139,6 +139,9 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
         print("accuracy    not known: its file holds none; `netpress evaluate` measures it")
     if card.accuracy is not None:
         print(f"accuracy    {card.accuracy:.2%}{_gate(card)}")
+    if card.printed:
+        print(f"\nas the authors of {card.convention} print it")
+        print("\n".join(card.printed))
 
 
 def _print_ranks(card: "ScoreCard") -> None:

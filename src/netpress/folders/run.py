@@ -32,6 +32,8 @@ SCORE = "score.json"
 REPORT = "report.html"
 STAGES = "stages.json"
 Resolve = Callable[[str], str]
+SEVERAL = {"sweep": b"\n[sweep]\n", "chain": b"\n[networks]\n"}
+"""How the recipes of several runs are told from that of one: a sweep may be one of chains, so it comes first."""
 BITS_DEPEND_ON = ("versions", "device", "machine", "compiled_kernels")
 """Of the environment: a run that goes on where one of these differs may end with other bits."""
 
@@ -80,13 +82,14 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run, or a sweep, was begun here."""
+        """Whether a run, a sweep or a chain was begun here."""
         return self.recipe.is_file()
 
     @property
-    def holds_sweep(self) -> bool:
-        """Whether the recipe here stands for several runs, in folders below."""
-        return self.recipe.exists() and b"\n[sweep]\n" in self.recipe.read_bytes()
+    def kind(self) -> str:
+        """What the recipe here stands for: a run, or several in folders below: a sweep, or a chain of networks."""
+        text = self.recipe.read_bytes() if self.holds_run else b""
+        return next((kind for kind, header in SEVERAL.items() if header in text), "run")
 
     def stage(self, name: str) -> StageFolder:
         """The folder of the stage called `name`, as 01-train, whether it is there or not."""
@@ -141,8 +144,8 @@ class RunFolder:
             yield
 
     def _settle_recipe(self, recipe: str, fresh: bool, resolve: Resolve) -> None:
-        if self.holds_sweep:
-            raise UserError(f"--out {self.path}: holds a sweep of several runs; choose another folder")
+        if self.kind != "run":
+            raise UserError(f"--out {self.path}: holds a {self.kind} of several runs; choose another folder")
         if fresh and self.recipe.exists():
             self.clear()
         elif self.is_of_another(recipe, resolve):

@@ -10,11 +10,14 @@ from netpress.network.file import (
     resolve,
     save,
 )
+from netpress.network.library import FILES, Library
 from netpress.network.network import Architecture, InputSpec, Network, build, check_finite, copy, create
 
 __all__ = [
+    "FILES",
     "Architecture",
     "InputSpec",
+    "Library",
     "Network",
     "build",
     "check_finite",

@@ -42,7 +42,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     except UserError as error:
         raise UserError(f"--set {path}: {error}") from None
     if keys[0] != "**":
-        set_value(values, keys, value, f"--set {override}")
+        _refuse_shared_stage(values, keys, override)
+        for table in (values, *_networks_that_say(values, keys)):
+            set_value(table, keys, copy.deepcopy(value), f"--set {override}")
         return
     tables = list(_tables_with(keys[1], values))
     if not tables:
@@ -96,6 +98,30 @@ def read_data_changes(
         if key in changes:
             raise UserError(f"--set data.{key}: concerns the training images, and only test images are read here")
     return changes
+
+
+def _networks_that_say(values: dict[str, Any], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The tables of networks that state what `keys` name themselves: what is set for all of them is set there too."""
+    tables = values.get("networks")
+    for table in tables.values() if isinstance(tables, dict) else ():
+        entry: Any = table
+        for key in keys:
+            if isinstance(entry, list) and key.isdigit() and int(key) < len(entry):
+                entry = entry[int(key)]
+            elif isinstance(entry, dict) and key in entry:
+                entry = entry[key]
+            else:
+                break
+        else:
+            yield table
+
+
+def _refuse_shared_stage(values: dict[str, Any], keys: Sequence[str], override: str) -> None:
+    """Raise UserError for a stage by its place in a recipe of several networks, each of which has stages of its own."""
+    tables = values.get("networks")
+    if keys[0] == "stages" and "stages" not in values and isinstance(tables, dict):
+        name = next(iter(tables), "NAME")
+        raise UserError(f"--set {override}: each network has stages of its own; write networks.{name}.{override}")
 
 
 def _tables_with(key: str, values: Any) -> Iterator[dict[str, Any]]:

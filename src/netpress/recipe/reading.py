@@ -13,6 +13,7 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.files import is_folder, is_there, parse_toml, read_file
+from netpress.recipe.networks import join
 from netpress.recipe.overrides import apply_overrides, split_path
 from netpress.recipe.scaling import has_epochs, scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
@@ -50,7 +51,7 @@ def read_values(
     Raises UserError as `read_recipe` does.
     """
     if isinstance(recipe, Recipe):
-        recipe = recipe.model_dump(mode="json", exclude_none=True)
+        recipe = recipe.values
     values, source = load_values(recipe) if isinstance(recipe, str) else (_own_values(recipe), "")
     apply_overrides(values, overrides)
     if seed is not None:
@@ -99,8 +100,8 @@ def extend(
 ) -> dict[str, Any]:
     """`values` on top of those of the recipe that they name in `extends`, a shipped one or a file seen from `folder`.
 
-    Tables are joined key by key; a list, such as the stages, replaces the other. The other's name, description and
-    [sweep] are its own. Raises UserError where there is no such recipe.
+    Tables are joined key by key; a list, such as the stages, replaces the other, and so does a table of another kind.
+    The other's name, description and [sweep] are its own. Raises UserError where there is no such recipe.
     """
     if "extends" not in values:
         return values
@@ -112,15 +113,7 @@ def extend(
     except UserError as error:
         raise UserError(f"{source}: extends: {error}") from None
     inherited = {key: value for key, value in other.items() if key not in ("name", "description", "sweep")}
-    return _join(inherited, {key: value for key, value in values.items() if key != "extends"})
-
-
-def _join(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    joined = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(below.get(key), dict)
-        joined[key] = _join(below[key], value) if both else value
-    return joined
+    return join(inherited, {key: value for key, value in values.items() if key != "extends"})
 
 
 def shipped() -> dict[str, str]:

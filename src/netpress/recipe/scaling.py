@@ -19,12 +19,12 @@ def scale_recipe(recipe: Recipe, factor: float) -> Recipe:
         raise UserError(f"--epochs-scale {factor}: must be above 0 and at most {LARGEST_SCALE:,.0f}")
     if factor == 1:
         return recipe
-    return check_recipe(_scale_epochs(recipe.model_dump(mode="json", exclude_none=True), factor))
+    return check_recipe(_scale_epochs(recipe.values, factor))
 
 
 def has_epochs(recipe: Recipe) -> bool:
     """Whether any stage of `recipe` trains, so that there are epochs to multiply."""
-    waiting: list[Any] = [recipe.model_dump(mode="json", exclude_none=True)["stages"]]
+    waiting: list[Any] = [recipe.values.get(key) for key in ("stages", "networks")]
     while waiting:
         values = waiting.pop()
         if isinstance(values, dict) and "epochs" in values:

@@ -26,6 +26,7 @@ from netpress.data import DataSettings
 from netpress.errors import UserError
 from netpress.files import dump_toml, parse_toml
 from netpress.models.registry import FAMILIES, choose_model
+from netpress.recipe.networks import expand, find_needs, find_table_problems, put_in_order
 from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths
 from netpress.scoring import ScoreSettings, choose_settings
 from netpress.settings import Natural, Settings, SettingsError, parse
@@ -33,8 +34,10 @@ from netpress.stage import STAGES
 
 MOST_STAGES = 32
 MOST_CARDS = 32
+MOST_NETWORKS = 64
 
 CardName = Annotated[str, StringConstraints(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NetworkName = Annotated[str, StringConstraints(max_length=LONGEST_NAME, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 class Recipe(Settings):
@@ -53,6 +56,11 @@ class Recipe(Settings):
     """How the result is counted, and what stages that trade with the score go by."""
     beside: dict[CardName, SerializeAsAny[ScoreSettings]] = Field(default_factory=dict)
     """Name -> further counts of the result. Each is called as its convention, or names one: [beside.wave]."""
+    networks: dict[NetworkName, Any] = Field(default_factory=dict)
+    """Name -> recipe of one network: where there are some, this is a chain of networks that can teach each other, and
+    `model` and `stages` are what they have in common. See `netpress.recipe.networks`."""
+    result: str | None = None
+    """Which of several networks the recipe is for; without it, the last one."""
     sweep: Sweep | None = None
     """Where there is one, this is not one run but what several have in common: see `netpress.runs.sweep`."""
 
@@ -62,10 +70,32 @@ class Recipe(Settings):
         return understand_model(self.model)
 
     @property
+    def result_name(self) -> str:
+        """Which of several networks is the result."""
+        return self.result or list(self.networks)[-1]
+
+    @property
+    def needs(self) -> dict[str, dict[str, str]]:
+        """Of each of several networks, in an order in which they can be run: which others it needs, and for what."""
+        members = {name: member.model_dump(mode="json") for name, member in self.networks.items()}
+        needs = {name: find_needs(values, self.networks) for name, values in members.items()}
+        return {name: needs[name] for name in put_in_order(needs)}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The recipe as one may write it, as plain values, every setting stated."""
+        values = self.model_dump(mode="json", exclude_none=True, exclude={"networks"})
+        if self.networks:
+            values["networks"] = {name: member.values for name, member in self.networks.items()}
+            for member in values["networks"].values():
+                del member["name"]  # it follows from that of the whole
+        unsaid = ("beside", "model", "stages")
+        return {key: value for key, value in values.items() if value or key not in unsaid}
+
+    @property
     def text(self) -> str:
         """The recipe as TOML, every setting stated, as a run's folder keeps it. Equal texts are the same recipe."""
-        values = self.model_dump(mode="json", exclude_none=True)
-        return dump_toml({key: value for key, value in values.items() if key != "beside" or value})
+        return dump_toml(self.values)
 
     @field_validator("beside", mode="before")
     @classmethod
@@ -81,10 +111,15 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        if not self.stages:
+        if not self.stages and not self.networks:
             raise ValueError("a recipe needs at least one [[stages]] table")
         if len(self.stages) > MOST_STAGES:
             raise ValueError(f"{len(self.stages)} stages are more than the {MOST_STAGES} that a recipe may have")
+        if len(self.networks) > MOST_NETWORKS:
+            raise ValueError(f"{len(self.networks)} networks are more than the {MOST_NETWORKS} that a recipe may have")
+        if self.result is not None and self.result not in self.networks:
+            known = ", ".join(self.networks) or "it has only one"
+            raise ValueError(f"result: the recipe has no network called {self.result} ({known})")
         return self
 
 
@@ -162,6 +197,8 @@ def _explain_family(name: str, presets: Sequence[str], settings: dict[str, Any])
 
 def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
     """Validate a recipe given as plain values. Raises SettingsError with all problems."""
+    if "networks" in values:
+        return _check_networks(values, source)
     problems = find_unquoted_paths(values.get("sweep"))
     model = values.get("model")
     if isinstance(model, dict):
@@ -175,6 +212,36 @@ def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
         raise SettingsError(list(dict.fromkeys(error.problems + problems)), source) from None
     if problems:
         raise SettingsError(problems, source)
+    return recipe
+
+
+def _check_networks(values: dict[str, Any], source: str) -> Recipe:
+    """`check_recipe` of several networks: what holds for all, then each with that, then whether an order is possible.
+
+    Of a problem in what holds for all, each network would tell: it is told once.
+    """
+    problems = find_table_problems(values["networks"])
+    if problems:
+        raise SettingsError(problems, source)
+    unchecked = {"model": {}, "stages": [], **values, "networks": dict.fromkeys(values["networks"], True)}
+    problems = find_unquoted_paths(values.get("sweep"))
+    try:
+        recipe = parse(recipe_schema(), unchecked)
+    except SettingsError as error:
+        problems += error.problems
+    members = {}
+    for name, own in expand(values).items():
+        try:
+            members[name] = check_recipe(own)
+        except SettingsError as error:
+            problems += [f"networks.{name}.{problem}" for problem in error.problems if problem not in problems]
+    if problems:
+        raise SettingsError(problems, source)
+    recipe = recipe.model_copy(update={"networks": members})
+    try:
+        _ = recipe.needs
+    except ValueError as error:
+        raise SettingsError([f"networks: {error}"], source) from None
     return recipe
 
 

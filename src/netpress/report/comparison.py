@@ -180,7 +180,7 @@ def _find_network(path: Path) -> Path:
     """The network file that is meant. Raises UserError."""
     if not is_there(path):
         raise UserError(f"{path}: no such file or folder; give run folders and network files")
-    if RunFolder(path).holds_sweep:
+    if RunFolder(path).kind == "sweep":
         raise UserError(f"{path}: holds a sweep, which has a table of its own; give the folders of its runs")
     return find_file(path)
 
@@ -190,6 +190,8 @@ def _read_settings(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.holds_run:
         return None
     values = parse_toml(read_text(folder.recipe), str(folder.recipe))
+    if folder.kind == "chain":  # what is compared is the network that the recipe is for
+        return _read_settings(RunFolder(folder.path / str(values.get("result") or list(values["networks"])[-1])))
     return dict(_flatten({key: value for key, value in values.items() if key not in NAMES}))
 
 

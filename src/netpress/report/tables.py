@@ -31,6 +31,16 @@ class Table:
     rows: list[list[Cell]]
 
 
+def write_markdown(table: Table) -> str:
+    """The table as Markdown."""
+
+    def line(texts: Iterable[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
+
+    rule = "|" + "|".join("---:" if numeric else "---" for numeric in table.numeric) + "|"
+    return "\n".join([line(table.columns), rule, *(line(cell.text for cell in row) for row in table.rows)])
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Nested tables as (dotted path, value)."""
     flat: list[tuple[str, Any]] = []

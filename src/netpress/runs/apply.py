@@ -18,7 +18,7 @@ from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object
 from netpress.folders.holding import held, is_empty, remove_written
 from netpress.folders.stage import NETWORK, STAGE_FILES, STATE
-from netpress.network import Network, check_out, copy, own_class, resolve
+from netpress.network import Library, Network, check_out, copy, own_class, resolve
 from netpress.network.data import adopt, load_data_at_hand
 from netpress.process.devices import choose_device, set_threads
 from netpress.process.world import World
@@ -80,7 +80,7 @@ def apply_stage(
             save_every_seconds=options.save_every_seconds,
             name=kind,
             score_settings=choose_settings(),
-            allow_import=options.allow_import,
+            library=Library(options.allow_import),
         )
         result = save_result(stage.run(network, settings, context), out, own_class(network))
         if images is not None:
@@ -103,7 +103,7 @@ def _read_settings(
 def _check(stage: Stage, network: Network, settings: Settings, options: RunOptions) -> None:
     """Raise UserError, which names the stage, for what it would refuse."""
     try:
-        outlook = Outlook(network, allow_import=options.allow_import, score_settings=choose_settings())
+        outlook = Outlook(network, library=Library(options.allow_import), score_settings=choose_settings())
         stage.plan(outlook, settings)
     except UserError as error:
         raise UserError(f"{stage.kind}: {error}") from None

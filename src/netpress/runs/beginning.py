@@ -9,19 +9,19 @@ from pathlib import Path
 
 from netpress.data import Dataset, DataSettings, Survey, load_dataset
 from netpress.errors import UserError
-from netpress.network import Network, create, resolve
+from netpress.network import FILES, Library, Network, create
 from netpress.network.data import binding_record, check_same, matched
 from netpress.process.console import Console
 from netpress.recipe.schema import ModelTable, Recipe
 
 
-def read_network(recipe: Recipe, allow_import: bool = False) -> Network | None:
-    """The network that the recipe names to start from; None where it describes a new one. `allow_import` as for `load`.
+def read_network(recipe: Recipe, library: Library = FILES) -> Network | None:
+    """The network that the recipe names to start from; None where it describes a new one.
 
-    Raises UserError where there is none.
+    Raises UserError where the library has none.
     """
     name = recipe.model_table.network
-    return resolve(name, allow_import=allow_import) if name is not None else None
+    return library.load(name) if name is not None else None
 
 
 def split_seed_of(settings: DataSettings, seed: int, network: Network | None) -> int:

@@ -1,6 +1,6 @@
-"""Running a recipe: its stages in order, each once, into a run folder; an interrupted run goes on.
+"""Running the recipe of one network: its stages in order, each once, into a run folder; an interrupted run goes on.
 
-    run_recipe(read_recipe("digits"), Path("runs/digits")).accuracy
+    run_network(read_recipe("digits"), Path("runs/digits"), RunOptions()).accuracy
 
 `netpress.folders.run` lists what lies in the folder.
 """
@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.folders.run import RunFolder
 from netpress.folders.stage import StageFolder
-from netpress.network import Network, copy, load, own_class, save
+from netpress.network import Library, Network, copy, load, own_class, save
 from netpress.network.data import adopt
 from netpress.process.devices import choose_device, seed_for
 from netpress.process.world import World
@@ -23,7 +22,7 @@ from netpress.report import make_report
 from netpress.runs.beginning import create_for, load_run_data, read_network
 from netpress.runs.environment import describe_environment, settle_threads
 from netpress.runs.jobs import RunOptions
-from netpress.runs.planning import plan_recipe
+from netpress.runs.planning import plan_network
 from netpress.scoring import ScoreCard, ScoreSettings, score_trace, trace_network
 from netpress.settings import Settings
 from netpress.stage import Context, Stage, stage_name, stage_of
@@ -43,34 +42,32 @@ class RunResult:
     beside: Mapping[str, ScoreCard] = field(default_factory=dict)
 
 
-def run_recipe(recipe: Recipe, folder: Path, options: RunOptions | None = None) -> RunResult:
-    """Run `recipe` into `folder`, going on where an earlier call with the same recipe was interrupted.
+def run_network(
+    recipe: Recipe, folder: Path, options: RunOptions, members: Mapping[str, Network] | None = None
+) -> RunResult:
+    """Run the `recipe` of one network into `folder`, going on where an earlier call with it was interrupted.
 
-    A network file that the recipe names may itself name a class to import only where the options allow it; a recipe's
-    own `family = "import"` needs no leave.
+    `members` are finished networks of the same chain, which the recipe may name. A network file that it names may
+    itself name a class to import only where the options allow it; a recipe's own `family = "import"` needs no leave.
     Raises UserError if the folder holds a run of another recipe or data, Failure if a stage fails.
     """
-    if recipe.sweep is not None:
-        raise UserError(
-            f"{recipe.name}: stands for several runs; give it to `netpress run` or netpress.runs.sweep.run_sweep"
-        )
-    options = options or RunOptions()
     choose_device(options.device)  # one that is not there is refused first
     run = RunFolder(folder)
+    library = Library(options.allow_import, members or {})
     if options.fresh or len(run.finished_stages()) < len(recipe.stages):
         # What cannot be run is refused before anything is read or written.
-        plan_recipe(recipe, options.data, options.allow_import)
+        plan_network(recipe, options.data, library)
     with run.claimed(recipe.text, options.fresh, resolve_again):
-        initial, contexts = _begin(recipe, run, options)
+        initial, contexts = _begin(recipe, run, options, library)
         network = copy(initial)
         for settings, context in zip(recipe.stages, contexts, strict=True):
             network = run_stage(network, settings, context)
         return _finish(recipe, run, network, contexts[-1])
 
 
-def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network, list[Context]]:
+def _begin(recipe: Recipe, run: RunFolder, options: RunOptions, library: Library) -> tuple[Network, list[Context]]:
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
-    named = read_network(recipe, options.allow_import)
+    named = read_network(recipe, library)
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     if named is not None:
         adopt(named, dataset)
@@ -95,7 +92,7 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions) -> tuple[Network
             name=name,
             on_log=lambda line: run.collect_metrics(),
             score_settings=recipe.score,
-            allow_import=options.allow_import,
+            library=library,
         )
         for name, seed in seeds.items()
     ]

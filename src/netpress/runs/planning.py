@@ -1,4 +1,4 @@
-"""What a recipe would do and cost, without running it: `netpress plan`, and the beginning of every run.
+"""What the recipe of one network would do and cost, without running it: `netpress plan`, and before every run.
 
 A plan trains nothing and opens no image. It makes the network, as shapes where that is enough, and asks each stage in
 turn. A stage plans on the network that the stage before plans to leave: for the recipe fold, fold the second stage
@@ -6,6 +6,8 @@ finds nothing to fold. So a run refuses before it begins what it would otherwise
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +15,43 @@ from netpress.data import survey_dataset
 from netpress.errors import UserError
 from netpress.models.bounds import check_activations, check_answers
 from netpress.models.registry import IMPORTED
-from netpress.network import Network, create
+from netpress.network import FILES, Library, Network, create
 from netpress.network.data import check_fit
 from netpress.recipe.schema import Recipe
 from netpress.runs.beginning import create_for, read_network, split_seed_of
 from netpress.scoring import ScoreCard, score_trace, trace_network
-from netpress.stage import Outlook, foresee, stage_of
+from netpress.stage import Outlook, Plan, foresee, stage_of
 
 MOST_WEIGHED = 2**25
 """Weights that a plan draws and ranks, all prunings together: 128 MB. Beyond, all tensors are taken to lose the same
 share of what they have."""
 
 
-def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = False) -> dict[str, Any]:
-    """The plan as plain values: the dense network's figures, then each stage with its rows.
+@dataclass(frozen=True)
+class Planned:
+    """The plan of one network: plain values for people, and what the stages would leave, for whoever builds on it."""
 
-    Of a folder it counts the files and opens none; of published data sets it knows what their authors state.
-    Raises UserError for what a run would refuse, now or later.
+    values: dict[str, Any]
+    network: Network
+
+
+def plan_network(
+    recipe: Recipe, data: Path | None = None, library: Library = FILES, *, weighs: bool = False
+) -> Planned:
+    """The plan of a recipe of one network: the dense network's figures, then each stage with its rows.
+
+    `weighs` says that what comes after looks at weights. Of a folder it counts the files and opens none; of published
+    data sets it knows what their authors state. Raises UserError for what a run would refuse, now or later.
     """
     if recipe.data.dataset == "folder" and data is None:
         raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
-    named = read_network(recipe, allow_import)
+    named = read_network(recipe, library)
     survey = survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, named))
-    images = survey.train_images
     # A new one as shapes: a weight drawn as 0 is no sparsity.
     network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
     edits = tuple(network.architecture.edits)
-    outlook = Outlook(_with_weights(recipe, network), images, edits, allow_import, recipe.score)
-    plans = foresee(recipe.stages, outlook)
+    beginning = _with_weights(recipe, network, weighs)
+    plans = foresee(recipe.stages, Outlook(beginning, survey.train_images, edits, library, recipe.score))
     traced = trace_network(network)
     if named is not None:
         check_fit(named, recipe.data, survey)
@@ -48,24 +59,29 @@ def plan_recipe(recipe: Recipe, data: Path | None = None, allow_import: bool = F
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))
     dataset = network.facts.get("dataset")
-    card = score_trace(traced, recipe.score, network.formats, dataset=dataset)
-    beside = {
-        name: score_trace(traced, other, network.formats, dataset=dataset) for name, other in recipe.beside.items()
-    }
-    scores = [(card, recipe.score.convention), *((other, name) for name, other in beside.items())]
+    counts = [(recipe.score.convention, recipe.score), *recipe.beside.items()]
+    cards = [(name, score_trace(traced, settings, network.formats, dataset=dataset)) for name, settings in counts]
+    values = _tell(recipe, network, survey.train_images, plans, cards)
+    return Planned(values, list(plans.values())[-1].network)
+
+
+def _tell(
+    recipe: Recipe, network: Network, images: int, plans: Mapping[str, Plan], cards: list[tuple[str, ScoreCard]]
+) -> dict[str, Any]:
+    """The plan as plain values."""
     weights = sum(weight.numel() for weight in network.weights().values())
     epochs = sum(row.get("epochs", 0) or 0 for plan in plans.values() for row in plan.rows)
     summary = (
         f"{recipe.name}: {weights:,} weights, "
-        f"dense score {', '.join(f'{counted.score:.5f} ({name})' for counted, name in scores)}; "
+        f"dense score {', '.join(f'{counted.score:.5f} ({name})' for name, counted in cards)}; "
         f"{len(plans)} stages, {epochs:,} epochs of {images:,} images"
     )
     return {
         "name": recipe.name,
         "summary": summary,
         "weights": weights,
-        "dense": _headline(card),
-        "dense_beside": {name: _headline(other) for name, other in beside.items()},
+        "dense": _headline(cards[0][1]),
+        "dense_beside": {name: _headline(other) for name, other in cards[1:]},
         "train_images": images,
         "epochs": epochs,
         "stages": [{"name": name, "rows": plan.rows} for name, plan in plans.items()],
@@ -76,12 +92,14 @@ def _headline(card: ScoreCard) -> dict[str, float]:
     return {"params": card.params, "operations": card.operations, "score": card.score}
 
 
-def _with_weights(recipe: Recipe, network: Network) -> Network:
-    """The network with its first weights, where it has none, a stage looks at them, and they are not too many."""
+def _with_weights(recipe: Recipe, network: Network, weighs: bool) -> Network:
+    """The network with its first weights, where it has none, somebody looks at them, and they are not too many."""
     parameters = list(network.module.parameters())
-    weighed = sum(stage_of(settings).weighs for settings in recipe.stages)
+    weighed = weighs + sum(stage_of(settings).weighs for settings in recipe.stages)
     looks = weighed * sum(parameter.numel() for parameter in parameters)
     if not (0 < looks <= MOST_WEIGHED and any(parameter.is_meta for parameter in parameters)):
         return network
     architecture = network.architecture
+    if architecture.edits:
+        return network  # another network of the recipe left it; it has what weights its own plan gave it
     return create(architecture.family, architecture.settings, seed=recipe.seed)

@@ -5,6 +5,7 @@ score(network, convention="kaist", mask="none")     those of one of the four sol
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ def score_trace(
     dataset: str | None = None,
 ) -> ScoreCard:
     """The score card of a trace that is already there; many conventions can count one trace."""
-    counted = CONVENTIONS[settings.convention].count(traced, settings, formats or {})
+    convention = CONVENTIONS[settings.convention]
+    counted = convention.count(traced, settings, formats or {})
     track, borrowed = choose_track(settings.track, settings.convention, dataset)
     alternatives = {
         choice: relative_score(params, operations, track)
@@ -121,7 +123,7 @@ def score_trace(
     }
     others = [f"score with {choice}: {figure:.7f}" for choice, figure in alternatives.items()]
     notes = (*counted.notes, *others, *([borrowed] if borrowed else []))
-    return ScoreCard(
+    card = ScoreCard(
         settings.convention,
         track,
         counted.rows,
@@ -134,6 +136,7 @@ def score_trace(
         alternatives,
         traced.in_factors,
     )
+    return card if convention.print_lines is None else replace(card, printed=convention.print_lines(card))
 
 
 def count_multiply_adds(module: nn.Module, input_size: tuple[int, ...]) -> int:

@@ -152,6 +152,7 @@ class ScoreCard:
     `assumed` says in words which widths were not the network's own. `accuracy` is a fraction, None if unknown.
     `extra` are further figures that a convention's authors printed. `alternatives` are the scores that other
     readings of the same rules give, by the settings that choose them. `in_factors` lists the layers in factors.
+    `printed` are the lines in which the convention's authors print a result, where they are known.
     """
 
     convention: str
@@ -165,6 +166,7 @@ class ScoreCard:
     totals: tuple[float, float] | None = None
     alternatives: Mapping[str, float] = field(default_factory=dict)
     in_factors: tuple[LayerInFactors, ...] = ()
+    printed: tuple[str, ...] = ()
 
     @property
     def params(self) -> float:
@@ -251,6 +253,7 @@ class ScoreCard:
             "assumed": list(self.assumed),
             "notes": list(self.notes),
             "extra": dict(self.extra),
+            "printed": list(self.printed),
             "alternatives": dict(self.alternatives),
             "in_factors": [layer.as_json() for layer in self.in_factors],
             "layers": [row.as_json() for row in self.grouped(per)],

@@ -16,7 +16,7 @@ from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from netpress.registry import Registry
-from netpress.scoring.card import Counted
+from netpress.scoring.card import Counted, ScoreCard
 from netpress.scoring.tracks import TrackName
 from netpress.settings import Settings, parse
 from netpress.tracing.operations import Trace
@@ -55,11 +55,15 @@ class ScoreSettings(Settings):
 
 @dataclass(frozen=True)
 class Convention:
-    """A set of counting rules: `count(trace, settings, formats)` makes rows of a trace."""
+    """A set of counting rules: `count(trace, settings, formats)` makes rows of a trace.
+
+    `print_lines(card)`: the lines in which its authors' own counter says the result, where netpress prints such.
+    """
 
     description: str
     settings: type[ScoreSettings]
     count: Callable[[Trace, Any, Mapping[str, Any]], Counted]
+    print_lines: Callable[[ScoreCard], tuple[str, ...]] | None = None
 
 
 CONVENTIONS = Registry[Convention](

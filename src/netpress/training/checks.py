@@ -2,7 +2,7 @@
 
 from netpress.data import Dataset
 from netpress.errors import UserError
-from netpress.network import Network
+from netpress.network import FILES, Library, Network
 from netpress.training.regularizers import penalised_weights
 from netpress.training.settings import TrainSettings
 
@@ -24,14 +24,14 @@ def check_training(network: Network, settings: TrainSettings, images: int | None
         penalised_weights(network.module, settings.orthogonality)
 
 
-def check_teaching(network: Network, settings: TrainSettings, own_teacher: bool, allow_import: bool = False) -> None:
+def check_teaching(network: Network, settings: TrainSettings, own_teacher: bool, library: Library = FILES) -> None:
     """Raise UserError, building nothing, where the loss lacks a teacher or names one that does not fit the network.
 
     `own_teacher` says that the stage has a teacher where the settings name none.
     """
-    settings.loss.check_teachers(network, own_teacher, allow_import)
+    settings.loss.check_teachers(network, own_teacher, library)
     if settings.distillation is not None:
-        settings.distillation.check_teachers(network, own_teacher, allow_import)
+        settings.distillation.check_teachers(network, own_teacher, library)
 
 
 def check_data(network: Network, settings: TrainSettings, data: Dataset) -> None:

@@ -88,7 +88,7 @@ class _Training:
         data, device = context.data, context.device
         try:
             check_data(network, settings, data)
-            check_teaching(network, settings, own_teacher is not None, context.allow_import)
+            check_teaching(network, settings, own_teacher is not None, context.library)
         except UserError as error:
             raise UserError(f"{context.name}: {error}") from None
         self.network, self.settings, self.context = network, settings, context
@@ -97,7 +97,7 @@ class _Training:
         self.selection = data.selection.to(device)
         lay_out(network.module, device)
         self.taken = TrainingStep(
-            network, settings, data.train.to(device), own_teacher=own_teacher, allow_import=context.allow_import
+            network, settings, data.train.to(device), own_teacher=own_teacher, library=context.library
         )
         self.taken.masks.mask_weights()
         self.weights = Weights(network.module)

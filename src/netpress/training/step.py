@@ -14,7 +14,7 @@ from torch import Tensor
 
 from netpress.data import Images, Mixed, augment, mix, normalize
 from netpress.evaluation.ranking import best_class
-from netpress.network import Network
+from netpress.network import FILES, Library, Network
 from netpress.process.devices import generator_for, seed_for
 from netpress.training.averaging import WeightAverage
 from netpress.training.losses import Lesson, Loss
@@ -53,7 +53,7 @@ class TrainingStep:
         images: Images,
         *,
         own_teacher: Network | None = None,
-        allow_import: bool = False,
+        library: Library = FILES,
     ) -> None:
         """`images` lie on the device of the training. Raises UserError where a teacher is missing or does not fit."""
         self.settings = settings
@@ -68,7 +68,7 @@ class TrainingStep:
         self.bfloat16 = settings.precision == "bfloat16" or (
             settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
-        lesson = Lesson(network, self.device, own_teacher, allow_import)
+        lesson = Lesson(network, self.device, own_teacher, library)
         self.label_loss = settings.loss.make(lesson)
         distillation = settings.distillation
         self.distilled = distillation.join(self.label_loss, lesson) if distillation else None

@@ -5,7 +5,6 @@ A loss asks its `Lesson` for them (`netpress.training.losses.loss`), which is th
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,12 +13,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netpress.data import Images
-from netpress.errors import NetpressError, UserError
+from netpress.errors import UserError
 from netpress.evaluation.accuracy import collect_answers
 from netpress.evaluation.ranking import best_class
-from netpress.files import is_folder
-from netpress.folders.stage import NETWORK
-from netpress.network import InputSpec, Network, describe, resolve
+from netpress.network import FILES, InputSpec, Library, Network
 from netpress.network.data import class_places, is_unnamed
 from netpress.network.edits.folding import FoldNorms
 from netpress.tracing.foldable import find_foldable_norms
@@ -128,32 +125,32 @@ def _by_batch(module: nn.Module) -> Iterator[None]:
 def check_teachers(
     names: tuple[str, ...],
     student: Network,
-    allow_import: bool = False,
+    library: Library = FILES,
     setting: str = DISTILLATION,
     mode: TeacherMode = "evaluation",
 ) -> None:
     """Raise UserError, without building anything, unless there are teachers that fit the student.
 
-    Each must be a network file or a run folder: a model by its name alone has learned nothing that it could teach.
-    `setting` is where the names stand. A teacher that normalises by the batch needs batch norms and no formats.
+    Each must be a network of the library, a network file or a run folder: a model by its name alone has learned
+    nothing that it could teach. `setting` is where the names stand. A teacher that normalises by the batch needs batch
+    norms and no formats.
     """
     if not names and mode != "evaluation":
         raise UserError(f'{setting}: names no network file or run folder, which mode = "{mode}" needs')
     if not names:
         raise UserError(f"{setting}: names no network file or run folder, so nothing teaches")
     for name in names:
-        path = Path(name) / NETWORK if is_folder(name) else Path(name)
         try:
-            teacher = describe(path)
-        except NetpressError as error:
-            raise UserError(f"{setting}: {error}; give network files or folders of finished runs") from None
+            teacher = library.describe(name)
+        except UserError as error:
+            raise UserError(f"{setting}: {error}") from None
         size = tuple(teacher["input"][key] for key in ("channels", "height", "width"))
         if len(teacher["classes"]) != len(student.classes) or size != student.input.size:
             raise UserError(
                 f"teacher {name} maps {size} to {len(teacher['classes'])} classes, "
                 f"the student {student.input.size} to {len(student.classes)}; they must agree"
             )
-        if teacher["architecture"]["family"] == "import" and not allow_import:
+        if not library.may_build(name, teacher["architecture"]["family"]):
             raise UserError(f"teacher {name}: is built by code of its author's own; if you trust it, --allow-import")
         if mode != "evaluation":
             _check_norms(name, teacher)
@@ -178,17 +175,18 @@ def _check_norms(name: str, teacher: dict[str, Any]) -> None:
 def load_teachers(
     names: tuple[str, ...],
     student: Network,
-    allow_import: bool = False,
+    library: Library = FILES,
     scale: float = 1.0,
     setting: str = DISTILLATION,
     mode: TeacherMode = "evaluation",
 ) -> MeanTeacher:
-    """The teachers named by files or run folders; `scale` and `mode` as in `MeanTeacher`, `setting` is their place.
+    """The teachers of these names in the library; `scale` and `mode` as in `MeanTeacher`, `setting` is their place.
 
-    Raises UserError where one does not fit the student, or is built by its author's own class and not `allow_import`.
+    Raises UserError where one does not fit the student, or is built by its author's own class and that is not
+    allowed.
     """
-    check_teachers(names, student, allow_import, setting, mode)
-    networks = [resolve(name, allow_import=allow_import) for name in names]
+    check_teachers(names, student, library, setting, mode)
+    networks = [library.load(name) for name in names]
     for network in networks if mode == "evaluation" else ():
         with suppress(UserError):  # a teacher whose forward cannot be traced keeps its norms
             network.edit(FoldNorms(pairs=tuple(find_foldable_norms(network.module, network.input.size))))

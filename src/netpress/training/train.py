@@ -42,7 +42,7 @@ def check_within(outlook: Outlook, settings: TrainSettings, own_teacher: bool = 
     `own_teacher`: the stage has a teacher where the settings name none.
     """
     check_training(outlook.network, settings, outlook.images)
-    check_teaching(outlook.network, settings, own_teacher, outlook.allow_import)
+    check_teaching(outlook.network, settings, own_teacher, outlook.library)
 
 
 def _plan_round(settings: TrainSettings, index: int) -> PlanRow:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from netpress.errors import NetpressError, UserError
-from netpress.runs.planning import plan_recipe
+from netpress.runs.recipes import plan_recipe
 from netpress.runs.sweep.members import Member, SweepMembers, shared_stages
 
 

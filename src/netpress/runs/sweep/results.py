@@ -26,7 +26,7 @@ def report_sweep(folder: Path) -> Path:
     Raises UserError if the folder holds no sweep.
     """
     place = SweepFolder(folder)
-    if not place.holds_sweep:
+    if not place.is_here:
         raise UserError(f"{folder}: holds no sweep")
     write_tables(read_sweep(str(place.recipe)), place, {})
     return place.page

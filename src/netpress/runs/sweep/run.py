@@ -12,7 +12,7 @@ from netpress.folders.stage import StageFolder
 from netpress.folders.sweep import SweepFolder
 from netpress.recipe.schema import resolve_again
 from netpress.runs.jobs import Executor, InTurn, Job, Outcome, RunOptions
-from netpress.runs.pipeline import run_recipe
+from netpress.runs.recipes import run_recipe
 from netpress.runs.sweep.members import Member, SweepMembers, shared_stages
 from netpress.runs.sweep.plan import name_member, plan_member
 from netpress.runs.sweep.results import measure_stages, write_tables

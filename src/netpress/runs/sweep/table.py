@@ -10,7 +10,7 @@ from typing import Any
 
 from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short
 from netpress.report.sweep import Point, render_sweep
-from netpress.report.tables import Cell, Table
+from netpress.report.tables import Cell, Table, write_markdown
 
 FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "seconds")
 
@@ -95,7 +95,7 @@ class SweepTable:
         """The means over seeds, then, where there are several seeds, every run."""
         parts = [f"# {self.name}", self.description, f"{self.state}."]
         tables = [self.mean_table()] + ([self.run_table()] if self._repeats() or self._unfinished() else [])
-        parts += [_markdown(table) for table in tables]
+        parts += [write_markdown(table) if table.rows else "No run is finished yet." for table in tables]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def as_page(self, recipe_text: str) -> str:
@@ -210,14 +210,3 @@ def _table(names: list[str], rows: list[list[Cell]]) -> Table:
         bool(rows) and all(not isinstance(row[place].value, str) for row in rows) for place, _ in enumerate(names)
     ]
     return Table(names, numeric, rows)
-
-
-def _markdown(table: Table) -> str:
-    if not table.rows:
-        return "No run is finished yet."
-
-    def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
-
-    rule = "|" + "|".join("---:" if numeric else "---" for numeric in table.numeric) + "|"
-    return "\n".join([line(table.columns), rule, *(line([cell.text for cell in row]) for row in table.rows)])

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from netpress.data import Mixed
-from netpress.network import Network
+from netpress.network import Library, Network
 from netpress.settings import Fraction, Positive, Settings
 from netpress.training.losses.loss import Lesson, Loss
 from netpress.training.teachers import MeanTeacher, TeacherMode, check_teachers
@@ -14,7 +14,8 @@ class Distillation(Settings):
     """A teacher's softened answers as a second target (Hinton et al. 2015)."""
 
     teachers: tuple[str, ...] = ()
-    """Network files or run folders; their probabilities are averaged. Empty where the stage supplies a teacher."""
+    """Network files, run folders or other networks of the recipe; their probabilities are averaged. Empty where the
+    stage supplies a teacher."""
     mode: TeacherMode = "evaluation"
     """How teachers normalise: by their running statistics, or by each batch, as upstream label refinery did."""
     weight: Fraction = 0.5
@@ -24,10 +25,10 @@ class Distillation(Settings):
     t_squared: bool = True
     """Multiply the teacher's term by the squared temperature, so that its gradients keep their size; IMT did not."""
 
-    def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
+    def check_teachers(self, student: Network, own_teacher: bool, library: Library) -> None:
         """As in `netpress.training.losses.loss.LossSettings`."""
         if self.teachers or not own_teacher or self.mode != "evaluation":
-            check_teachers(self.teachers, student, allow_import, mode=self.mode)
+            check_teachers(self.teachers, student, library, mode=self.mode)
 
     def join(self, loss: Loss, lesson: Lesson) -> "DistilledLoss":
         """`loss` with the teacher's term beside it. Raises UserError where the teacher is missing or does not fit."""

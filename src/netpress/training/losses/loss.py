@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from netpress.data import Mixed
-from netpress.network import Network
+from netpress.network import FILES, Library, Network
 from netpress.settings import Settings
 from netpress.training.part import Part
 from netpress.training.placement import lay_out
@@ -53,8 +53,8 @@ class Lesson:
     device: torch.device
     own_teacher: Network | None = None
     """Teaches where no teachers are named: the network before quantization, for example."""
-    allow_import: bool = False
-    """As in `netpress.stage.Context`."""
+    library: Library = FILES
+    """What names of teachers stand for."""
 
     def teacher(
         self,
@@ -63,7 +63,7 @@ class Lesson:
         setting: str = DISTILLATION,
         mode: TeacherMode = "evaluation",
     ) -> MeanTeacher:
-        """The teachers of these names, files or run folders, or the lesson's own where there is no name.
+        """The teachers of these names in the library, or the lesson's own where there is no name.
 
         It maps images that are normalised for the student to logits, which have `scale` in them (see `MeanTeacher`).
         Raises UserError as `load_teachers`; `setting` is where the names stand. The lesson's own teacher is in
@@ -72,7 +72,7 @@ class Lesson:
         if self.own_teacher is not None and not names and mode == "evaluation":
             teacher = MeanTeacher([self.own_teacher], self.student.input, scale=scale, names=(OWN,))
         else:
-            teacher = load_teachers(names, self.student, self.allow_import, scale, setting, mode)
+            teacher = load_teachers(names, self.student, self.library, scale, setting, mode)
         lay_out(teacher, self.device)
         return teacher
 
@@ -85,7 +85,7 @@ class LossSettings(Settings):
     def check(self, student: Network) -> None:
         """Raise UserError, before the long work, where this loss does not fit the network."""
 
-    def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
+    def check_teachers(self, student: Network, own_teacher: bool, library: Library) -> None:
         """Raise UserError, building nothing, where this loss lacks a teacher or names one that does not fit.
 
         `own_teacher` says that the stage has a teacher where no name is given.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from netpress.data import Mixed
-from netpress.network import Network
+from netpress.network import Library, Network
 from netpress.settings import Positive
 from netpress.training.losses.loss import Lesson, Loss, LossSettings
 from netpress.training.teachers import MeanTeacher, TeacherMode, check_teachers
@@ -27,15 +27,16 @@ class LabelRefinery(LossSettings):
 
     kind: Literal["label_refinery"] = "label_refinery"
     teachers: tuple[str, ...] = ()
-    """Network files or run folders; their probabilities are averaged. Empty where the stage supplies a teacher."""
+    """Network files, run folders or other networks of the recipe; their probabilities are averaged. Empty where the
+    stage supplies a teacher."""
     mode: TeacherMode = "evaluation"
     """How teachers normalise: by their running statistics, or by each batch, as upstream label refinery did."""
     scale: Positive = 1.0
     """Multiplies the logits of student and teachers alike; 5 for cosine heads (UCI 2019)."""
 
-    def check_teachers(self, student: Network, own_teacher: bool, allow_import: bool) -> None:
+    def check_teachers(self, student: Network, own_teacher: bool, library: Library) -> None:
         if self.teachers or not own_teacher or self.mode != "evaluation":
-            check_teachers(self.teachers, student, allow_import, SETTING, self.mode)
+            check_teachers(self.teachers, student, library, SETTING, self.mode)
 
     def make(self, lesson: Lesson) -> "RefinedLoss":
         return RefinedLoss(lesson.teacher(self.teachers, self.scale, SETTING, self.mode), self.scale)

@@ -1,0 +1,82 @@
+"""A folder of several runs: the recipe that they come from, one run folder each, and a table of what they came to.
+
+`netpress.folders.sweep` and `netpress.folders.chain` say what else lies there.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from netpress.errors import UserError
+from netpress.files import atomic_write
+from netpress.folders.holding import held, refuse_other_contents, remove_written
+from netpress.folders.run import RECIPE, Resolve, RunFolder
+
+
+@dataclass(frozen=True)
+class SeveralFolder:
+    """The folder of several runs. Making the object touches nothing on disk."""
+
+    path: Path
+
+    kind: ClassVar[str]
+    """As `RunFolder.kind` has it."""
+    what: ClassVar[str]
+    """What one run of several is called in messages."""
+    files: ClassVar[tuple[str, ...]]
+    """What is written here besides the recipe and the runs."""
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / RECIPE
+
+    def member(self, name: str) -> RunFolder:
+        """The run folder of the member called `name`, whether it is there or not."""
+        return RunFolder(self.path / name)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether several runs of this kind were begun here."""
+        return RunFolder(self.path).kind == self.kind
+
+    @contextmanager
+    def claimed(
+        self, recipe: str, members: Mapping[str, str], fresh: bool = False, resolve: Resolve = str
+    ) -> Iterator[None]:
+        """Make this the folder of the runs of `recipe`, a TOML text, and keep other processes out of it.
+
+        `members` has the recipe of each by its name, `resolve` is as for a run. With `fresh` the members that are here
+        are removed. Raises UserError where the folder holds something else, or a member of another recipe; Failure
+        where another process holds it.
+        """
+        refuse_other_contents(self.path, RECIPE, self.kind)
+        with held(self.path):
+            if self.recipe.exists() and not self.is_here:
+                other = RunFolder(self.path).kind
+                there = "a single run" if other == "run" else f"a {other}"
+                raise UserError(f"--out {self.path}: holds {there}, not a {self.kind}; choose another folder")
+            if fresh:
+                self.clear()
+            for name, text in members.items():
+                if self.member(name).is_of_another(text, resolve):
+                    raise UserError(
+                        f"{self.member(name).recipe}: {self.what} {name} was begun with another recipe; "
+                        "choose another --out, or give --fresh to begin anew in its place"
+                    )
+            atomic_write(self.recipe, recipe)
+            yield
+
+    def clear(self) -> None:
+        """Remove what was written here, and nothing else; the recipe last, so that an interrupted clearing is seen."""
+        for path in sorted(recipe.parent for recipe in self.path.glob(f"*/{RECIPE}")):
+            with held(path):
+                self.clear_member(path)
+            remove_written(path, ())
+        for name in (*self.files, RECIPE):
+            (self.path / name).unlink(missing_ok=True)
+
+    def clear_member(self, path: Path) -> None:
+        """Remove what a member wrote into its folder."""
+        RunFolder(path).clear()
