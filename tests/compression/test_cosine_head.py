@@ -245,6 +245,8 @@ def test_the_plan_refuses_the_angle_loss_once_the_directions_are_fixed(
         UserError, match=r"02-quantize: loss: angle trains directions.* fixed those of classifier\.cosine"
     ):
         foresee(stages, Outlook(network))
+    kept = parse(FoldSettings, {"directions": False})
+    assert foresee([kept, stages[1]], Outlook(network)).keys() == {"01-fold", "02-quantize"}
     fixed = stage_of(stages[0]).run(network, stages[0], context)
     with pytest.raises(UserError, match=r"loss: angle trains directions.* fixed those of classifier\.cosine"):
         stage_of(stages[1]).run(fixed, stages[1], context)

@@ -42,8 +42,8 @@ class Angle(LossSettings):
         if _has_fixed_directions(student, name):
             raise UserError(
                 f"loss: angle trains directions of length 1, and a stage before fixed those of {name}, so that "
-                "training would change their lengths; train with it before `fold`, or within the first `quantize`, "
-                "or take another loss"
+                "training would change their lengths; train with it before, or within the first `quantize` (a `fold` "
+                "before that needs directions = false), or take another loss"
             )
         raise UserError(
             f"loss: angle needs cosines, and the network ends in {name or 'itself'}, of type "
