@@ -36,7 +36,7 @@ from netpress.settings import Count, Fraction, Settings, at_most, parse
 from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.training import TrainSettings, run_training
 from netpress.training.settings import MOST_ROUNDS
-from netpress.training.train import check_real
+from netpress.training.train import check_real, plan_answers
 
 
 def _leaves_some(amount: float) -> float:
@@ -188,7 +188,9 @@ def plan(outlook: Outlook, settings: PruneSettings) -> Plan:
     pruned = copy(network)
     masks = choose_masks(weights, network.masks, settings.amount, settings.scope).masks
     add_masks(pruned, masks)
-    return Plan(_plan_rounds(settings, left, tensors) + tensors, pruned)
+    rounds = _plan_rounds(settings, left, tensors)
+    rounds = [row | plan_answers(outlook, (settings.train, row["epochs"])) for row in rounds]
+    return Plan(rounds + tensors, pruned)
 
 
 def _plan_rounds(settings: PruneSettings, left: dict[str, list[int]], tensors: list[PlanRow]) -> list[PlanRow]:
