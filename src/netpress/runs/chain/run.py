@@ -37,7 +37,7 @@ def run_chain(recipe: Recipe, folder: Path, options: RunOptions, executor: Execu
                 options.console.warn(f"{outcome.job.name}: failed: {outcome.failure}")
             write_results(recipe, place, failed)
 
-        run = _worker(recipe, place, replace(options, fresh=False))  # what was to be cleared is
+        run = _worker(recipe, place, options.for_members(folder))
         outcomes = (executor or InTurn()).run(_make_jobs(recipe, place), run, tell)
         if failed:
             messages = "\n".join(f"{name}: {message}" for name, message in failed.items())
@@ -84,6 +84,8 @@ def _finish(recipe: Recipe, place: ChainFolder, outcomes: list[Outcome[RunResult
     assert result is not None
     member = place.member(recipe.result_name)
     atomic_write(place.network, member.network.read_bytes())
+    if member.predictions.exists():  # not of a network that an older version finished
+        atomic_write(place.predictions, member.predictions.read_bytes())
     atomic_write(place.score, member.score.read_bytes())
     write_results(recipe, place, {})
     return replace(result, folder=place.path, report=place.page)
