@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netpress.errors import UserError
-from netpress.recipe.overrides import set_value, split_path
+from netpress.recipe.overrides import set_for_all, split_path
 from netpress.recipe.reading import read_values
 from netpress.recipe.scaling import scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
@@ -114,10 +114,10 @@ def _expand(recipe: Recipe, values: dict[str, Any], source: str) -> list[Member]
         }
         own = copy.deepcopy(shared)
         for path, value in changes.items():
-            set_value(own, split_path(path), copy.deepcopy(value), f'{source}: sweep, member {name}: "{path}"')
+            set_for_all(own, split_path(path), value, f'{source}: sweep, member {name}: "{path}"')
         own["name"] = f"{recipe.name}_{name}"
         if seed is not None:
-            own["seed"] = seed
+            set_for_all(own, ["seed"], seed, f"{source}: sweep, member {name}: seeds")
         resolved = scale_recipe(check_recipe(own, f"{source}: sweep, member {name}"), table.epochs_scale)
         members[name] = Member(name, variant, dict(zip(columns, point, strict=True)), resolved)
     return list(members.values())
