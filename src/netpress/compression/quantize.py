@@ -117,4 +117,4 @@ def _train(quantized: Network, start: Network, settings: QuantizeSettings, conte
     run_training(quantized, settings.train, context.part("train"), own_teacher=start)
 
 
-STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan))
+STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan, counts=True))

@@ -28,7 +28,6 @@ from netpress.recipe.reading import read_values
 from netpress.recipe.scaling import scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
 from netpress.recipe.sweep_schema import Sweep
-from netpress.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -139,11 +138,3 @@ def _slug(value: Any, among: Sequence[Any]) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     plain = isinstance(value, str | int | float) and re.fullmatch(r"[A-Za-z0-9.-]+", text)
     return text if plain else str(list(among).index(value) + 1)
-
-
-def shared_stages(first: Recipe, second: Recipe) -> int:
-    """How many stages at the beginning of two recipes give the same result: those may be run once for both."""
-    if (first.seed, first.data, first.model) != (second.seed, second.data, second.model):
-        return 0
-    pairs: list[tuple[Settings, Settings]] = list(zip(first.stages, second.stages, strict=False))
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
