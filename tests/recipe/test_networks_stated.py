@@ -117,6 +117,9 @@ OVERRIDES = [
     "stages.0.optimizer.momentum=0.75",
     "stages.1.amount=0.625",
     "seed=9",
+    'networks.a.stages.0={kind = "fold"}',
+    "networks.a.data={image_size = 16}",
+    "networks.a.stages.0.epochs=5",
 ]
 
 

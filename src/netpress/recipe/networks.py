@@ -21,6 +21,8 @@ a network's [networks.small.stages.0] changes single settings of the first.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from netpress.settings import find_unreadable
+
 OF_THE_WHOLE = ("name", "networks", "sweep", "result", "extends")
 """Keys that stand at the top of a recipe, and in no table of a network."""
 OWN = (*OF_THE_WHOLE, "description")
@@ -67,6 +69,19 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         name: {**join(shared, table), "name": f"{values.get('name', '')}_{name}"}
         for name, table in values["networks"].items()
     }
+
+
+def state_networks(values: dict[str, Any]) -> None:
+    """Put into each network's table all that holds for it, in place, so that a path leads to what the network is told.
+
+    `networks.small.stages.0` is then the whole stage, whether the recipe was written so or is one that a folder states.
+    What cannot be understood stays as it is, and is refused later.
+    """
+    if "networks" in values and not (find_unreadable(values) or find_table_problems(values["networks"])):
+        told = expand(values)
+        values["networks"] = {
+            name: {key: value for key, value in table.items() if key != "name"} for name, table in told.items()
+        }
 
 
 def find_table_problems(tables: Any) -> list[str]:

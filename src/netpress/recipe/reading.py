@@ -13,7 +13,7 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.files import is_folder, is_there, parse_toml, read_file
-from netpress.recipe.networks import join
+from netpress.recipe.networks import join, state_networks
 from netpress.recipe.overrides import apply_overrides, set_for_all, split_path
 from netpress.recipe.scaling import has_epochs, scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
@@ -53,6 +53,8 @@ def read_values(
     if isinstance(recipe, Recipe):
         recipe = recipe.values
     values, source = load_values(recipe) if isinstance(recipe, str) else (_own_values(recipe), "")
+    if overrides or seed is not None:
+        state_networks(values)
     apply_overrides(values, overrides)
     if seed is not None:
         if any(split_path(override.partition("=")[0].strip()) in SEED_PATHS for override in overrides):

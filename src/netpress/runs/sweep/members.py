@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netpress.errors import UserError
+from netpress.recipe.networks import state_networks
 from netpress.recipe.overrides import set_for_all, split_path
 from netpress.recipe.reading import read_values
 from netpress.recipe.scaling import scale_recipe
@@ -96,6 +97,7 @@ def _expand(recipe: Recipe, values: dict[str, Any], source: str) -> list[Member]
     table = recipe.sweep
     assert table is not None
     shared = {key: value for key, value in values.items() if key != "sweep"}
+    state_networks(shared)
     columns = name_columns(list(table.grid))
     points = list(itertools.product(*table.grid.values()))
     members: dict[str, Member] = {}
