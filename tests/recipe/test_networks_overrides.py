@@ -60,8 +60,9 @@ def test_one_network_alone_is_reached_by_its_name(read):
     assert read("networks.c.stages.0.train.epochs=1")["c"].stages[0].train.epochs == 1
     with pytest.raises(UserError, match="entries 0 to 0"):
         read("networks.d.stages.1.epochs=2")
-    with pytest.raises(UserError, match=r"networks\.e"):
+    with pytest.raises(UserError, match=r"no network called e \(a, b, c, d\)"):
         read("networks.e.seed=2")
+    assert list(read('networks.e={model = {network = "a"}}')) == ["a", "b", "c", "d", "e"]
 
 
 def test_every_place_is_reached_by_its_key(read):

@@ -18,6 +18,7 @@ A network may also begin with the result of another: `model = { network = "large
 a network's [networks.small.stages.0] changes single settings of the first.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def state_networks(values: dict[str, Any]) -> None:
     What cannot be understood stays as it is, and is refused later.
     """
     if "networks" in values and not (find_unreadable(values) or find_table_problems(values["networks"])):
-        told = expand(values)
+        told = copy.deepcopy(expand(values))  # no two tables hold the same list
         values["networks"] = {
             name: {key: value for key, value in table.items() if key != "name"} for name, table in told.items()
         }

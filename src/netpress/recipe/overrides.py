@@ -114,6 +114,8 @@ def set_for_all(values: dict[str, Any], keys: Sequence[str], value: Any, asked_b
     if tables and keys[0] == "stages" and "stages" not in values:
         path = ".".join(("networks", next(iter(tables)), *keys))
         raise UserError(f"{asked_by}: each network has stages of its own; write {path}")
+    if tables and keys[0] == "networks" and len(keys) > 2 and keys[1] not in tables:
+        raise UserError(f"{asked_by}: the recipe has no network called {keys[1]} ({', '.join(tables)})")
     if keys == ["seed"]:
         own = [name for name, table in tables.items() if table.get("seed", value) not in (value, values.get("seed", 0))]
         if own:
