@@ -49,6 +49,7 @@ from netpress.training.placement import lay_out
 from netpress.training.step import StepRandomness, TrainingStep
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+IMAGES = 4096
 SETTINGS: dict[str, Any] = {
     "epochs": 1,
     "optimizer": {"kind": "sgd", "learning_rate": 0.1, "weight_decay": 1e-5},
@@ -206,11 +207,11 @@ EFFICIENTNETS = ("EfficientNet, kernels", "EfficientNet, torch alone")
 EFFICIENTNET_BATCH = 64  # torch alone takes 3.4 GiB for these
 
 
-def serve(connection: Connection, name: str, batch_size: int, device: torch.device) -> None:
+def serve(connection: Connection, make: Callable[..., Any], name: str, batch_size: int, device: torch.device) -> None:
     """Take steps of one loop when told how many and with how many threads; answer with their times."""
-    images = load_images(4096)
+    images = load_images(IMAGES)
     batches = shuffled_batches(len(images), batch_size, generator_for(0, "order"), drop_last=True)
-    loop = make_loop(name, images, device)
+    loop = make(name, images, device)
     taken = 0
     while (order := connection.recv()) is not None:
         count, threads, size = order
@@ -238,13 +239,23 @@ class StepTime:
     """The most that the loop's process used, with images, in MiB."""
 
 
-def alternate(names: list[str], batch_size: int, blocks: int, device: torch.device) -> dict[str, StepTime]:
-    """Time each loop's step: blocks of two steps in turn, each at its own best thread count."""
+def alternate(
+    names: list[str],
+    batch_size: int,
+    blocks: int,
+    device: torch.device,
+    make: Callable[..., Any] = make_loop,
+    threads_of_all: int | None = None,
+) -> dict[str, StepTime]:
+    """Time each loop's step: blocks of two steps in turn, each at its own best thread count, unless it is given.
+
+    `make` as `make_loop`.
+    """
     context = multiprocessing.get_context("spawn")
     workers: dict[str, tuple[Any, Connection]] = {}
     for name in names:
         here, there = context.Pipe()
-        process = context.Process(target=serve, args=(there, name, batch_size, device), daemon=True)
+        process = context.Process(target=serve, args=(there, make, name, batch_size, device), daemon=True)
         process.start()
         workers[name] = process, here
 
@@ -252,11 +263,13 @@ def alternate(names: list[str], batch_size: int, blocks: int, device: torch.devi
         workers[name][1].send((count, threads, size))
         return workers[name][1].recv()
 
-    counts = sorted({1, available_cores()})
+    counts = [threads_of_all] if threads_of_all else sorted({1, available_cores()})
     threads = {}
     for name in names:
         ask(name, 1, counts[-1])  # warms up
-        threads[name] = min((min(ask(name, 2, count))[0], count) for count in counts)[1]
+        threads[name] = counts[0]
+        if len(counts) > 1:
+            threads[name] = min((min(ask(name, 2, count))[0], count) for count in counts)[1]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for block in range(blocks):
         for name in sorted(names, reverse=bool(block % 2)):
@@ -336,7 +349,7 @@ def measure(batch_size: int, blocks: int, device: torch.device) -> dict[str, Any
     times = alternate(names, batch_size, blocks, device)
     ours = times["netpress"]
     torch.set_num_threads(ours.threads)
-    images = load_images(4096)
+    images = load_images(IMAGES)
     loop = make_loop("netpress", images, device)
     batch = torch.arange(batch_size)
     parts = time_parts(loop.step, batch, 2 * blocks)

@@ -57,6 +57,8 @@ def run(
     threads: int | None = None,
     console: Console | None = None,
     allow_import: bool = False,
+    answers: str | Path | None = None,
+    answers_limit: float = 10.0,
 ) -> RunResult:
     """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
 
@@ -64,7 +66,8 @@ def run(
     on a recipe given as values too, which stays as it is. An interrupted run goes on when called again; its state is
     saved at least every `save_every` seconds.
     A network file that the recipe names, to begin with or as a teacher, may import its author's own class only with
-    `allow_import`.
+    `allow_import`. `answers` is the folder of teachers' answers that trainings with `keep_answers` share, by default
+    `.answers` beside `out`, and `answers_limit` the GB that it may grow to.
     Raises netpress.errors.UserError or Failure.
     """
     recipe = read_recipe(str(recipe) if isinstance(recipe, Path) else recipe, set, seed, epochs_scale)
@@ -77,6 +80,8 @@ def run(
         save_every_seconds=save_every,
         threads=threads,
         allow_import=allow_import,
+        answers=Path(answers) if answers else None,
+        answers_limit=answers_limit,
     )
     return run_recipe(recipe, folder, options)
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from netpress.data import Dataset
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
+from netpress.folders.answers import AnswersFolder
 from netpress.folders.stage import METRICS, STATE, StageFolder, format_metrics, read_metrics
 from netpress.network import FILES, Library, Network
 from netpress.numerics.layers import quantized_layers
@@ -59,6 +60,8 @@ class Context:
     """How the run counts its score, for stages that trade with it; None where nothing is counted."""
     library: Library = FILES
     """What names of networks, such as teachers, stand for."""
+    answers: AnswersFolder | None = None
+    """Where teachers' answers are kept for later runs; None where none are."""
 
     @property
     def device(self) -> torch.device:

@@ -47,7 +47,15 @@ def test_lists(call, what):
 def test_evaluate_and_score(call, network):
     code, out, _ = call("evaluate", network, "--json")
     assert code == 0
-    assert json.loads(out)["images"] == 300
+    told = json.loads(out)
+    assert told["images"] == 300
+    assert "classes" not in told
+    told = json.loads(call("evaluate", network, "--json", "--per-class")[1])
+    assert sorted(row["class"] for row in told["classes"]) == [str(digit) for digit in range(10)]
+    assert sum(row["images"] for row in told["classes"]) == 300
+    assert sum(row["right"] for row in told["classes"]) == round(300 * told["accuracy"])
+    shown = call("evaluate", network, "--per-class")[1].splitlines()
+    assert [line.split()[0] for line in shown[1:11]] == [row["class"] for row in told["classes"]]
     code, out, _ = call("score", network, "--json")
     assert code == 0
     figures = json.loads(out)

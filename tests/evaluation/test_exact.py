@@ -209,6 +209,9 @@ def test_the_command_shows_every_layers_accumulator(call: Call, quantized: Netwo
     for layer in figures["layers"]:
         assert 0 < layer["bits_met"] <= layer["bits_needed"] <= layer["bits_claimed"]
         assert 2 ** (layer["bits_met"] - 2) <= layer["largest_sum"] < 2 ** (layer["bits_met"] - 1)
+    classes = json.loads(call("evaluate", "q.netpress", "--exact", "--per-class", "--json")[1])["classes"]
+    right, images = (sum(row[key] for row in classes) for key in ("right", "images"))
+    assert right / images == figures["accuracy"]
     code, out, _ = call("evaluate", "q.netpress", "--exact")
     assert code == 0
     assert "100.00% of the answers equal" in out

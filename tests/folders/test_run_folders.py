@@ -50,6 +50,21 @@ def test_stages_and_rounds_are_told_in_order(run):
     assert read_metrics(run.metrics) == [{"epoch": 1}, *({"round": number} for number in (1, 2, 10, 11))]
 
 
+def test_accuracies_stand_in_percent_a_row_an_epoch(run):
+    """As the log that IMT Atlantique published in 2022; also of a run that goes on, and of what is no epoch no row."""
+    first = {"epoch": 1, "train_accuracy": 0.26396, "selection_accuracy": 0.4442}
+    write_lines(run.stage("01-train").path / "metrics.jsonl", first, {"epoch": 2, "train_accuracy": 1})
+    write_lines(run.stage("02-prune").path / "metrics.jsonl", {"round": 1, "accuracy": 0.5})
+    later = {"epoch": 1, "train_accuracy": 0.5, "selection_accuracy": 2 / 3}
+    write_lines(run.stage("02-prune").path / round_name(1) / "metrics.jsonl", later)
+    for _ in range(2):
+        run.collect_metrics()
+        assert run.accuracies.read_bytes() == (
+            b"Train Acc.\tValid Acc.\t\n26.396000\t44.420000\t\n100.000000\tnan\t\n50.000000\t66.666667\t\n"
+        )
+    assert run.accuracies.name == "log.tsv"
+
+
 def test_finished_stages_end_at_the_first_gap(run):
     assert [stage.name for stage in run.finished_stages()] == ["01-train"]
     run.stage("03-fold").path.mkdir()
@@ -98,7 +113,8 @@ def test_an_environment_is_recorded_once(run):
 
 
 def test_clearing_takes_all_that_a_run_writes_and_nothing_else(run):
-    own = (run.environment, run.log, run.metrics, run.network, run.score, run.report, run.stage_figures)
+    figures = (run.metrics, run.accuracies, run.score, run.predictions, run.stage_figures)
+    own = (run.environment, run.log, run.network, run.report, *figures)
     for path in (*own, run.path / "letter.txt", run.stage("01-train").path / "notes.txt"):
         path.touch()
     run.clear()

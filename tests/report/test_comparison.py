@@ -90,22 +90,29 @@ def test_the_terminal_shows_both_tables(three, call):
     assert "accuracy unknown, so not in the plot: c.netpress" in out
 
 
-@pytest.mark.parametrize("against", ["score", "parameters", "operations"])
-def test_the_page_plots_what_is_known_against_what_was_asked(three, call, tmp_path, against):
+MEASURES = ["score", "parameters", "operations"]
+
+
+@pytest.mark.parametrize("against", MEASURES)
+def test_the_page_plots_what_is_known_against_each_measure(three, call, tmp_path, against):
     code, out, _ = call("compare", *three, "--out", "page.html", "--against", against)
     assert (code, out.splitlines()[-1].split()) == (0, ["page", "page.html"])
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    page = Page(html)
-    assert f"{against} (lower is better)" in page.text
     assert not re.search(r"""(src|href)=|url\(|@import|https?://""", html)  # nothing is fetched
-    marks = re.findall(r'class="mark-shape" d="[^"]*" transform="translate\(([\d.]+),([\d.]+)\)', html)
-    assert len(marks) == 2  # without c
-    (left, low), (right, high) = (tuple(map(float, mark)) for mark in marks)
-    assert left < right and low > high  # b costs more, and is more accurate: up is less in a drawing
-    gate = re.search(r'<line class="gate"[^>]* y1="([\d.]+)"', html)
-    assert gate is not None
-    # 80% lies two fifths of the way from 75% to 87.5%.
-    assert float(gate[1]) == pytest.approx(low + 0.4 * (high - low), abs=0.2)
+    choices = re.findall(r'<input type="radio" name="against" id="against-(\w+)"( checked)?>', html)
+    assert choices == [(name, " checked" if name == against else "") for name in MEASURES]
+    drawings = re.findall(r"<svg viewBox.*?</svg>(?=<figcaption>)", html, re.DOTALL)
+    assert len(drawings) == len(MEASURES)
+    for name, drawing in zip(MEASURES, drawings, strict=True):
+        assert f"{name} (lower is better)" in drawing
+        marks = re.findall(r'class="mark-shape" d="[^"]*" transform="translate\(([\d.]+),([\d.]+)\)', drawing)
+        assert len(marks) == 2  # without c
+        (left, low), (right, high) = (tuple(map(float, mark)) for mark in marks)
+        assert left < right and low > high  # b costs more, and is more accurate: up is less in a drawing
+        gate = re.search(r'<line class="gate"[^>]* y1="([\d.]+)"', drawing)
+        assert gate is not None
+        # 80% lies two fifths of the way from 75% to 87.5%.
+        assert float(gate[1]) == pytest.approx(low + 0.4 * (high - low), abs=0.2)
 
 
 def test_the_gate_is_in_sight_where_all_are_far_below_it(tmp_path):
@@ -124,7 +131,8 @@ def test_no_name_leaves_the_drawing(tmp_path):
     ]
     html = draw_by_file_name(names)
     starts = re.findall(r'<text class="name" x="([\d.-]+)" y="[\d.]+">(n+)\.netpress</text>', html)
-    assert [len(text) for _, text in starts] == [40, 5]  # from the most accurate down; the longest is in the legend
+    # In each plot, from the most accurate down; the longest is in the legend.
+    assert [len(text) for _, text in starts] == [40, 5] * 3
     for start, text in starts:
         assert float(start) >= 0
         assert float(start) + 6 * len(text) <= FRAME.width

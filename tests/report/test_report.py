@@ -157,7 +157,7 @@ def run(tmp_path: Path) -> Path:
 class Page(HTMLParser):
     """What a page is made of; complains of tags that do not close."""
 
-    EMPTY = frozenset({"meta", "line", "rect", "circle", "polyline", "link", "br"})
+    EMPTY = frozenset({"meta", "line", "circle", "polyline", "link", "br", "input"})
 
     def __init__(self, html: str) -> None:
         super().__init__()

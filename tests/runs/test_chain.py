@@ -69,9 +69,19 @@ def rows_of(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_the_folder(whole):
     assert sorted(path.name for path in whole.iterdir() if not path.name.startswith(".")) == [
-        *("cut", "large", "network.netpress", "networks.csv", "recipe.toml", "report.html", "score.json", "small")
+        *(
+            "cut",
+            "large",
+            "network.netpress",
+            "networks.csv",
+            "predictions.safetensors",
+            "recipe.toml",
+            "report.html",
+            "score.json",
+            "small",
+        )
     ]
-    for name in ("network.netpress", "score.json"):
+    for name in ("network.netpress", "score.json", "predictions.safetensors"):
         assert (whole / name).read_bytes() == (whole / "cut" / name).read_bytes()
     rows = rows_of(whole)
     assert list(rows) == ["large", "small", "cut"]

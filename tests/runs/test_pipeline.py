@@ -13,6 +13,7 @@ import torch
 
 import netpress
 from netpress.errors import Failure, UserError
+from netpress.evaluation import read_predictions
 from netpress.folders.holding import held
 from netpress.network import load
 from netpress.recipe.schema import check_recipe
@@ -72,6 +73,9 @@ def test_the_run_folder(reference):
     assert 0 < score["accuracy"] <= 1
     assert score["score"] == pytest.approx(score["params"] / 36.5e6 + score["operations"] / 10.49e9, rel=1e-6)
     network = load(folder / "network.netpress")
+    kept = read_predictions(folder / "predictions.safetensors")
+    assert kept.accuracy == score["accuracy"] == network.facts["accuracy"]
+    assert (kept.dataset, kept.classes) == ("digits", network.classes)
     for done in folder.glob("0*/done.json"):
         assert json.loads(done.read_text())["parameters"] == sum(p.numel() for p in network.module.parameters())
     weights = network.weights()
@@ -82,6 +86,8 @@ def test_the_run_folder(reference):
     assert {"seed", "versions", "git_commit", "device", "threads", "data_checksum"} <= environment.keys()
     epochs = [(line["stage"], line["round"], line["epoch"]) for line in metrics(folder) if "epoch" in line]
     assert len(epochs) == 3 + 2 + 2
+    heading, *rows = (folder / "log.tsv").read_text().splitlines()
+    assert (heading, len(rows)) == ("Train Acc.\tValid Acc.\t", len(epochs))
     assert not list(folder.rglob("state.safetensors"))
     last = out.strip().splitlines()[-5:]
     for line, word in zip(last, ("accuracy", "parameters", "operations", "score", "report"), strict=True):
@@ -113,6 +119,8 @@ def test_killed_ten_times_gives_the_same_bits(reference, tmp_path):
     for name, tensor in before.module.state_dict().items():
         assert torch.equal(tensor, tensors[name]), name
     assert metrics(tmp_path / "run") == metrics(whole)
+    for name in ("log.tsv", "predictions.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
     figures = [json.loads((folder / "score.json").read_text()) for folder in (tmp_path / "run", whole)]
     assert figures[0] == figures[1]
 

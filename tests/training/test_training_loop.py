@@ -65,9 +65,12 @@ def test_a_part_is_told_everything_in_order(tmp_path, monkeypatch):
     assert recorder.told == [*epoch, "begin_round", *epoch, "close"]
 
 
+NONE = torch.zeros(0, dtype=torch.long)
+
+
 def _script_accuracies(monkeypatch, accuracies: list[float]) -> None:
     queue = iter(accuracies)
-    monkeypatch.setattr(loop, "evaluate_module", lambda *_: Evaluation(next(queue), 1.0, 1.0, 20))
+    monkeypatch.setattr(loop, "evaluate_module", lambda *_: Evaluation(next(queue), 1.0, 1.0, 20, NONE, NONE))
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

@@ -1,6 +1,7 @@
 """`netpress evaluate`: the accuracy of a network."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +36,9 @@ def evaluate(
     exact: Annotated[
         bool, typer.Option("--exact", help="Sum in integers, and show every layer's largest accumulator.")
     ] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Show the accuracy on each class too, the least first.")
+    ] = False,
     overrides: DataChanges = None,
     classes_by_number: ByNumber = False,
     device: DeviceName = "auto",
@@ -65,16 +69,36 @@ def evaluate(
         set=overrides or [],
         classes_by_number=classes_by_number,
     )
+    classes = _by_class(measured, loaded.classes) if per_class else []
+    if classes and not as_json:
+        print_table([row | {"accuracy": f"{row['accuracy']:.2%}"} for row in classes])
+        print()
+    told = {"classes": classes} if per_class else {}
     if isinstance(measured, ExactEvaluation):
-        _show_exact(measured, as_json)
+        _show_exact(measured, as_json, told)
         return
     if as_json:
-        print_json(
-            {"accuracy": measured.accuracy, "top5": measured.top5, "loss": measured.loss, "images": measured.count}
-        )
+        figures = {
+            "accuracy": measured.accuracy,
+            "top5": measured.top5,
+            "loss": measured.loss,
+            "images": measured.count,
+        }
+        print_json(figures | told)
         return
     print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images")
     _print_rest(measured)
+
+
+def _by_class(measured: "Evaluation", names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a class that has images, the least accurate first."""
+    right, images = (counts.tolist() for counts in measured.by_class(len(names)))
+    rows = [
+        {"class": name, "images": images[place], "right": right[place], "accuracy": right[place] / images[place]}
+        for place, name in enumerate(names)
+        if images[place]
+    ]
+    return sorted(rows, key=lambda row: row["accuracy"])
 
 
 def _print_rest(measured: "Evaluation") -> None:
@@ -83,11 +107,11 @@ def _print_rest(measured: "Evaluation") -> None:
     print(f"loss        {measured.loss:.4f}")
 
 
-def _show_exact(measured: "ExactEvaluation", as_json: bool) -> None:
+def _show_exact(measured: "ExactEvaluation", as_json: bool, told: dict[str, Any]) -> None:
     """Print what the integers gave; then a Failure if some input could overflow what the network claims."""
     from netpress.numerics.claims import check_claims
 
-    figures = measured.as_json()
+    figures = measured.as_json() | told
     if as_json:
         print_json(figures)
     else:

@@ -32,6 +32,12 @@ EpochsScale = Annotated[float, typer.Option(help="Multiply every number of epoch
 DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Decides every random choice.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core.")]
+Answers = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where teachers' answers are kept; by default .answers beside --out.")
+]
+AnswersLimit = Annotated[
+    float, typer.Option("--answers-limit", min=0, metavar="GB", help="How large that folder may grow.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AllowImport = Annotated[
     bool, typer.Option("--allow-import", help="Trust network files that import their author's own Python class.")

@@ -7,6 +7,8 @@ import typer
 
 from netpress.cli.options import (
     AllowImport,
+    Answers,
+    AnswersLimit,
     AsJson,
     ByNumber,
     DataFolder,
@@ -43,6 +45,8 @@ def run(
     ] = 60.0,
     threads: Threads = None,
     allow_import: AllowImport = False,
+    answers: Answers = None,
+    answers_limit: AnswersLimit = 10.0,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -64,6 +68,8 @@ def run(
         save_every_seconds=save_every,
         threads=threads,
         allow_import=allow_import,
+        answers=answers,
+        answers_limit=answers_limit,
     )
     if resolved.sweep is not None:
         from netpress.runs.sweep import read_sweep, run_sweep
@@ -178,6 +184,8 @@ def apply(
     seed: Seed = 0,
     threads: Threads = None,
     allow_import: AllowImport = False,
+    answers: Answers = None,
+    answers_limit: AnswersLimit = 10.0,
 ) -> None:
     """Apply one stage to one network, without a recipe.
 
@@ -195,7 +203,15 @@ def apply(
         dataset=dataset,
         seed=seed or 0,
         classes_by_number=classes_by_number,
-        options=RunOptions(data=data, device=device, console=Console(), threads=threads, allow_import=allow_import),
+        options=RunOptions(
+            data=data,
+            device=device,
+            console=Console(),
+            threads=threads,
+            allow_import=allow_import,
+            answers=answers,
+            answers_limit=answers_limit,
+        ),
     )
     print(f"network     {out}")
 

@@ -36,7 +36,7 @@ from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.training import TrainSettings, run_training
 from netpress.training.norms import remeasure_norms
 from netpress.training.settings import MOST_ROUNDS
-from netpress.training.train import check_real
+from netpress.training.train import check_real, plan_answers
 
 Part = Annotated[float, above(0), below(1)]
 TARGETS = ("keep", "compression", "score")
@@ -146,6 +146,7 @@ def plan(outlook: Outlook, settings: PruneChannelsSettings) -> Plan:
     groups = find_groups(outlook.network, settings.layers)
     goals = _goals(outlook.network, groups, settings, outlook.score_settings)
     planned, rows = copy(outlook.network), []
+    epochs = settings.train.epochs if settings.train else 0
     for number in range(1, settings.rounds + 1):
         now = find_groups(planned, settings.layers) if number > 1 else groups
         order = order_units(now, None, "layer", settings.layer_keep)
@@ -155,7 +156,8 @@ def plan(outlook: Outlook, settings: PruneChannelsSettings) -> Plan:
                 "what": f"round {number}",
                 "parameters": _parameters(planned),
                 "compression": goals.compression(_parameters(planned)),
-                "epochs": settings.train.epochs if settings.train else 0,
+                "epochs": epochs,
+                **plan_answers(outlook, (settings.train, epochs)),
             }
         )
     return Plan(rows + _layer_rows(outlook.network, planned, groups, settings), planned)

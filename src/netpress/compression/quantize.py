@@ -24,6 +24,7 @@ from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.tracing.foldable import find_foldable_norms
 from netpress.training import run_training
 from netpress.training.train import check_within as check_training
+from netpress.training.train import plan_answers
 
 
 def quantize(network: Network, settings: QuantizeSettings, context: Context) -> Network:
@@ -90,7 +91,8 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
         for name, layer in formats.items()
     ]
     if settings.train is not None:
-        rows.append({"what": "training", "epochs": settings.train.epochs})
+        epochs = settings.train.epochs
+        rows.append({"what": "training", "epochs": epochs, **plan_answers(outlook, (settings.train, epochs))})
     folds = settings.folds and not quantized_layers(network.module)
     planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
     put_layers(planned, formats)

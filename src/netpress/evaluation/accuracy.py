@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ class Evaluation:
     """Mean cross-entropy, in nats."""
     count: int
     """Images."""
+    predicted: Tensor = field(repr=False, compare=False)
+    """The most likely class of each image: int64 [images], on the CPU."""
+    labels: Tensor = field(repr=False, compare=False)
+    """The class that it is of: int64 [images]."""
+
+    def by_class(self, classes: int) -> tuple[Tensor, Tensor]:
+        """Images right and images of each of so many classes: int64 [classes] both."""
+        return count_by_class(self.predicted, self.labels, classes)
+
+
+def count_by_class(predicted: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Images right and images of each class, of int64 [images] both: int64 [classes] both."""
+    labels = labels.to(predicted.device)
+    right = torch.bincount(labels[predicted == labels], minlength=classes)
+    return right, torch.bincount(labels, minlength=classes)
 
 
 def evaluate(
@@ -68,13 +83,17 @@ def evaluate_module(
     count = len(images.labels)
     figures = torch.zeros(3, dtype=torch.float64)
     classes = 0
+    predicted = []
     with evaluation_mode(module):
         for pixels, labels in _batches(images, mean, std, _device_of(module, images), batch_size):
             logits = module(pixels)
             classes = logits.shape[1]
-            figures += _figures(logits.float(), labels).cpu()
+            best, batch = _figures(logits.float(), labels)
+            figures += batch.cpu()
+            predicted.append(best)
     right, right5, loss = (figures / max(1, count)).tolist()
-    return Evaluation(right, right5 if classes > 5 else None, loss, count)
+    answers = torch.cat(predicted).cpu()
+    return Evaluation(right, right5 if classes > 5 else None, loss, count, answers, images.labels)
 
 
 def predict(network: Network, images: Images, batch_size: int | None = None) -> Tensor:
@@ -121,8 +140,11 @@ def _batches(
         yield normalize(pixels.to(device), mean, std), labels.to(device)
 
 
-def _figures(logits: Tensor, labels: Tensor) -> Tensor:
-    """Images right, images right among the five most likely, summed cross-entropy: float64 [3]."""
-    hits = rank_classes(logits, 5) == labels[:, None]  # [batch, 5]
+def _figures(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The most likely classes: int64 [batch]; and of the batch, as float64 [3], how many images are right and how many
+    right among the five most likely, and the summed cross-entropy.
+    """
+    ranks = rank_classes(logits, 5)
+    hits = ranks == labels[:, None]  # [batch, 5]
     loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])
+    return ranks[:, 0], torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])

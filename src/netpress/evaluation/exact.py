@@ -19,6 +19,8 @@ from netpress.numerics.claims import LayerSums, layer_sums
 from netpress.numerics.layers import quantized_layers
 from netpress.program import exact_layers, execute, lower
 
+_APART = ("sums", "count", "predicted", "labels")  # what `as_json` leaves out, or gives in another form
+
 
 @dataclass(frozen=True)
 class ExactEvaluation(Evaluation):
@@ -37,7 +39,7 @@ class ExactEvaluation(Evaluation):
 
     def as_json(self) -> dict[str, Any]:
         """A dict of plain values; `layers` has a row for each integer layer."""
-        figures = {key: value for key, value in asdict(self).items() if key not in ("sums", "count")}
+        figures = {key: value for key, value in asdict(self).items() if key not in _APART}
         figures["images"] = self.count
         figures["layers"] = [
             {
@@ -77,6 +79,8 @@ def evaluate_exactly(
         top5=_share(hits.any(1)) if exact.shape[1] > 5 else None,
         loss=float(F.cross_entropy(exact.double(), labels)),
         count=len(labels),
+        predicted=answers[:, 0],
+        labels=labels,
         simulated_accuracy=_share(others == labels),
         equal_answers=_share(answers[:, 0] == others),
         largest_difference=float((exact - simulated).abs().max() / simulated.abs().max().clamp(min=1e-30)),

@@ -5,12 +5,13 @@ runs/NAME/recipe.toml        what the networks have in common, and each network'
           networks.csv       the table, written again after each network
           report.html        the page: who teaches whom, and the table
           network.netpress   the network that the recipe is for
+          predictions.safetensors    the class that it gives to each test image
           score.json         its accuracy and score card: the chain is finished
 """
 
 from pathlib import Path
 
-from netpress.folders.run import REPORT, SCORE
+from netpress.folders.run import PREDICTIONS, REPORT, SCORE
 from netpress.folders.several import SeveralFolder
 from netpress.folders.stage import NETWORK
 
@@ -22,7 +23,7 @@ class ChainFolder(SeveralFolder):
 
     kind = "chain"
     what = "network"
-    files = (CSV, REPORT, SCORE, NETWORK)
+    files = (CSV, REPORT, SCORE, PREDICTIONS, NETWORK)
 
     def is_done(self, name: str) -> bool:
         """Whether the network called `name` is there and needs no run."""
@@ -39,6 +40,10 @@ class ChainFolder(SeveralFolder):
     @property
     def network(self) -> Path:
         return self.path / NETWORK
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / PREDICTIONS
 
     @property
     def score(self) -> Path:

@@ -5,7 +5,9 @@ runs/NAME/recipe.toml        the resolved recipe: every setting stated
           log.txt            what was said
           01-train/ ...      one folder a stage, see `netpress.folders.stage`
           metrics.jsonl      the metrics of all stages
+          log.tsv            of these, accuracy on the training and the selection images after each epoch, in percent
           network.netpress   the result
+          predictions.safetensors    the class that the result gives to each test image
           score.json         its accuracy and score card: the run is finished
           report.html        the page
           stages.json        of a sweep's member that was asked for it: what each stage and round left
@@ -23,11 +25,13 @@ from typing import Any
 from netpress.errors import UserError
 from netpress.files import atomic_write, read_object, read_text
 from netpress.folders.holding import held, is_empty, refuse_other_contents, remove_written
-from netpress.folders.stage import METRICS, NETWORK, STAGE_FILES, StageFolder, format_metrics
+from netpress.folders.stage import METRICS, NETWORK, STAGE_FILES, StageFolder, format_accuracies, format_metrics
 
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 LOG = "log.txt"
+ACCURACIES = "log.tsv"
+PREDICTIONS = "predictions.safetensors"
 SCORE = "score.json"
 REPORT = "report.html"
 STAGES = "stages.json"
@@ -63,8 +67,16 @@ class RunFolder:
         return self.path / METRICS
 
     @property
+    def accuracies(self) -> Path:
+        return self.path / ACCURACIES
+
+    @property
     def network(self) -> Path:
         return self.path / NETWORK
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / PREDICTIONS
 
     @property
     def score(self) -> Path:
@@ -128,9 +140,10 @@ class RunFolder:
         return [stage.read_summary() for stage in self.stages() if stage.done.exists()]
 
     def collect_metrics(self) -> None:
-        """Write the run's metrics anew from its stages' own."""
+        """Write the run's metrics anew from its stages' own, and the table of accuracies that is made of them."""
         lines = [line for stage in self.stages() for line in stage.read_metrics()]
         atomic_write(self.metrics, format_metrics(lines))
+        atomic_write(self.accuracies, format_accuracies(lines))
 
     @contextmanager
     def claimed(self, recipe: str, fresh: bool = False, resolve: Resolve = str) -> Iterator[None]:
@@ -215,5 +228,5 @@ class RunFolder:
         """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
         for stage in self.stages():
             remove_written(stage.path, STAGE_FILES)
-        for name in (STAGES, METRICS, SCORE, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
+        for name in (STAGES, METRICS, ACCURACIES, SCORE, PREDICTIONS, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
             (self.path / name).unlink(missing_ok=True)

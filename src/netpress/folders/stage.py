@@ -11,6 +11,7 @@ Reading needs no torch: a report is written without it.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def format_metrics(lines: list[dict[str, Any]]) -> str:
     """The text of a metrics.jsonl with these lines."""
     return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def format_accuracies(lines: list[dict[str, Any]]) -> str:
+    """The text of a log.tsv: accuracy on the training and on the selection images, in percent, a row an epoch.
+
+    The form is that of the log of IMT Atlantique's trainings: two headings and six decimals, a tab after each value.
+    An epoch after which nothing was measured has `nan`, so that every row reads as two numbers. Lines of anything
+    else than an epoch have no row.
+    """
+    epochs = (line for line in lines if "epoch" in line)
+    rows = ((line.get("train_accuracy"), line.get("selection_accuracy")) for line in epochs)
+    return "Train Acc.\tValid Acc.\t\n" + "".join(f"{_in_percent(one)}\t{_in_percent(two)}\t\n" for one, two in rows)
+
+
+def _in_percent(fraction: Any) -> str:
+    return f"{math.nan if fraction is None else fraction * 100:.6f}"
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -114,12 +114,6 @@ def _encode(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def fingerprint(network: Network) -> str:
-    """What tells whether two networks answer alike: SHA-256 over structure and tensors, not over facts about them."""
-    tensors, description = _encode(network)
-    return checksum({key: description[key] for key in ("architecture", "input", "classes", "formats")}, tensors)
-
-
 def check_out(path: Path) -> None:
     """Raise UserError where writing a network to `path` would take the place of something that is no network file."""
     if path.is_dir():

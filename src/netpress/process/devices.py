@@ -9,6 +9,8 @@ generator.
 
 import hashlib
 import os
+import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -46,6 +48,17 @@ def available_cores() -> int:
         return max(1, len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
         return max(1, os.cpu_count() or 1)
+
+
+def processor_name() -> str:
+    """What the processor calls itself, as far as the system says it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def set_threads(threads: int) -> None:

@@ -1,27 +1,35 @@
-"""Runs and networks beside each other: one table, the settings in which the runs differ, and one page.
+"""Runs and networks beside each other: figures, the settings and the classes in which they differ, and one page.
 
 comparison = compare(["runs/a", "runs/b", "released.netpress"], convention="official")
-comparison.as_csv(), comparison.as_json(), comparison.as_page(against="operations")
+comparison.as_csv(), comparison.as_class_csv(), comparison.as_json(), comparison.as_page(against="operations")
 """
 
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from markupsafe import Markup
+
+from netpress.data import DATASETS
 from netpress.errors import UserError
+from netpress.evaluation import Predictions, evaluate, predictions_of, read_predictions
 from netpress.files import is_there, parse_toml, read_text
 from netpress.folders.run import RunFolder
-from netpress.network import find_file, resolve
+from netpress.network import Network, find_file, resolve
+from netpress.network.data import dataset_of, load_data
+from netpress.process.console import Console
+from netpress.process.devices import choose_device
+from netpress.report.differences import EXPLANATION, Difference, compare_classes
 from netpress.report.figures import NOTHING, decimal, percent, short
 from netpress.report.sweep import SCORE, Measure, Point, draw_points
 from netpress.report.tables import Cell, Table
 from netpress.report.templates import find_template, read_parts
-from netpress.scoring import ScoreCard, choose_settings, score
+from netpress.scoring import ScoreCard, ScoreSettings, choose_settings, score
 
 Against = Literal["score", "parameters", "operations"]
 MEASURES = {
@@ -42,6 +50,10 @@ class Compared:
     dataset: str | None
     card: ScoreCard
     settings: dict[str, Any] | None
+    predictions: Predictions | None = None
+    """What it says of the test images; None where no file tells and nothing was measured."""
+    remark: str = ""
+    """What a reader must know of its accuracy or its predictions; empty where there is nothing."""
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -65,6 +77,16 @@ class Comparison:
         paths = dict.fromkeys(path for recipe in recipes for path in recipe)
         return [path for path in paths if any(_differ(recipe, recipes[0], path) for recipe in recipes)]
 
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """Class by class, the first network whose predictions are known against each later one of which they are."""
+        known = [(network.name, network.predictions) for network in self.networks if network.predictions is not None]
+        if not known:
+            return []
+        (against, other), *rest = known
+        found = [compare_classes(name, predictions, against, other) for name, predictions in rest]
+        return [difference for difference in found if difference.classes]
+
     @property
     def notes(self) -> list[str]:
         """What a reader must know before taking one figure for better than another."""
@@ -77,7 +99,22 @@ class Comparison:
             notes.append(f"scores are relative to different baselines: {', '.join(tracks)}")
         unknown = [network.name for network in self.networks if network.card.accuracy is None]
         if unknown:
-            notes.append(f"accuracy unknown, so not in the plot: {', '.join(unknown)}; `netpress evaluate` measures it")
+            notes.append(f"accuracy unknown, so not in the plot: {', '.join(unknown)}; --measure measures it")
+        return [*notes, *(network.remark for network in self.networks if network.remark), *self._class_notes()]
+
+    def _class_notes(self) -> list[str]:
+        notes = []
+        without = [network.name for network in self.networks if network.predictions is None]
+        if without:
+            notes.append(
+                f"not compared by class: {', '.join(without)}; no predictions of the test images are kept there, and "
+                "--measure makes them"
+            )
+        named = {difference.network for difference in self.differences}
+        first, *rest = [network.name for network in self.networks if network.predictions is not None] or [""]
+        apart = [name for name in rest if name not in named]
+        if apart:
+            notes.append(f"no class in common with {first}: {', '.join(apart)}")
         return notes
 
     @property
@@ -96,6 +133,7 @@ class Comparison:
         }
         return {"convention": self.convention, "gate": self.gate, "networks": networks} | {
             "differing_settings": differing,
+            "differences": [difference.as_json() for difference in self.differences],
             "notes": self.notes,
         }
 
@@ -111,6 +149,24 @@ class Comparison:
             settings = [(network.settings or {}).get(path) for path in self.differing]
             told = ["" if value is None else _write(value) for value in settings]
             writer.writerow([network.name, *network.figures.values(), self.convention, *told])
+        return text.getvalue()
+
+    def as_class_csv(self) -> str:
+        """One line a class of each network that is compared by class. Accuracies are fractions.
+
+        Raises UserError where there is nothing to compare by class.
+        """
+        if not self.differences:
+            raise UserError("; ".join(["nothing can be compared by class", *self._class_notes()]))
+        text = io.StringIO()
+        rows = [
+            {"network": told["network"], "against": told["against"], "paired": told["paired"]} | row
+            for told in (difference.as_json() for difference in self.differences)
+            for row in told["classes"]
+        ]
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
         return text.getvalue()
 
     def figure_table(self) -> Table:
@@ -135,28 +191,57 @@ class Comparison:
         return Table(["setting", *(run.name for run in runs)], [False] * (len(runs) + 1), rows)
 
     def as_page(self, against: Against = "score") -> str:
-        """A page that opens offline: accuracy against a measure, and the tables. Every name is escaped."""
-        points = []
-        for network in self.networks:
-            accuracy, cost = network.card.accuracy, network.figures[against]
-            if accuracy is not None:
-                points.append(Point(network.name, "", cost, accuracy, 0.0, ((cost, accuracy),)))
+        """A page that opens offline: accuracy against each measure, `against` in sight first, and the tables.
+
+        Every name is escaped.
+        """
         return find_template("comparison.html").render(
             against=against,
             convention=self.convention,
             notes=self.notes,
-            plot=draw_points(points, self.gate, MEASURES[against], reach_gate=True),
+            plots={name: self._draw(name) for name in MEASURES},
             figures=self.figure_table(),
             settings=self.setting_table(),
-            style=read_parts("page.css", "plot.css"),
+            differences=self.differences,
+            explanation=EXPLANATION,
+            style=read_parts("page.css", "plot.css", "comparison.css"),
             script=read_parts("page.js"),
         )
 
+    def _draw(self, measure: str) -> Markup | None:
+        """Accuracy against a measure; None where no accuracy is known."""
+        points = []
+        for network in self.networks:
+            accuracy, cost = network.card.accuracy, network.figures[measure]
+            if accuracy is not None:
+                points.append(Point(network.name, "", cost, accuracy, 0.0, ((cost, accuracy),)))
+        return draw_points(points, self.gate, MEASURES[measure], reach_gate=True)
 
-def compare(names: Sequence[str | Path], convention: str | None = None, allow_import: bool = False) -> Comparison:
+
+@dataclass(frozen=True)
+class Measuring:
+    """How networks are run on their test images: where these lie, and on what device."""
+
+    data: Path | None = None
+    device: str = "auto"
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+
+
+def compare(
+    names: Sequence[str | Path],
+    convention: str | None = None,
+    allow_import: bool = False,
+    *,
+    measure: bool = False,
+    data: str | Path | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Comparison:
     """Count the networks of run folders and network files by one convention, by default the official one.
 
-    Accuracies are those that the files tell; nothing is measured. `allow_import` as for `netpress.network.load`.
+    Accuracies, and the predictions that are compared by class, are those that the files tell. With `measure`, or with
+    `data`, a folder of images, networks without predictions are run on their test images. `allow_import` as for
+    `netpress.network.load`.
     Raises UserError for fewer than two, for one that is given twice, and for a folder without a finished run.
     """
     if len(names) < 2:
@@ -168,12 +253,50 @@ def compare(names: Sequence[str | Path], convention: str | None = None, allow_im
         if file in files:
             raise UserError(f"{name}: is the same network as {files[file]}; give each one once")
         files[file] = name
-    networks = []
-    for name in files.values():
-        network = resolve(name, allow_import=allow_import)
-        card = score(network, settings=settings)
-        networks.append(Compared(name, network.facts.get("dataset"), card, _read_settings(RunFolder(Path(name)))))
+    folder = None if data is None else Path(data)
+    measuring = Measuring(folder, device, console or Console(quiet=True)) if measure or folder else None
+    networks = [_examine(name, file, settings, allow_import, measuring) for file, name in files.items()]
     return Comparison(tuple(networks), settings.convention)
+
+
+def _examine(
+    name: str, file: Path, settings: ScoreSettings, allow_import: bool, measuring: Measuring | None
+) -> Compared:
+    """Count one network, and find or make its predictions."""
+    network = resolve(name, allow_import=allow_import)
+    predictions, remark = _find_predictions(network, file)
+    if predictions is None and measuring is not None:
+        predictions = _measure(name, network, measuring)
+        remark = f"{name}: measured on {len(predictions.labels):,} test images of {predictions.dataset}"
+        network.facts |= {"accuracy": predictions.accuracy, "dataset": predictions.dataset}
+    card = score(network, settings=settings)
+    recipe = _read_settings(RunFolder(Path(name)))
+    return Compared(name, network.facts.get("dataset"), card, recipe, predictions, remark)
+
+
+def _find_predictions(network: Network, file: Path) -> tuple[Predictions | None, str]:
+    """What lies beside the network's file, and why it is not used where it is not."""
+    path = RunFolder(file.parent).predictions
+    if not path.is_file() or RunFolder(file.parent).network != file:
+        return None, ""
+    predictions = read_predictions(path)
+    if predictions.accuracy != network.facts.get("accuracy"):
+        return None, f"{path}: not used, since it does not have the accuracy of the network beside it"
+    return predictions, ""
+
+
+def _measure(name: str, network: Network, how: Measuring) -> Predictions:
+    """Run the network on the test images of the data set that it was made with."""
+    own = dataset_of(network)
+    embedded = own is not None and own in DATASETS and DATASETS[own].embedded
+    folder = None if embedded else how.data
+    try:
+        data = load_data(network, folder, console=how.console)
+        measured = evaluate(network, data.test, device=choose_device(how.device))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    how.console.say(f"{name}: {measured.accuracy:.2%} of {measured.count:,} test images")
+    return predictions_of(measured, data.test, data.classes, data.name)
 
 
 def _find_network(path: Path) -> Path:

@@ -4,14 +4,10 @@ apply_stage("prune", "a.netpress", Path("b.netpress"), ["amount=0.5"])
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
@@ -20,6 +16,7 @@ from netpress.folders.holding import held, is_empty, remove_written
 from netpress.folders.stage import NETWORK, STAGE_FILES, STATE
 from netpress.network import Library, Network, check_out, copy, own_class, resolve
 from netpress.network.data import adopt, load_data_at_hand
+from netpress.network.fingerprint import fingerprint
 from netpress.process.devices import choose_device, set_threads
 from netpress.process.world import World
 from netpress.recipe.overrides import apply_overrides, data_changes
@@ -70,7 +67,7 @@ def apply_stage(
         network = copy(network)
         adopt(network, images)
     request = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(options.data), "seed": seed}
-    with _work_folder(out, request | {"changes": changes, "network": _fingerprint(network)}) as folder:
+    with _work_folder(out, request | {"changes": changes, "network": fingerprint(network)}) as folder:
         context = Context(
             folder=folder,
             world=World(device),
@@ -80,6 +77,7 @@ def apply_stage(
             save_every_seconds=options.save_every_seconds,
             name=kind,
             score_settings=choose_settings(),
+            answers=options.answers_beside(out),
             library=Library(options.allow_import),
         )
         result = save_result(stage.run(network, settings, context), out, own_class(network))
@@ -107,15 +105,6 @@ def _check(stage: Stage, network: Network, settings: Settings, options: RunOptio
         stage.plan(outlook, settings)
     except UserError as error:
         raise UserError(f"{stage.kind}: {error}") from None
-
-
-def _fingerprint(network: Network) -> str:
-    """A checksum of everything that a stage may look at in the network that it is given."""
-    digest = hashlib.sha256(json.dumps([asdict(network.architecture), network.formats], sort_keys=True).encode())
-    for name, tensor in sorted((network.module.state_dict() | network.masks).items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

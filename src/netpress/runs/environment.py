@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from netpress.native.library import available
-from netpress.process.devices import available_cores, set_threads
+from netpress.process.devices import available_cores, processor_name, set_threads
 
 PACKAGES = ("netpress", "torch", "numpy", "pillow", "safetensors")
 
@@ -21,7 +21,7 @@ def describe_environment(device: torch.device, threads: int | None = None) -> di
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "machine": f"{_processor()}, {available_cores()} cores, {platform.system()}",
+        "machine": f"{processor_name()}, {available_cores()} cores, {platform.system()}",
         "threads": threads or torch.get_num_threads(),
         "compiled_kernels": available(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -47,13 +47,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

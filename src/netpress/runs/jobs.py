@@ -9,11 +9,12 @@ one after the other in this process. An executor of several processes has the sa
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from netpress.errors import Failure
+from netpress.folders.answers import PLACE, AnswersFolder
 from netpress.process.console import Console
 from netpress.recipe.schema import Recipe
 
@@ -35,6 +36,24 @@ class RunOptions:
     """None: as many as torch takes. A run that goes on takes as many as it began with."""
     allow_import: bool = False
     """Whether network files that a recipe names may name a class to import."""
+    answers: Path | None = None
+    """The folder where teachers' answers are kept; None: `.answers` beside the run's folder, or a sweep's."""
+    answers_limit: float = 10.0
+    """GB that it may grow to."""
+
+    def answers_beside(self, folder: Path) -> AnswersFolder:
+        """Where answers are kept in the run of `folder`, or an apply to that file; other runs beside it share them.
+
+        Raises UserError where the options name what cannot be a folder.
+        """
+        place = self.answers or folder.resolve().parent / PLACE
+        answers = AnswersFolder(place, round(self.answers_limit * 1e9))
+        answers.check()
+        return answers
+
+    def for_members(self, folder: Path) -> "RunOptions":
+        """Of the runs in a sweep or chain in `folder`, once that is cleared; they share answers with runs beside it."""
+        return replace(self, fresh=False, answers=self.answers_beside(folder).path)
 
 
 @dataclass(frozen=True)

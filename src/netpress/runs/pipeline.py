@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netpress.evaluation import evaluate
+from netpress.evaluation import evaluate, predictions_of, save_predictions
 from netpress.folders.run import NEEDED, RunFolder
 from netpress.folders.stage import StageFolder
-from netpress.network import Library, Network, copy, fingerprint, load, own_class, save
+from netpress.network import Library, Network, copy, load, own_class, save
 from netpress.network.data import adopt
+from netpress.network.fingerprint import fingerprint
 from netpress.process.devices import choose_device, seed_for
 from netpress.process.world import World
 from netpress.recipe.schema import Recipe, resolve_again
@@ -70,6 +71,7 @@ def _begin(
     recipe: Recipe, run: RunFolder, options: RunOptions, library: Library, needed: Mapping[str, str] | None
 ) -> tuple[Network, list[Context]]:
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
+    answers = options.answers_beside(run.path)
     named = read_network(recipe, library)
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     if named is not None:
@@ -97,6 +99,7 @@ def _begin(
             name=name,
             on_log=lambda line: run.collect_metrics(),
             score_settings=recipe.score,
+            answers=answers,
             library=library,
         )
         for name, seed in seeds.items()
@@ -159,6 +162,7 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     card = count(recipe.score)
     beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
+    save_predictions(predictions_of(evaluation, dataset.test, dataset.classes, dataset.name), run.predictions)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,
         "top5": evaluation.top5,

@@ -23,6 +23,7 @@ from netpress.process.memory import keep_freed_memory
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 from netpress.training.accelerated import accelerate
+from netpress.training.answers import KeptAnswers
 from netpress.training.averaging import copy_tensors
 from netpress.training.checks import check_data, check_teaching
 from netpress.training.keeping import KeptWeights, Weights
@@ -112,6 +113,7 @@ class _Training:
             "kept": self.kept,
             **more_parts,
         }
+        self.answers = self._keep_answers()
         self.resumed = self._resume()
 
     def run(self) -> Trained:
@@ -123,6 +125,8 @@ class _Training:
                 self._run_epoch(progress, request)
                 self._save()
                 request.obey()
+        if self.answers is not None and self.answers.place is not None:
+            self.context.console.say(f"{self.context.name}: {self.answers.describe()}")
         self.network.module.eval()
         return Trained(self.network, self.kept.last or copy_tensors(self.network.module), self.kept.accuracy)
 
@@ -273,11 +277,21 @@ class _Training:
         self.context.truncate_log(self.figures.lines)
         return saved is not None
 
+    def _keep_answers(self) -> KeptAnswers | None:
+        """What keeps the answers of the teacher from here on, where the settings ask for it."""
+        teacher, taught = self.taken.loss.teacher, self.settings.taught
+        if teacher is None or taught is None or not taught.keep_answers:
+            return None
+        images, precision = self._images(), "bfloat16" if self.taken.bfloat16 else "float32"
+        return KeptAnswers(teacher, self.network, self.settings, self.context, self.position, images, precision)
+
     def _say_teachers(self) -> None:
         """Say how good the teachers are, before they teach, where there are images to see it on."""
         context, teacher = self.context, self.taken.loss.teacher
         if teacher is not None and len(self.selection):
-            for title, accuracy in teacher.accuracies(self.network, self.selection).items():
+            kept = self.answers
+            found = kept.accuracies(self.selection) if kept else teacher.accuracies(self.network, self.selection)
+            for title, accuracy in found.items():
                 context.console.say(f"{context.name}: {title}: {accuracy:.2%} on the {context.data.select_on} images")
 
 

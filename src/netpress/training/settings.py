@@ -102,6 +102,11 @@ class TrainSettings(Settings):
             )
         return self
 
+    @property
+    def taught(self) -> Distillation | LabelRefinery | None:
+        """The settings that name teachers, where any do."""
+        return self.distillation or (self.loss if isinstance(self.loss, LabelRefinery) else None)
+
     def epochs_of(self, round_index: int) -> int:
         """Epochs of round `round_index` (from 0); what does not divide evenly goes to the first rounds."""
         share, left = divmod(self.epochs, self.rounds)

@@ -3,8 +3,9 @@
 A loss asks its `Lesson` for them (`netpress.training.losses.loss`), which is the only place where they are built.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,9 @@ from netpress.tracing.foldable import find_foldable_norms
 DISTILLATION = "distillation.teachers"  # where teachers are named, unless a loss has a setting of its own for them
 
 TeacherMode = Literal["evaluation", "batch_statistics"]
+
+Recall = Callable[[int, Callable[[], Tensor]], Tensor]
+"""Gives the answers of the teacher of a number to the present batch; the function asks it, where that is needed."""
 
 
 class MeanTeacher(nn.Module):
@@ -47,9 +51,11 @@ class MeanTeacher(nn.Module):
         super().__init__()
         if not networks:
             raise ValueError("nobody teaches: give at least one network")
+        self.networks = networks
         self.scale = scale
         self.names = names or tuple(str(number) for number in range(1, len(networks) + 1))
         self.mode = mode
+        self.recall: Recall | None = None
         self.members = nn.ModuleList(network.module for network in networks)
         for index, network in enumerate(networks):
             # (x std_s + mean_s - mean_t) / std_t: from the student's normalisation to the teacher's.
@@ -68,10 +74,21 @@ class MeanTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Log of the mean probabilities, up to a number that all share: [batch, classes]."""
-        if self.mode == "evaluation":
-            return _mean(self._ask_all(images))
-        with _by_batch(self):
-            return _mean(self._ask_all(images))
+        asking = [partial(self._ask_by_mode, index, images) for index in range(len(self.members))]
+        if self.recall is None:
+            return _mean([ask() for ask in asking])
+        return _mean([self.recall(index, ask) for index, ask in enumerate(asking)])
+
+    @property
+    def titles(self) -> list[str]:
+        """What figures of each teacher, and then of the mean of several, are called."""
+        titles = [f"teacher {name}" for name in self.names]
+        return [*titles, f"the mean of {len(titles)} teachers"] if len(titles) > 1 else titles
+
+    def order(self, index: int) -> Tensor | None:
+        """Which of the answers of teacher number `index` stands for each class of the student; None: in order."""
+        order: Tensor | None = getattr(self, f"order{index}")
+        return order
 
     def accuracies(self, student: Network, images: Images) -> dict[str, float]:
         """Of each teacher by name, and of the mean of several: the share of `images` that it answers rightly.
@@ -79,28 +96,29 @@ class MeanTeacher(nn.Module):
         The images are normalised for `student`, as in training. Nothing is random here, and no teacher changes. All
         teachers are in evaluation mode, so that the figure does not depend on which images share a batch.
         """
-        titles = [f"teacher {name}" for name in self.names]
-        if len(titles) > 1:
-            titles.append(f"the mean of {len(titles)} teachers")
         classes = collect_answers(self._choose, student, images).long()  # [images, teachers and their mean]
         right = (classes == images.labels.cpu()[:, None]).double().mean(dim=0)
-        return dict(zip(titles, right.tolist(), strict=True))
+        return dict(zip(self.titles, right.tolist(), strict=True))
 
     def _choose(self, images: Tensor) -> Tensor:
         """The class that each teacher, then the mean of several, finds likeliest; -1 for NaN: [batch, teachers + 1]."""
-        answers = self._ask_all(images)
+        answers = [self._ask(index, images) for index in range(len(self.members))]
         if len(answers) > 1:
             answers.append(_mean(answers))
         chosen = [best_class(answer).masked_fill(answer.isnan().any(dim=1), -1) for answer in answers]
         return torch.stack(chosen, dim=1)
 
-    def _ask_all(self, images: Tensor) -> list[Tensor]:
-        return [self._ask(index, member, images) for index, member in enumerate(self.members)]
+    def _ask_by_mode(self, index: int, images: Tensor) -> Tensor:
+        if self.mode == "evaluation":
+            return self._ask(index, images)
+        with _by_batch(self.members[index]):
+            return self._ask(index, images)
 
-    def _ask(self, index: int, member: nn.Module, images: Tensor) -> Tensor:
+    def _ask(self, index: int, images: Tensor) -> Tensor:
+        """Log-probabilities of one teacher in evaluation mode, or in the mode that its norms are in."""
         images = images * self.get_buffer(f"scale{index}") + self.get_buffer(f"shift{index}")
-        answers = F.log_softmax(self.scale * member(images).float(), dim=1)
-        order: Tensor | None = getattr(self, f"order{index}")
+        answers = F.log_softmax(self.scale * self.members[index](images).float(), dim=1)
+        order = self.order(index)
         return answers if order is None else answers[:, order]
 
 

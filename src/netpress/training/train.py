@@ -2,6 +2,7 @@
 
 from netpress.network import Network
 from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
+from netpress.training.answers import count_bytes
 from netpress.training.checks import check_teaching, check_training
 from netpress.training.loop import run_training
 from netpress.training.regularizers import penalised_weights
@@ -22,7 +23,10 @@ def plan(outlook: Outlook, settings: TrainSettings) -> Plan:
     Raises UserError for a training that could not begin, or would undo what a stage before did.
     """
     check_real(outlook, settings)
-    rows = [_plan_round(settings, index) for index in range(settings.rounds)]
+    rows = [
+        _plan_round(settings, index) | plan_answers(outlook, (settings, settings.epochs_of(index)))
+        for index in range(settings.rounds)
+    ]
     if settings.orthogonality is not None:
         coefficient = settings.orthogonality.coefficient
         for name, weight in penalised_weights(outlook.network.module, settings.orthogonality).items():
@@ -43,6 +47,13 @@ def check_within(outlook: Outlook, settings: TrainSettings, own_teacher: bool = 
     """
     check_training(outlook.network, settings, outlook.images)
     check_teaching(outlook.network, settings, own_teacher, outlook.library)
+
+
+def plan_answers(outlook: Outlook, *trainings: tuple[TrainSettings | None, int]) -> PlanRow:
+    """What a plan's row of `trainings`, each with its epochs, says of the teachers' answers kept: MB, or nothing."""
+    images, classes = outlook.images or 0, len(outlook.network.classes)
+    kept = sum(count_bytes(settings, epochs, images, classes) for settings, epochs in trainings if settings is not None)
+    return {"answers_MB": round(kept / 1e6, 3)} if kept else {}
 
 
 def _plan_round(settings: TrainSettings, index: int) -> PlanRow:

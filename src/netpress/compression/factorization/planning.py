@@ -13,7 +13,7 @@ from netpress.compression.factorization.targets import Aim, choose_step
 from netpress.models.factorized import Factorized, full_ranks, has_core, layer_widths
 from netpress.network import copy
 from netpress.stage import Outlook, Plan, PlanRow
-from netpress.training.train import check_real
+from netpress.training.train import check_real, plan_answers
 
 STEPS = 1000  # of a way of equal shares
 
@@ -75,9 +75,10 @@ def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
             choose_step(once, rankings, Aim(alone, sizes.before, settings.share), sizes)
         state = way.state(choose_step(way, rankings, Aim(settings, sizes.before, share, cuts > 1), sizes))
     planned = sizes.network(state)
-    epochs = cuts * _epochs(settings.train) + (settings.rounds - cuts) * _epochs(regrowth)
+    lengths = cuts * _epochs(settings.train), (settings.rounds - cuts) * _epochs(regrowth)
+    kept = plan_answers(outlook, (settings.train, lengths[0]), (regrowth, lengths[1]))
     masked = any(one.zeros for one in found.candidates)
-    rows = [_plan_rounds(settings, sizes, state, epochs)]
+    rows = [_plan_rounds(settings, sizes, state, sum(lengths)) | kept]
     rows += [_plan_layer(one, state, masked) for one in found.candidates]
     rows += [{"what": name, "stays_whole": reason} for name, reason in found.left.items()]
     return Plan(rows, planned)

@@ -8,7 +8,8 @@ from netpress.errors import Failure, UserError
 from netpress.files import atomic_write
 from netpress.folders.chain import ChainFolder
 from netpress.folders.run import RunFolder
-from netpress.network import Network, fingerprint, load
+from netpress.network import Network, load
+from netpress.network.fingerprint import fingerprint
 from netpress.recipe.schema import Recipe, resolve_again
 from netpress.runs.chain.plan import plan_chain
 from netpress.runs.chain.results import write_results
@@ -42,7 +43,7 @@ def run_chain(recipe: Recipe, folder: Path, options: RunOptions, executor: Execu
                 options.console.warn(f"{outcome.job.name}: failed: {outcome.failure}")
             write_results(recipe, place, failed)
 
-        run = _worker(recipe, place, replace(options, fresh=False))  # what was to be cleared is
+        run = _worker(recipe, place, options.for_members(folder))
         outcomes = (executor or InTurn()).run(_make_jobs(recipe, place), run, tell)
         if failed:
             place.score.unlink(missing_ok=True)
@@ -105,6 +106,8 @@ def _finish(recipe: Recipe, place: ChainFolder, outcomes: list[Outcome[RunResult
     assert result is not None
     member = place.member(recipe.result_name)
     atomic_write(place.network, member.network.read_bytes())
+    if member.predictions.exists():  # not of a network that an older version finished
+        atomic_write(place.predictions, member.predictions.read_bytes())
     atomic_write(place.score, member.score.read_bytes())
     write_results(recipe, place, {})
     return replace(result, folder=place.path, report=place.page)

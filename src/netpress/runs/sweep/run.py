@@ -4,7 +4,7 @@ Members that begin with the same stages, or train the same networks of a chain, 
 them from the folder of the first.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from netpress.errors import Failure, UserError
@@ -55,7 +55,7 @@ def run_sweep(
                 options.console.warn(f"{outcome.job.name}: failed: {outcome.failure}")
             write_tables(sweep, place, failed)
 
-        own = replace(options, fresh=False)  # what was to be cleared is
+        own = options.for_members(folder)
         jobs = [Job(name, member.recipe, place.member(name).path) for name, member in members.items()]
         (executor or InTurn()).run(jobs, lambda job: _run_member(members[job.name], sweep, place, own), tell)
         table = write_tables(sweep, place, failed)

@@ -18,6 +18,8 @@ class Distillation(Settings):
     stage supplies a teacher."""
     mode: TeacherMode = "evaluation"
     """How teachers normalise: by their running statistics, or by each batch, as upstream label refinery did."""
+    keep_answers: bool = False
+    """Round teachers' answers to float16 and keep them on disk: trainings that show them the same images ask once."""
     weight: Fraction = 0.5
     """Share of the teacher in the loss; the rest is the labels'."""
     temperature: Positive = 4.0

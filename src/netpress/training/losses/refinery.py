@@ -31,6 +31,8 @@ class LabelRefinery(LossSettings):
     stage supplies a teacher."""
     mode: TeacherMode = "evaluation"
     """How teachers normalise: by their running statistics, or by each batch, as upstream label refinery did."""
+    keep_answers: bool = False
+    """Round teachers' answers to float16 and keep them on disk: trainings that show them the same images ask once."""
     scale: Positive = 1.0
     """Multiplies the logits of student and teachers alike; 5 for cosine heads (UCI 2019)."""
 
