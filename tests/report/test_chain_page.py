@@ -80,6 +80,15 @@ def curve(points: list[Any]) -> list[tuple[float, float]]:
     return found
 
 
+def test_long_names_are_cut_and_a_small_screen_moves_the_drawing() -> None:
+    svg = str(draw_chain([link("a" * 60, f"failed: {'b' * 99}")], "a" * 60))
+    texts = re.findall(r'<text class="(\w+)"[^>]*>([^<]*)</text>', svg)
+    assert [(kind, len(text)) for kind, text in texts] == [("title", 18), ("figures", 23)]
+    assert all(text.endswith("…") for _, text in texts) and f"<title>{'a' * 60}</title>" in svg
+    wide = re.findall(r'style="max-width:(\d+)px;min-width:(\d+)px"', str(draw_chain(CHAINS["long"], "n63")))
+    assert [int(most) > int(least) > 5000 for most, least in wide] == [True]
+
+
 def test_every_text_is_escaped() -> None:
     links = [link("a", description=UGLY), link("b", f"failed: {UGLY}", UGLY, a="is taught by")]
     page = render_chain("n", UGLY, "b", links, f'description = "{UGLY}"')
@@ -101,6 +110,7 @@ def test_a_chain_under_way_says_how_far_it_is() -> None:
     assert "headlines" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     assert page.count("mark-shape") - page.count(".mark-shape") == 1  # one network in the plot
     assert [row[-1].text for row in tabulate(links).rows] == [one.state for one in links]
+    assert set(re.findall(r'href="([^"]*)"', page)) == {"a/report.html"}  # the others have none yet
     nothing = render_chain("n", "", "a", [link("a", "not begun")], "")
     assert "No network is finished yet." in nothing and "0 of 1 networks finished" in nothing
 

@@ -19,6 +19,8 @@ GATES = {"cifar10": 0.9, "cifar100": 0.8}
 WIDE = Measure(SCORE.name, SCORE.write, may_be_logarithmic=True)  # a teacher costs many times what its pupil does
 BOX, GAP = (196, 74), (86, 26)  # width and height of a box, and the room between boxes
 MARGIN = 8
+READABLE = 0.65  # of its size is the least that a drawing is shown at: below, one moves it sideways
+LETTERS = {"title": 18, "figures": 23, "small": 26}  # that fit into a box
 LANE = 10  # between arrows that run below boxes
 
 
@@ -135,10 +137,11 @@ def draw_chain(links: Sequence[Link], result: str) -> Markup:
         for link in links
     )
     return Markup(
-        '<figure class="plot chain"><svg viewBox="0 0 {0} {1}" style="max-width:{0}px" role="img" aria-label="{2}">'
+        '<figure class="plot chain"><svg viewBox="0 0 {0} {1}" style="max-width:{0}px;min-width:{4}px" role="img" '
+        'aria-label="{2}">'
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path class="head" d="M0,0L8,4L0,8z"/></marker></defs>{3}</svg></figure>'
-    ).format(width, height, told, Markup().join([*arrows, *boxes]))
+    ).format(width, height, told, Markup().join([*arrows, *boxes]), round(READABLE * width))
 
 
 def _place(links: Sequence[Link]) -> dict[str, tuple[int, int]]:
@@ -194,18 +197,16 @@ def _draw_box(link: Link, place: tuple[int, int], number: int, is_result: bool) 
     x, y = place
     figures = link.figures
     says = f"{percent(figures.get('accuracy'))} · {decimal(figures.get('score'))}" if figures else link.state
-    lines = [("title", link.name, 24), ("figures", says[:28], 44)]
+    lines = [("title", link.name, 24), ("figures", says, 44)]
     if figures:
         lines.append(("small", f"{short(figures.get('params'))} parameters", 62))
     texts = [
-        Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x + 14, y + down, _fit(text))
+        Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x + 14, y + down, _fit(text, LETTERS[kind]))
         for kind, text, down in lines
     ]
-    return Markup(
-        '<a href="{}"><g class="box {} colour-{}"><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>{}'
-        "<title>{}</title></g></a>"
+    box = Markup(
+        '<g class="box {} colour-{}"><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>{}<title>{}</title></g>'
     ).format(
-        link.page,
         "result" if is_result else "",
         number % COLOURS,
         x,
@@ -214,8 +215,10 @@ def _draw_box(link: Link, place: tuple[int, int], number: int, is_result: bool) 
         Markup().join(texts),
         link.description or link.name,
     )
+    # A network that is not done has no page.
+    return Markup('<a href="{}">{}</a>').format(link.page, box) if figures else box
 
 
-def _fit(text: str) -> str:
+def _fit(text: str, letters: int) -> str:
     """Cut to the width of a box."""
-    return text if len(text) <= 26 else f"{text[:25]}\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= letters else f"{text[: letters - 1]}\N{HORIZONTAL ELLIPSIS}"
