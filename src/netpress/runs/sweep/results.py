@@ -92,6 +92,7 @@ def measure_stages(member: Member, folder: RunFolder, options: RunOptions) -> No
             dataset = load_run_data(recipe.data, options.data, recipe.seed, network, Console(quiet=True))
         measured = evaluate(network, dataset.test, device=choose_device(options.device))
         card = score(network, settings=recipe.score)
+        beside = {name: score(network, settings=settings) for name, settings in recipe.beside.items()}
         weights = network.weights().values()
         left = sum(int(weight.detach().count_nonzero()) for weight in weights)
         steps[folder.label(path)] = {
@@ -102,6 +103,10 @@ def measure_stages(member: Member, folder: RunFolder, options: RunOptions) -> No
             "operations": card.operations,
             "score": card.score,
             "sparsity": 1 - left / sum(weight.numel() for weight in weights),
+            "beside": {
+                name: {"params": other.params, "operations": other.operations, "score": other.score}
+                for name, other in beside.items()
+            },
         }
         options.console.say(f"{member.name}: {path.parent.name} left {measured.accuracy:.2%}, score {card.score:.5f}")
     atomic_write(folder.stage_figures, json.dumps(steps, indent=1))
