@@ -23,7 +23,7 @@ from netpress.recipe.schema import check_recipe
 from netpress.runs.jobs import InTurn, RunOptions
 from netpress.runs.recipes import run_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
-from netpress.runs.sweep.members import shared_stages
+from netpress.runs.sweep.sharing import shared_stages
 
 pytestmark = pytest.mark.slow
 
