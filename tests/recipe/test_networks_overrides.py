@@ -98,3 +98,25 @@ def test_where_each_network_has_its_own_stages_a_place_is_no_one_stage():
     for path in ("stages.².epochs=1", "networks.c.stages.².amount=0.1"):
         with pytest.raises(UserError, match="--set"):
             read_recipe(CHAIN, [path])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=3"],
+        ["model=3", "model.width=4"],
+        ["networks.a.model=true", "model.width=4"],
+        ["networks.a.model=true", "networks.a.model.width=4"],
+        ["stages=3"],
+        ["stages=3", "stages.0.epochs=2"],
+        ["stages.0=[]", "stages.0.epochs=2"],
+        ["networks.b=3", "stages.0.epochs=2"],
+        ["networks=3", "seed=2"],
+        ["networks={}"],
+        ["data=4", "data.train_images=3"],
+    ],
+)
+def test_what_cannot_be_is_one_sentence(overrides):
+    for form in FORMS.values():
+        with pytest.raises(UserError):
+            read_recipe(form(), overrides, seed=None if "seed=2" in overrides else 5)

@@ -133,7 +133,7 @@ def _says(own: Any, shared: Any, keys: Sequence[str]) -> bool:
     That is, as long as both are of one kind: other kinds have other settings. A list of the network's own says all that
     lies in it, defaults too. A network that begins with another has no model to set.
     """
-    if keys[0] == "model" and "network" in (own.get("model") or ()):
+    if keys[0] == "model" and _step(own.get("model"), "network") is not None:
         return False
     in_list = False
     for key in keys:
