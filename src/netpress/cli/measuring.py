@@ -148,4 +148,4 @@ def _print_rest(measured: "Evaluation") -> None:
     if measured.top5 is not None:
         print(f"top-5       {measured.top5:.2%}")
     print(f"loss        {measured.loss:.4f}")
-    print(f"calibration error {judged['calibration_error']:.4f}: by so much probability and accuracy differ")
+    print(f"calibration {judged['calibration_error']:.2%} apart are probability and accuracy, in the mean over 15 bins")

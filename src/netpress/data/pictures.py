@@ -67,7 +67,7 @@ def list_pictures(asked: Asked | Picture | Iterable[Asked | Picture], console: C
         elif isinstance(entry, bytes | Image.Image):
             found.append(Picture(len(found), entry))
         else:
-            found.extend(Picture(len(found) + place, image) for place, image in enumerate(_images_in(entry)))
+            found.extend(Picture(number, image) for number, image in enumerate(_images_in(entry), len(found)))
     if not found:
         raise UserError("no image was given; name files or folders of images")
     return found

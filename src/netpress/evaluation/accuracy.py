@@ -14,6 +14,8 @@ from netpress.errors import Failure
 from netpress.evaluation.ranking import probabilities_of, rank_classes
 from netpress.network import Network, check_finite
 
+NO_ANSWER = "the network answers NaN: its values grow beyond what its numbers hold"
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -77,7 +79,7 @@ def place(network: Network, device: torch.device | str | None) -> None:
 def check_answers(measured: Evaluation) -> None:
     """Raise Failure where a network's answers are NaN: no class is most likely then, and any accuracy a fiction."""
     if math.isnan(measured.loss):
-        raise Failure("the network answers NaN: its values grow beyond what its numbers hold")
+        raise Failure(NO_ANSWER)
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from netpress.data import Images
 from netpress.data.pictures import Picture, read_blocks
 from netpress.data.pixels import PixelRules
 from netpress.errors import Failure, UserError
-from netpress.evaluation.accuracy import collect_answers, place
+from netpress.evaluation.accuracy import NO_ANSWER, collect_answers, place
 from netpress.evaluation.exact import exact_answers, integer_layers
 from netpress.evaluation.ranking import check_scale, probabilities_of, rank_classes
 from netpress.network import Network
@@ -112,10 +112,10 @@ def _answer_blocks(
 
 def _guesses(logits: Tensor, classes: Sequence[str], top: int, scale: float) -> list[tuple[Guess, ...]]:
     """The `top` likeliest classes of each row of the logits, [images, classes]."""
-    if bool(logits.isnan().any()):
-        raise Failure("the network answers NaN: its values grow beyond what its numbers hold")
     ranks = rank_classes(logits, top)  # [images, top]
     shares = probabilities_of(logits, scale).gather(1, ranks)
+    if bool(shares.isnan().any()):
+        raise Failure(NO_ANSWER)
     return [
         tuple(Guess(classes[index], share) for index, share in zip(*row, strict=True))
         for row in zip(ranks.tolist(), shares.tolist(), strict=True)
