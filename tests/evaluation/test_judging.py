@@ -132,7 +132,14 @@ def test_exact_probabilities_are_those_of_the_integers():
     network = resolve(str(shipped))
     images = Images(torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(2)).to(torch.uint8),
                     torch.tensor([0, 1, 2]), ("a", "b", "c"))  # fmt: skip
-    exact, plain = evaluate_exactly(network, images), evaluate(network, images)
+    exact, plain = evaluate_exactly(network, images, scale=0.2), evaluate(network, images, scale=0.2)
     assert exact.names == plain.names == ("a", "b", "c")
     assert torch.allclose(exact.probabilities, plain.probabilities, atol=0.02)
     assert not {"probabilities", "names"} & exact.as_json().keys()
+
+
+def test_drawn_images_keep_their_own_names():
+    images = Images(pixels(4), torch.arange(4), ("a", "b", "c", "d"))
+    assert images.take(torch.tensor([2, 0])).names == ("c", "a")
+    assert Images(pixels(4), torch.arange(4)).take(torch.tensor([2, 0])).names == ()
+    assert images.to("cpu").names == images.names
