@@ -25,14 +25,16 @@ def report_chain(folder: Path) -> Path:
     if not place.is_here:
         raise UserError(f"{folder}: holds no chain of networks")
     write_results(read_recipe(str(place.recipe)), place, {})
-    return place.page
+    return place.top.report
 
 
 def write_results(recipe: Recipe, place: ChainFolder, failed: Mapping[str, str]) -> None:
     """Write what the networks came to so far; `failed` has messages by network."""
     links = read_links(recipe, place, failed)
     atomic_write(place.csv, _as_csv(links))
-    atomic_write(place.page, render_chain(recipe.name, recipe.description, recipe.result_name, links, recipe.text))
+    atomic_write(
+        place.top.report, render_chain(recipe.name, recipe.description, recipe.result_name, links, recipe.text)
+    )
 
 
 def as_markdown(recipe: Recipe, place: ChainFolder) -> str:
@@ -48,26 +50,24 @@ def read_links(recipe: Recipe, place: ChainFolder, failed: Mapping[str, str]) ->
             needs=needs,
             description=recipe.networks[name].description,
             data=recipe.networks[name].data.dataset,
-            state=_state(place.member(name), failed.get(name)),
+            state=_state(place, name, failed.get(name)),
             convention=recipe.networks[name].score.convention,
-            figures=_figures(place.member(name)),
+            figures=_figures(place.member(name)) if place.is_done(name) else {},
         )
         for name, needs in recipe.needs.items()
     ]
 
 
-def _state(run: RunFolder, failure: str | None) -> str:
+def _state(place: ChainFolder, name: str, failure: str | None) -> str:
     if failure is not None:
         return f"failed: {failure}"
-    if run.is_finished:
+    if place.is_done(name):
         return "done"
-    return "not finished" if run.holds_run else "not begun"
+    return "not finished" if place.member(name).holds_run else "not begun"
 
 
 def _figures(run: RunFolder) -> dict[str, Any]:
     """score.json, with the seconds that the stages took, the size of the file and the share of zeros."""
-    if not run.is_finished:
-        return {}
     done = run.read_summaries()
     figures = run.read_score() | {"seconds": sum(stage["seconds"] for stage in done)}
     figures["file_bytes"] = run.network.stat().st_size
