@@ -72,6 +72,9 @@ def test_a_callers_picture_is_turned_and_stays_as_it_is():
     seen = read([picture, picture])
     assert np.array_equal(seen[1].permute(1, 2, 0), turned) and torch.equal(seen[0], seen[1])
     assert picture.tobytes() == kept.tobytes() and picture.info == info and picture.getexif()[0x112] == 3
+    kept.info["transparency"] = (1, 2, 300)  # not turned, so that what is read is the caller's own
+    read(kept)
+    assert kept.info["transparency"] == (1, 2, 300)
 
 
 @pytest.mark.parametrize(
