@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -79,12 +80,13 @@ def test_python_in_the_docs_runs(page, demo, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_program_that_classifies_one_image_is_right(demo, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_programs_that_classify_one_image_are_right(number, demo, monkeypatch, tmp_path, capsys):
     folder, _ = demo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(folder / "runs/first")
-    (program,) = programs_of(ROOT / "docs" / "start.md")
+    program = programs_of(ROOT / "docs" / "start.md")[number]
     test = read_digits(32).test
     right = 0
     for pixels, label in zip(test.images[:20], test.labels[:20], strict=True):
@@ -92,6 +94,37 @@ def test_the_program_that_classifies_one_image_is_right(demo, monkeypatch, tmp_p
         exec(compile(program, "start.md", "exec"), {})
         right += capsys.readouterr().out.strip() == str(int(label))
     assert right >= 18  # the demo's accuracy is 97% and more
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_from_a_folder_of_images_to_an_answer(call, tmp_path):
+    """The commands of docs/start.md, as they stand, on photographs of their kind: squares and discs on noise."""
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8").split("## Use your own images")[1]
+    lines = re.findall(r"^ {4}netpress .*$", text.split("## Use CIFAR")[0].replace("\\\n", " "), re.MULTILINE)
+    commands = [line.split() for line in lines]
+    assert [words[1] for words in commands] == ["run", "apply", "predict", "evaluate"]
+    random = np.random.default_rng(1)
+    for part, count in (("train", 30), ("test", 10)):
+        for name in ("dark", "light"):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for index in range(count):
+                paint(random, name).save(tmp_path / "photos" / part / name / f"{index}.jpg")
+    paint(random, "light").save(tmp_path / "new.jpg")
+    for words in commands:
+        code, out, err = call(*words[1:])
+        assert code == 0, err
+        if words[1] == "predict":
+            assert out.splitlines()[1].split()[:2] == ["new.jpg", "light"]
+    assert re.search(r"^accuracy +(100\.00|9\d\.\d\d)% of 20 test images", out, re.MULTILINE)
+
+
+def paint(random: np.random.Generator, name: str) -> Image.Image:
+    """A photograph of noise, 90 x 70 pixels; in the middle lies something dark or light."""
+    pixels = random.integers(80, 176, (70, 90, 3))
+    top, left = random.integers(5, 25, 2)
+    pixels[top : top + 40, left : left + 50] += -70 if name == "dark" else 70
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

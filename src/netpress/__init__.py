@@ -5,6 +5,7 @@
     network = netpress.load("runs/first")
     netpress.evaluate(network, dataset="digits").accuracy
     netpress.score(network).score
+    netpress.predict(network, "photo.jpg")[0].best.label
 
 Importing netpress imports no torch; the functions do when they are first used.
 """
@@ -13,10 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netpress.api import compare, evaluate, load, run, save, score, sensitivity
+    from netpress.api import compare, evaluate, load, predict, run, save, score, sensitivity
 
 __version__ = "0.1.0"
-__all__ = ["compare", "evaluate", "load", "run", "save", "score", "sensitivity"]
+__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity"]
 
 
 def __getattr__(name: str) -> Any:

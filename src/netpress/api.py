@@ -4,7 +4,7 @@ result = run("digits", out="runs/first", set=["stages.0.epochs=2"])
 evaluate(result.network).accuracy
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,11 +12,12 @@ from typing import Any
 
 from netpress.compression.quantization.sensitivity import Sensitivity, measure_sensitivity
 from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.data.pictures import Asked, Picture, list_pictures
 from netpress.errors import UserError
-from netpress.evaluation import Evaluation, evaluate_exactly
+from netpress.evaluation import Answer, Evaluation, ask, check_scale, evaluate_exactly
 from netpress.evaluation import evaluate as evaluate_images
 from netpress.network import Network, resolve, save
-from netpress.network.data import load_data
+from netpress.network.data import load_data, pixel_rules
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.process.world import World
@@ -31,7 +32,7 @@ from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
 
-__all__ = ["compare", "evaluate", "load", "run", "save", "score", "sensitivity"]
+__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity"]
 
 _ALONE = "since each layer is quantized alone, without training"
 UNUSED = {
@@ -105,21 +106,60 @@ def evaluate(
     allow_import: bool = False,
     set: Sequence[str] = (),
     classes_by_number: bool = False,
+    scale: float = 1.0,
 ) -> Evaluation:
     """Accuracy on the test images of `dataset` (by default the one the network was trained on).
 
     `exact` sums in integers, compares with the ordinary evaluation, and gives an ExactEvaluation with the
     accumulators of every layer. The data is read and divided as the network's file says; `set` takes changes, such
     as "data.test_fraction=0.2". Its classes are matched by name, or by number if `classes_by_number`. `allow_import`
-    as for `load`.
+    as for `load`. `scale` multiplies the logits before the softmax that gives probabilities, as for `predict`.
     """
+    check_scale(scale)
     if not isinstance(network, Network):
         network = load(network, allow_import=allow_import)
     where = choose_device(device)
     changes = read_data_changes(set, classes_by_number, dataset)
     folder = Path(data) if data else None
     loaded = load_data(network, folder, dataset, changes, console=console or Console(quiet=True))
-    return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=where)
+    return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=where, scale=scale)
+
+
+def predict(
+    network: Network | str | Path,
+    images: Asked | Picture | Iterable[Asked | Picture],
+    *,
+    top: int = 1,
+    exact: bool = False,
+    scale: float = 1.0,
+    set: Sequence[str] = (),
+    device: str = "auto",
+    console: Console | None = None,
+    allow_import: bool = False,
+) -> list[Answer]:
+    """The `top` likeliest classes of each image, with their probabilities (the softmax of the logits).
+
+        netpress.predict("runs/photos", "new.jpg")[0].best.label
+        netpress.predict(network, ["new.jpg", "holiday", Image.open("b.png"), pixels], top=5)
+
+    `images`: one or several of: the path of a file, or of a folder, of which all images are taken at any depth; the
+    bytes of a file; a Pillow image; an array of uint8, 0 to 255, [height, width], [height, width, 3] or [images,
+    height, width, 3] (with 1 or 4 in place of 3: grey, RGBA). Floats are refused, since 1 may be white or almost black.
+    Each is read as the network's training read its images: turned, put on a background, resized, normalized; `set`
+    changes that ("data.background=255", "data.max_pixels=200000000"). For a grey network colours become grey.
+
+    An image that cannot be read does not stop the others: its answer has a `problem`. `exact` computes in integers.
+    `scale` multiplies the logits before the softmax; give a network that ends in cosines the scale of its loss.
+    Raises UserError for paths that are not there and for other kinds of images, Failure for answers of NaN.
+    """
+    console = console or Console(quiet=True)
+    where = choose_device(device)
+    changes = read_data_changes(set)
+    pictures = list_pictures(images, console)
+    if not isinstance(network, Network):
+        network = load(network, allow_import=allow_import)
+    rules = pixel_rules(network, changes)
+    return list(ask(network, pictures, rules, console, top=top, exact=exact, scale=scale, device=where))
 
 
 @dataclass(frozen=True)

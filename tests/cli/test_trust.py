@@ -87,6 +87,7 @@ SWEEP = "[sweep]\nseeds = [1, 2]\nevery_stage = true\n"
     [
         ["evaluate", "foreign.netpress"],
         ["evaluate", "foreign.netpress", "--exact"],
+        ["predict", "foreign.netpress", "foreign.netpress"],
         ["score", "foreign.netpress"],
         ["apply", "prune", "foreign.netpress", "--set", "amount=0.5", "--out", "x.netpress"],
         ["sensitivity", "foreign.netpress"],

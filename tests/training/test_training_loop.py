@@ -70,7 +70,7 @@ NONE = torch.zeros(0, dtype=torch.long)
 
 def _script_accuracies(monkeypatch, accuracies: list[float]) -> None:
     queue = iter(accuracies)
-    monkeypatch.setattr(loop, "evaluate_module", lambda *_: Evaluation(next(queue), 1.0, 1.0, 20, NONE, NONE))
+    monkeypatch.setattr(loop, "evaluate_module", lambda *_: Evaluation(next(queue), 1.0, 1.0, 20, NONE, NONE, NONE))
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

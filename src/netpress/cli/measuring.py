@@ -1,12 +1,13 @@
 """`netpress evaluate`: the accuracy of a network."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netpress.cli.asking import COSINES
 from netpress.cli.options import (
     AllowImport,
+    AsCsv,
     AsJson,
     ByNumber,
     DataChanges,
@@ -14,14 +15,19 @@ from netpress.cli.options import (
     DatasetName,
     DeviceName,
     NetworkName,
+    Scale,
     Threads,
     print_json,
     print_table,
+    refuse_together,
 )
-from netpress.errors import visible
+from netpress.cli.tables import print_as_csv, print_tables, tables_as_json, wanted_tables
+from netpress.errors import UserError, visible
 
 if TYPE_CHECKING:
     from netpress.evaluation import Evaluation, ExactEvaluation
+
+ONE_TABLE = "--csv prints one table; give one of --per-class, --confusion, --calibration and --mistakes"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -39,11 +45,22 @@ def evaluate(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Show the accuracy on each class too, the least first.")
     ] = False,
+    confusion: Annotated[
+        bool, typer.Option("--confusion", help="Show which classes are taken for which, and the most confused pairs.")
+    ] = False,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Show accuracy against probability, in 15 bins.")
+    ] = False,
+    mistakes: Annotated[
+        int | None, typer.Option("--mistakes", min=1, metavar="N", help="Show the N wrong answers given most surely.")
+    ] = None,
+    scale: Scale = 1.0,
     overrides: DataChanges = None,
     classes_by_number: ByNumber = False,
     device: DeviceName = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
     allow_import: AllowImport = False,
 ) -> None:
     """Measure a network's accuracy on the test images of the data that it was trained on, or of other data.
@@ -51,14 +68,17 @@ def evaluate(
     Classes are matched by name.
     """
     from netpress import api
-    from netpress.evaluation import ExactEvaluation
+    from netpress.evaluation import ExactEvaluation, ends_in_cosines
     from netpress.process.console import Console
     from netpress.process.devices import set_threads
 
+    refuse_together(json=as_json, csv=as_csv)
+    if as_csv and [per_class, confusion, calibration, mistakes is not None].count(True) != 1:
+        raise UserError(ONE_TABLE)
     if threads is not None:
         set_threads(threads)
     loaded = api.load(network, allow_import=allow_import)
-    console = Console(quiet=as_json)
+    console = Console(quiet=as_json or as_csv)
     measured = api.evaluate(
         loaded,
         data=data,
@@ -68,59 +88,64 @@ def evaluate(
         console=console,
         set=overrides or [],
         classes_by_number=classes_by_number,
+        scale=scale,
     )
-    classes = _by_class(measured, loaded.classes) if per_class else []
-    if classes and not as_json:
-        print_table([row | {"accuracy": f"{row['accuracy']:.2%}"} for row in classes])
-        print()
-    told = {"classes": classes} if per_class else {}
+    if ends_in_cosines(loaded):
+        console.warn(COSINES.format(scale=scale))
+    tables = wanted_tables(measured, loaded.classes, per_class, confusion, calibration, mistakes)
+    if as_csv:
+        print_as_csv(tables)
+    elif as_json:
+        figures = measured.as_json() if isinstance(measured, ExactEvaluation) else _plain(measured)
+        print_json(figures | _judged(measured) | tables_as_json(tables, loaded.classes))
+    else:
+        print_tables(tables)
+        if isinstance(measured, ExactEvaluation):
+            _print_exact(measured)
+        else:
+            print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images")
+        _print_rest(measured)
     if isinstance(measured, ExactEvaluation):
-        _show_exact(measured, as_json, told)
-        return
-    if as_json:
-        figures = {
-            "accuracy": measured.accuracy,
-            "top5": measured.top5,
-            "loss": measured.loss,
-            "images": measured.count,
-        }
-        print_json(figures | told)
-        return
-    print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images")
-    _print_rest(measured)
+        from netpress.numerics.claims import check_claims
+
+        check_claims(measured.sums)
 
 
-def _by_class(measured: "Evaluation", names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a class that has images, the least accurate first."""
-    right, images = (counts.tolist() for counts in measured.by_class(len(names)))
-    rows = [
-        {"class": name, "images": images[place], "right": right[place], "accuracy": right[place] / images[place]}
-        for place, name in enumerate(names)
-        if images[place]
-    ]
-    return sorted(rows, key=lambda row: row["accuracy"])
+def _plain(measured: "Evaluation") -> dict[str, Any]:
+    return {
+        "accuracy": measured.accuracy,
+        "top5": measured.top5,
+        "loss": measured.loss,
+        "images": measured.count,
+    }
+
+
+def _judged(measured: "Evaluation") -> dict[str, Any]:
+    """How far the accuracy can be trusted, and the probabilities."""
+    from netpress.evaluation import accuracy_interval, calibrate
+
+    right = int((measured.predicted == measured.labels.cpu()).sum())
+    return {
+        "interval": list(accuracy_interval(right, measured.count)),
+        "calibration_error": calibrate(measured).error,
+    }
+
+
+def _print_exact(measured: "ExactEvaluation") -> None:
+    print_table(measured.as_json()["layers"])
+    print()
+    for name in measured.float_layers:
+        print(f"in floats   {visible(name)}")
+    print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images, in exact integers")
+    print(f"simulated   {measured.simulated_accuracy:.2%}, {measured.equal_answers:.2%} of the answers equal")
+    print(f"logits      differ by at most {measured.largest_difference:.2g} of the largest")
 
 
 def _print_rest(measured: "Evaluation") -> None:
+    judged = _judged(measured)
+    low, high = judged["interval"]
+    print(f"interval    {low:.2%} to {high:.2%}, at 95% for other images of the kind")
     if measured.top5 is not None:
         print(f"top-5       {measured.top5:.2%}")
     print(f"loss        {measured.loss:.4f}")
-
-
-def _show_exact(measured: "ExactEvaluation", as_json: bool, told: dict[str, Any]) -> None:
-    """Print what the integers gave; then a Failure if some input could overflow what the network claims."""
-    from netpress.numerics.claims import check_claims
-
-    figures = measured.as_json() | told
-    if as_json:
-        print_json(figures)
-    else:
-        print_table(figures["layers"])
-        print()
-        for name in measured.float_layers:
-            print(f"in floats   {visible(name)}")
-        print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images, in exact integers")
-        print(f"simulated   {measured.simulated_accuracy:.2%}, {measured.equal_answers:.2%} of the answers equal")
-        print(f"logits      differ by at most {measured.largest_difference:.2g} of the largest")
-        _print_rest(measured)
-    check_claims(measured.sums)
+    print(f"calibration {judged['calibration_error']:.2%} apart are probability and accuracy, in the mean over 15 bins")

@@ -1,8 +1,11 @@
 """Options that several commands share, checks of options given together, and how tables and JSON are printed."""
 
+import csv
+import io
 import itertools
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +42,10 @@ AnswersLimit = Annotated[
     float, typer.Option("--answers-limit", min=0, metavar="GB", help="How large that folder may grow.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Scale = Annotated[
+    float, typer.Option("--scale", help="Multiply logits before the softmax: the loss's scale, for a cosine head.")
+]
 AllowImport = Annotated[
     bool, typer.Option("--allow-import", help="Trust network files that import their author's own Python class.")
 ]
@@ -60,6 +67,19 @@ def refuse_together(**options: Any) -> None:
 def print_json(value: Any) -> None:
     """Print plain values as JSON."""
     print(json.dumps(value, indent=1))
+
+
+def print_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as CSV under a line of their columns, each as soon as it comes; what a row lacks stays empty."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    print(visible(text.getvalue()), end="")
+    for row in rows:
+        text.seek(0)
+        text.truncate()
+        writer.writerow(row)
+        print(visible(text.getvalue()), end="")
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -1,20 +1,17 @@
 """A data set of one's own: a folder for each class, of PNG, JPEG or WebP images of any size."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from netpress.data.division import divide
 from netpress.data.images import Images
 from netpress.data.layout import File, Listing, labels_of, list_folder, refuse_single, take, warn_of_absent
-from netpress.data.pixels import AT_ONCE, Budget, PixelRules, Unreadable, read_image, strangers_files
+from netpress.data.pixels import PixelRules, read_images
 from netpress.data.settings import DATASETS, DEFAULT_SIZE, DatasetReader, DataSettings, Parts, Survey
 from netpress.errors import Failure, UserError, some_of
 from netpress.process.console import Console
-from netpress.process.devices import available_cores
 
 
 def read_files(lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules, console: Console) -> list[Images]:
@@ -23,41 +20,27 @@ def read_files(lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules,
     All are read before complaining: Failure is one message that names the unreadable ones and why.
     """
     parts = [
-        Images(torch.empty((len(files), 3, rules.size, rules.size), dtype=torch.uint8), labels_of(files))
+        Images(
+            torch.empty((len(files), 3, rules.size, rules.size), dtype=torch.uint8),
+            labels_of(files),
+            tuple(str(path.relative_to(folder)) for path, _ in files),
+        )
         for files in lists
     ]
-    places = [
-        (path, part.images.numpy()[place])
-        for files, part in zip(lists, parts, strict=True)
-        for place, (path, _) in enumerate(files)
-    ]
-    budget = Budget(AT_ONCE)
-
-    def decode(entry: tuple[Path, np.ndarray]) -> tuple[str | None, bool]:
-        path, target = entry
-        try:
-            target[...], several = read_image(path, rules, budget)
-        except Unreadable as error:
-            return str(error), False
-        return None, several
-
+    paths = [path for files in lists for path, _ in files]
+    targets = [target for part in parts for target in part.images.numpy()]
+    names = [name for part in parts for name in part.names]
     problems, animated = [], []
-    title = "read images"
-    with (
-        strangers_files(),
-        console.progress(title, len(places)) as bar,
-        ThreadPoolExecutor(available_cores()) as pool,
-    ):
-        for done, (reason, several) in enumerate(pool.map(decode, places)):
-            name = str(places[done][0].relative_to(folder))
+    with console.progress("read images", len(paths)) as bar:
+        for done, (reason, several) in enumerate(read_images(paths, targets, rules)):
             if reason is not None:
-                problems.append(f"{name} ({reason})")
+                problems.append(f"{names[done]} ({reason})")
             if several:
-                animated.append(name)
+                animated.append(names[done])
             bar.update(done + 1)
     if problems:
         raise Failure(
-            f"{folder}: {len(problems):,} of {len(places):,} images cannot be read: {some_of(sorted(problems))}; "
+            f"{folder}: {len(problems):,} of {len(paths):,} images cannot be read: {some_of(sorted(problems))}; "
             "replace or remove them"
         )
     if animated:
@@ -68,8 +51,8 @@ def read_files(lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules,
 def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
     """Divides the names of the files, then decodes each image into its place: no pixel is held twice."""
     listing, train, validation = _list(settings, folder, seed, console)
-    rules = PixelRules(settings.image_size or DEFAULT_SIZE, settings.max_pixels, settings.background)
-    first, second, third = read_files([train, validation, listing.test], listing.folder, rules, console)
+    parts = [train, validation, listing.test]
+    first, second, third = read_files(parts, listing.folder, settings.pixel_rules(), console)
     return listing.classes, (first, second, third)
 
 

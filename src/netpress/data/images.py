@@ -1,6 +1,6 @@
 """Labelled images as one uint8 tensor, and draws in which each class keeps its share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ class Images:
 
     images: Tensor  # uint8 [count, channels, height, width]
     labels: Tensor  # int64 [count]
+    names: tuple[str, ...] = ()
+    """Of images that are files: where each lies in the data set's folder. Empty for others, which are numbers."""
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -21,11 +23,12 @@ class Images:
     def take(self, indices: Tensor) -> "Images":
         """The images at `indices` (int64, CPU), copied."""
         indices = indices.to(self.labels.device)
-        return Images(self.images[indices], self.labels[indices])
+        names = tuple(self.names[index] for index in indices.tolist()) if self.names else ()
+        return Images(self.images[indices], self.labels[indices], names)
 
     def to(self, device: torch.device | str) -> "Images":
         """The same images on `device`."""
-        return Images(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)

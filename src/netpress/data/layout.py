@@ -220,6 +220,16 @@ def _list_files(place: Path, named: Mapping[str, Path | None], console: Console,
     return files
 
 
+def images_below(folder: Path) -> tuple[list[Path], int]:
+    """The image files in `folder` at any depth, found as those of a class are, and how many other files lie there.
+
+    Sorted by path. Raises Failure for a folder that cannot be opened.
+    """
+    paths = sorted(_walk(folder, set()))
+    images = [path for path in paths if _is_image(path)]
+    return images, len(paths) - len(images)
+
+
 def _is_image(path: Path) -> bool:
     """By its name; links that lead nowhere count, so that they are told, and pipes and devices do not."""
     if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:

@@ -1,4 +1,4 @@
-"""Reads one image file, of any mode, as 8-bit colours of one size.
+"""Reads images, of any mode, as 8-bit colours of one size: for a training, and for a question to a network.
 
 The file may come from a stranger. So only decoders of the formats of photographs are asked, the size is checked before
 a pixel is decoded, and every error of a decoder becomes one reason in words.
@@ -6,13 +6,17 @@ a pixel is decoded, and every error of a decoder becomes one reason in words.
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from netpress.process.devices import available_cores
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # the last two, since many such files are called .jpg or .png
 AT_ONCE = 67_000_000  # pixels that are decoded at the same time, by however many threads
@@ -29,6 +33,12 @@ _TURNS = {
 }
 
 
+Source = Path | bytes | Image.Image
+"""A file, the bytes of one, or a picture that Pillow holds."""
+
+_GIVEN = threading.Lock()  # Pillow loads a picture on first use, and a caller may give the same one twice
+
+
 class Unreadable(Exception):
     """Why an image cannot be read, in a few words."""
 
@@ -40,6 +50,8 @@ class PixelRules:
     size: int
     max_pixels: int = AT_ONCE
     background: int = 0
+    channels: int = 3
+    """3: red, green and blue. 1: grey, as Pillow weighs the colours (.299, .587, .114)."""
 
 
 class Budget:
@@ -77,35 +89,72 @@ def strangers_files() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = bound
 
 
-def read_image(path: Path, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, bool]:
-    """The image as uint8 [3, size, size], and whether it is the first of several pictures in the file.
+def read_images(
+    sources: Sequence[Source], targets: Sequence[np.ndarray], rules: PixelRules
+) -> Iterator[tuple[str | None, bool]]:
+    """Decode each source into its target, uint8 [channels, size, size], on all cores.
+
+    Yields for each, in their order, why it cannot be read (None: it was), and whether it is one of several pictures.
+    """
+    budget = Budget(AT_ONCE)
+
+    def decode(source: Source, target: np.ndarray) -> tuple[str | None, bool]:
+        try:
+            target[...], several = read_image(source, rules, budget)
+        except Unreadable as error:
+            return str(error), False
+        return None, several
+
+    with strangers_files(), ThreadPoolExecutor(available_cores()) as pool:
+        yield from pool.map(decode, sources, targets)
+
+
+def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, bool]:
+    """The image as uint8 [channels, size, size], and whether it is the first of several pictures in the file.
 
     Turned as its EXIF says, transparent places filled with the background, proportions not kept. Raises Unreadable.
     """
     try:
-        if path.stat().st_size == 0:
+        if isinstance(source, Image.Image):
+            _refuse_large(source, rules)
+            with _GIVEN:
+                source.load()
+            return _read_picture(source, rules, budget), False
+        if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise Unreadable("empty")
-        with Image.open(path, formats=FORMATS) as file:
-            pixels = file.width * file.height
-            if pixels > rules.max_pixels:
-                raise Unreadable(f"{file.width:,} x {file.height:,} pixels, above data.max_pixels")
-            with budget.take(pixels):
-                several = file.format != "MPO" and bool(getattr(file, "is_animated", False))
-                file.load()
-                image = to_rgb(_turned(file), rules.background)
-                if image.size != (rules.size, rules.size):
-                    image = image.resize((rules.size, rules.size), Image.Resampling.BILINEAR)  # averages in shrinking
-                return np.asarray(image).transpose(2, 0, 1), several
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
+            _refuse_large(file, rules)
+            several = file.format != "MPO" and bool(getattr(file, "is_animated", False))
+            return _read_picture(file, rules, budget), several
     except Unreadable:
         raise
     except FileNotFoundError:
-        raise Unreadable("a link to nothing" if path.is_symlink() else "no longer there") from None
+        link = isinstance(source, Path) and source.is_symlink()
+        raise Unreadable("a link to nothing" if link else "no longer there") from None
     except UnidentifiedImageError:
         raise Unreadable("no PNG, JPEG or WebP inside") from None
     except OSError as error:
         raise Unreadable(error.strerror or _short(error)) from None
     except Exception as error:  # decoders raise struct.error, TypeError, KeyError, ... at damaged files
         raise Unreadable(_short(error) or type(error).__name__) from None
+
+
+def _refuse_large(picture: Image.Image, rules: PixelRules) -> None:
+    if picture.width * picture.height > rules.max_pixels:
+        raise Unreadable(f"{picture.width:,} x {picture.height:,} pixels, above data.max_pixels")
+
+
+def _read_picture(picture: Image.Image, rules: PixelRules, budget: Budget) -> np.ndarray:
+    """The pixels of the picture, which stays as it is: uint8 [channels, size, size]."""
+    with budget.take(picture.width * picture.height):
+        picture.load()
+        image = to_rgb(_turned(picture), rules.background)
+        if rules.channels == 1:
+            image = image.convert("L")
+        if image.size != (rules.size, rules.size):
+            image = image.resize((rules.size, rules.size), Image.Resampling.BILINEAR)  # averages in shrinking
+        values = np.asarray(image)  # [height, width] or [height, width, 3]
+        return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
 def _short(error: Exception) -> str:
@@ -134,8 +183,7 @@ def to_rgb(image: Image.Image, background: int) -> Image.Image:
     if mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data or "transparency" in image.info:
-        _shorten_key(image)
-        colours = image.convert("RGBA")
+        colours = _with_short_key(image).convert("RGBA")
         ground = Image.new("RGB", image.size, (background,) * 3)
         ground.paste(colours, mask=colours.getchannel("A"))
         return ground
@@ -151,8 +199,10 @@ def _from_16_bits(image: Image.Image, background: int) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _shorten_key(image: Image.Image) -> None:
+def _with_short_key(image: Image.Image) -> Image.Image:
     """A PNG of 16 bits names its transparent colour with 16 bits, and Pillow has read the upper 8 of its pixels."""
     key = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, model_validator
 
 from netpress.data.images import Images
-from netpress.data.pixels import AT_ONCE
+from netpress.data.pixels import AT_ONCE, PixelRules
 from netpress.errors import UserError, quote
 from netpress.process.console import Console
 from netpress.registry import Registry
@@ -88,6 +88,10 @@ class DataSettings(Settings):
             if self.dataset != "folder" and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: changes nothing in {self.dataset}, only in a folder")
         return self
+
+    def pixel_rules(self) -> PixelRules:
+        """How image files are read: for every part of a data set, and for what is asked of a network later."""
+        return PixelRules(self.image_size or DEFAULT_SIZE, self.max_pixels, self.background)
 
     def divide(self, count: int, draws: bool = True) -> tuple[int, int]:
         """How many of `count` images train, and how many are set apart for validation.

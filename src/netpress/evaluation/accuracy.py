@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from netpress.data import Images, normalize
 from netpress.errors import Failure
-from netpress.evaluation.ranking import rank_classes
+from netpress.evaluation.ranking import probabilities_of, rank_classes
 from netpress.network import Network, check_finite
+
+NO_ANSWER = "the network answers NaN: its values grow beyond what its numbers hold"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Evaluation:
     """The most likely class of each image: int64 [images], on the CPU."""
     labels: Tensor = field(repr=False, compare=False)
     """The class that it is of: int64 [images]."""
+    probabilities: Tensor = field(repr=False, compare=False)
+    """How likely the network takes the most likely class for, 0 to 1: float64 [images], on the CPU."""
+    names: tuple[str, ...] = field(default=(), kw_only=True, repr=False, compare=False)
+    """Of images that are files, where each lies in the data set's folder; empty for others."""
 
     def by_class(self, classes: int) -> tuple[Tensor, Tensor]:
         """Images right and images of each of so many classes: int64 [classes] both."""
@@ -45,15 +51,20 @@ def count_by_class(predicted: Tensor, labels: Tensor, classes: int) -> tuple[Ten
 
 
 def evaluate(
-    network: Network, images: Images, batch_size: int | None = None, device: torch.device | str | None = None
+    network: Network,
+    images: Images,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    scale: float = 1.0,
 ) -> Evaluation:
     """Accuracy and loss of `network` on `images`, normalised as the network says.
 
     `device` moves the network there first; None leaves it where it is. `batch_size` is chosen for speed by default.
+    `scale` multiplies the logits before the softmax that gives the probabilities; the loss is that of the logits.
     Raises Failure for weights or answers that are not numbers.
     """
     place(network, device)
-    measured = evaluate_module(network.module, images, network.input.mean, network.input.std, batch_size)
+    measured = evaluate_module(network.module, images, network.input.mean, network.input.std, batch_size, scale)
     check_answers(measured)
     return measured
 
@@ -68,7 +79,7 @@ def place(network: Network, device: torch.device | str | None) -> None:
 def check_answers(measured: Evaluation) -> None:
     """Raise Failure where a network's answers are NaN: no class is most likely then, and any accuracy a fiction."""
     if math.isnan(measured.loss):
-        raise Failure("the network answers NaN: its values grow beyond what its numbers hold")
+        raise Failure(NO_ANSWER)
 
 
 @torch.inference_mode()
@@ -78,22 +89,25 @@ def evaluate_module(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     batch_size: int | None = None,
+    scale: float = 1.0,
 ) -> Evaluation:
     """Accuracy and loss of any module that maps [batch, channels, height, width] to logits [batch, classes]."""
     count = len(images.labels)
     figures = torch.zeros(3, dtype=torch.float64)
     classes = 0
-    predicted = []
+    predicted, probabilities = [], []
     with evaluation_mode(module):
         for pixels, labels in _batches(images, mean, std, _device_of(module, images), batch_size):
             logits = module(pixels)
             classes = logits.shape[1]
-            best, batch = _figures(logits.float(), labels)
+            best, sure, batch = _figures(logits.float(), labels, scale)
             figures += batch.cpu()
             predicted.append(best)
+            probabilities.append(sure)
     right, right5, loss = (figures / max(1, count)).tolist()
-    answers = torch.cat(predicted).cpu()
-    return Evaluation(right, right5 if classes > 5 else None, loss, count, answers, images.labels)
+    top5 = right5 if classes > 5 else None
+    answers, sure = torch.cat(predicted).cpu(), torch.cat(probabilities).cpu()
+    return Evaluation(right, top5, loss, count, answers, images.labels, sure, names=images.names)
 
 
 def predict(network: Network, images: Images, batch_size: int | None = None) -> Tensor:
@@ -140,11 +154,12 @@ def _batches(
         yield normalize(pixels.to(device), mean, std), labels.to(device)
 
 
-def _figures(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The most likely classes: int64 [batch]; and of the batch, as float64 [3], how many images are right and how many
-    right among the five most likely, and the summed cross-entropy.
+def _figures(logits: Tensor, labels: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The most likely classes, int64 [batch], and their probabilities, float64 [batch]; and of the batch, as float64
+    [3], how many images are right and how many right among the five most likely, and the summed cross-entropy.
     """
     ranks = rank_classes(logits, 5)
     hits = ranks == labels[:, None]  # [batch, 5]
     loss = F.cross_entropy(logits, labels, reduction="sum")
-    return ranks[:, 0], torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])
+    sure = probabilities_of(logits, scale).gather(1, ranks[:, :1])[:, 0]
+    return ranks[:, 0], sure, torch.stack([hits[:, 0].sum().double(), hits.sum().double(), loss.double()])

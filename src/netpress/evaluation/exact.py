@@ -13,13 +13,20 @@ from torch.nn import functional as F
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.evaluation.accuracy import Evaluation, check_answers, collect_answers, evaluation_mode, place, predict
-from netpress.evaluation.ranking import best_class, rank_classes
+from netpress.evaluation.ranking import best_class, probabilities_of, rank_classes
 from netpress.network import Network
 from netpress.numerics.claims import LayerSums, layer_sums
 from netpress.numerics.layers import quantized_layers
 from netpress.program import exact_layers, execute, lower
 
-_APART = ("sums", "count", "predicted", "labels")  # what `as_json` leaves out, or gives in another form
+_APART = (
+    "sums",
+    "count",
+    "predicted",
+    "labels",
+    "probabilities",
+    "names",
+)  # what `as_json` leaves out, or gives in another form
 
 
 @dataclass(frozen=True)
@@ -55,20 +62,22 @@ class ExactEvaluation(Evaluation):
 
 
 def evaluate_exactly(
-    network: Network, images: Images, batch_size: int | None = None, device: torch.device | str | None = None
+    network: Network,
+    images: Images,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    scale: float = 1.0,
 ) -> ExactEvaluation:
     """Run the images through the integer executor and, to compare, through the network's ordinary evaluation.
 
-    `device` moves the network there first. Raises UserError for a network without integer layers, Failure for
-    weights or answers that are not numbers.
+    `device` moves the network there first, `scale` is as for `evaluate`. Raises UserError for a network without
+    integer layers, Failure for weights or answers that are not numbers.
     """
     place(network, device)
     module = network.module
-    sums = layer_sums(module)
-    if not sums:
-        raise UserError("no layer of this network computes with integers; `netpress apply quantize` makes such")
+    sums = integer_layers(network)
     floats = tuple(name for name, layer in quantized_layers(module).items() if not layer.formats.integer)
-    with _exact_answers(network, sums) as answer:
+    with exact_answers(network, sums) as answer:
         exact = collect_answers(answer, network, images, batch_size)  # [images, classes]
     simulated = predict(network, images, batch_size)
     answers, others = rank_classes(exact, 5), best_class(simulated)
@@ -81,6 +90,8 @@ def evaluate_exactly(
         count=len(labels),
         predicted=answers[:, 0],
         labels=labels,
+        probabilities=probabilities_of(exact, scale).gather(1, answers[:, :1])[:, 0],
+        names=images.names,
         simulated_accuracy=_share(others == labels),
         equal_answers=_share(answers[:, 0] == others),
         largest_difference=float((exact - simulated).abs().max() / simulated.abs().max().clamp(min=1e-30)),
@@ -91,8 +102,16 @@ def evaluate_exactly(
     return measured
 
 
+def integer_layers(network: Network) -> dict[str, LayerSums]:
+    """The accumulators of every integer layer, by its name, before any image. Raises UserError where there is none."""
+    sums = layer_sums(network.module)
+    if not sums:
+        raise UserError("no layer of this network computes with integers; `netpress apply quantize` makes such")
+    return sums
+
+
 @contextmanager
-def _exact_answers(network: Network, sums: Mapping[str, LayerSums]) -> Iterator[Callable[[Tensor], Tensor]]:
+def exact_answers(network: Network, sums: Mapping[str, LayerSums]) -> Iterator[Callable[[Tensor], Tensor]]:
     """What answers in exact integers: the network's program.
 
     None can be made of, say, a user's own class whose flow depends on values. There it is the module itself, each of

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Images, Survey, has_test_folder, load_dataset
+from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Survey, has_test_folder, load_dataset
+from netpress.data.pixels import PixelRules
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.process.console import Console
@@ -23,6 +24,7 @@ from netpress.settings import parse
 ASK = "data.split_seed"
 _SPLIT = ("validation", "select_on", "test_fraction")  # what decides, with the seed, which images are apart
 _WARNING = "the images are not divided as this network knows them: those set apart may have been training images"
+_OF_PIXELS = ("background", "max_pixels")  # what decides how one image is read
 _SHOWN = 5  # classes named in a message
 
 
@@ -59,6 +61,26 @@ def load_data(
         elif drawn and loaded.record != record:
             console.warn(_WARNING)
     return matched(network, loaded, settings.classes_by_number)
+
+
+def pixel_rules(network: Network, changes: Mapping[str, Any] | None = None) -> PixelRules:
+    """How a new image is read for `network`: as those that it was made with, of its size and in its colours.
+
+    Where its file does not say how those were read (CIFAR's were no files), a `folder` is read so by default. `changes`
+    of the [data] table come on top. Raises UserError for changes of anything but the reading of one image, and for a
+    network of neither 1 nor 3 channels.
+    """
+    for key in changes or {}:
+        if key not in _OF_PIXELS:
+            allowed = " and ".join(f"data.{name}" for name in _OF_PIXELS)
+            raise UserError(f"--set data.{key}: changes nothing in how one image is read; {allowed} do")
+    channels, side, _ = network.input.size
+    if channels not in (1, 3):
+        raise UserError(f"the network takes {channels} channels, and an image has 1 (grey) or 3 (red, green, blue)")
+    record = network.data if network.data is not None and network.data.settings.dataset == "folder" else None
+    known = record.settings.model_dump(mode="json", exclude_none=True) if record else {"dataset": "folder"}
+    settings = parse(DataSettings, {**known, **(changes or {})}, "data")
+    return replace(settings.pixel_rules(), size=side, channels=channels)
 
 
 def load_data_at_hand(
@@ -173,7 +195,7 @@ def matched(network: Network, dataset: Dataset, by_number: bool = False) -> Data
         return dataset
     order = torch.tensor(places)
     parts = {
-        part: Images(images.images, order[images.labels])
+        part: replace(images, labels=order[images.labels])
         for part, images in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
     }
     return replace(dataset, **parts, classes=network.classes)  # type: ignore[arg-type]
