@@ -96,7 +96,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     folds = settings.folds and not quantized_layers(network.module)
     planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
     put_layers(planned, formats)
-    return Plan(rows, planned)
+    return Plan(rows, planned, undecided=("flash", "ram") if settings.bits == "auto" else ())
 
 
 def _check_accumulators(formats: dict[str, LayerFormats]) -> None:
