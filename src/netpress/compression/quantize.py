@@ -9,7 +9,7 @@ It folds norms first where the settings say so.
 from typing import Any
 
 from netpress.compression.fold import with_folds
-from netpress.compression.quantization.assignment import choose_formats, describe, trim_masks
+from netpress.compression.quantization.assignment import choose_formats, describe, round_others, trim_masks
 from netpress.compression.quantization.automatic import choose_widths
 from netpress.compression.quantization.post_training import calibrate, fold_first, put_layers, settle
 from netpress.compression.quantization.settings import QuantizeSettings
@@ -96,6 +96,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     folds = settings.folds and not quantized_layers(network.module)
     planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
     put_layers(planned, formats)
+    round_others(planned)
     return Plan(rows, planned, undecided=("flash", "ram") if settings.bits == "auto" else ())
 
 

@@ -27,15 +27,18 @@ class Buffers:
         self.owners = {storage_of(image): INPUT}
 
     def place(self, name: str, result: Tensor, written: Sequence[Tensor]) -> tuple[str, int]:
-        """The buffer of `result`, which the operation `name` makes or has `written` to, and how many elements it has.
+        """The buffer of `result`, which the operation `name` made, and how many elements that has.
 
-        It is a new one, called `name`, unless `result` shows, or fills a part of, what an earlier operation made.
+        It is a new one, called `name`, unless `result` shows, or was `written` into a part of, an earlier one.
         """
-        storage = storage_of(result)
-        elements = result.untyped_storage().nbytes() // result.dtype.itemsize if storage else result.numel()
+        # What was written to is the result itself, or where values have no place yet, stands for it; a norm's
+        # statistics, which may be written to as well, are of another shape.
+        target = next((tensor for tensor in written if tensor.shape == result.shape), None)
+        place = result if target is None else target
+        storage = storage_of(place)
+        elements = place.untyped_storage().nbytes() // place.dtype.itemsize if storage else place.numel()
         owner = self.owners.get(storage) if storage else None
-        writes = any(storage_of(tensor) == storage for tensor in written)
-        if owner is None or (writes and result.numel() >= elements):
+        if owner is None or (target is not None and target.numel() >= elements):
             owner = self.owners[storage] = name
         return owner, elements
 
