@@ -132,7 +132,9 @@ def places(kind: type[Settings], values: dict[str, Any], path: str, depth: int =
 
 
 def every_setting() -> list[tuple[dict[str, Any], str]]:
-    found = [(BASE, key) for key in (*BASE, "description", "seed", "score", "limits", "sweep", "extends", "stages.0", "new")]
+    found = [
+        (BASE, key) for key in (*BASE, "description", "seed", "score", "limits", "sweep", "extends", "stages.0", "new")
+    ]
     found += places(DataSettings, BASE | {"data": {}}, "data")
     for name, convention in CONVENTIONS.all().items():
         found += places(convention.settings, BASE | {"score": {"convention": name}}, "score")
