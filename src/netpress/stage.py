@@ -176,13 +176,14 @@ class Stage:
     `settings` has a field `kind: Literal["name"] = "name"`. `run(network, settings, context)` returns the network that
     the stage makes. `plan(outlook, settings)` says what it would make; it leaves the outlook as it is, and raises
     UserError for what the stage would refuse, or could only spoil, once the stages before have run for hours.
-    `weighs` says that `plan` looks at weights.
+    `weighs` says that `plan` looks at weights, `counts` that what `run` makes depends on how the run counts its score.
     """
 
     settings: type[Settings]
     run: RunFunction
     plan: PlanFunction
     weighs: bool = False
+    counts: bool = False
 
     @property
     def kind(self) -> str:

@@ -189,3 +189,58 @@ def test_what_cannot_be_the_class_is_known_before_its_module_runs(
 def test_classes_made_in_any_way_are_found(text: str, foreign: Path, tmp_path: Path) -> None:
     (tmp_path / "foreign_net.py").write_text(text)
     assert type(parse_model("import:target=foreign_net:Net").build()).__name__ == "Identity"
+
+
+CHAIN = """
+name = "pair"
+[data]
+dataset = "digits"
+image_size = 16
+train_images = 64
+[[stages]]
+kind = "train"
+epochs = 1
+[networks.teacher]
+model = FIRST
+[networks.pupil]
+model = SECOND
+[networks.pupil.stages.0.distillation]
+teachers = ["teacher"]
+[networks.pruned]
+model = { network = "pupil" }
+[[networks.pruned.stages]]
+kind = "prune"
+amount = 0.3
+"""
+OWN = '{ family = "import", target = "foreign_net:Net" }'
+KNOWN = '{ family = "resnet", blocks = [1], width = 4 }'
+
+
+@pytest.mark.slow
+def test_a_chain_of_ones_own_class_needs_no_leave(foreign: Path, call: Call, tmp_path: Path) -> None:
+    """Its networks are files, too, but the recipe itself names the class that they are built by."""
+    for first, second in ((OWN, OWN), (OWN, KNOWN), (KNOWN, OWN)):
+        path = tmp_path / "pair.toml"
+        path.write_text(CHAIN.replace("FIRST", first).replace("SECOND", second), encoding="utf-8")
+        assert call("plan", path)[0] == 0
+        code, _, err = call("run", path, "--out", "out", "--fresh")
+        assert code == 0, err
+        assert call("run", path, "--out", "out")[0] == 0  # what is done is read again
+        family = describe(tmp_path / "out" / "network.netpress")["architecture"]["family"]
+        assert family == ("import" if second == OWN else "resnet")
+
+
+@pytest.mark.slow
+def test_a_chain_does_not_give_leave_to_files_of_others(foreign: Path, call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "pair.toml"
+    begins = CHAIN.replace("FIRST", '{ network = "foreign.netpress" }').replace("SECOND", KNOWN)
+    learns = CHAIN.replace("FIRST", KNOWN).replace("SECOND", KNOWN).replace('["teacher"]', '["foreign.netpress"]')
+    for text, network in ((begins, "teacher"), (learns, "pupil")):
+        path.write_text(text, encoding="utf-8")
+        forget(tmp_path)
+        for command in ("plan", "run"):
+            code, _, err = call(command, path)
+            assert code == 2 and f"network {network}: " in err and "--allow-import" in err
+        assert not (tmp_path / "ran").exists() and not (tmp_path / "runs").exists()
+        code, _, err = call("run", path, "--allow-import", "--out", network)
+        assert code == 0, err

@@ -11,6 +11,7 @@ import netpress.compression.prune_to_gate as gate_module
 from netpress.compression.masks import densities, total_density
 from netpress.compression.prune_to_gate import PruneToGateSettings, plan, prune_to_gate
 from netpress.data import Dataset
+from netpress.errors import UserError
 from netpress.network import Network, create
 from netpress.process.console import Console
 from netpress.process.world import World
@@ -173,3 +174,30 @@ def test_a_scan_has_nothing_to_confirm() -> None:
             settings_of(confirm=3, search=search)
     with pytest.raises(SettingsError, match="'guess' is not one of"):
         settings_of(search="guess")
+
+
+def test_a_network_below_the_gate_is_refused_or_stays_as_it_is(
+    network: Network, context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for search in ("scan", "bisection", "sweep"):
+        seen = pretend(monkeypatch, falls_after(-1))
+        part = context.part(search)
+        with pytest.raises(UserError, match=r"gate 0\.7 is above the network's accuracy as it is, 60\.00%"):
+            prune_to_gate(network, settings_of(search=search), part)
+        seen.clear()
+        part = context.part(f"{search}-kept")
+        kept = prune_to_gate(network, settings_of(search=search, below_gate="keep"), part)
+        assert seen == [0] and gone(kept) == 0 and not kept.masks  # one look, and none below the gate
+        assert "60.00% is below the gate, 70.00%: nothing is pruned" in " ".join(capsys.readouterr().err.split())
+        assert [line["amount"] for line in part.logged()] == [0.0]
+        # One that reaches the gate is pruned as it would be otherwise.
+        pretend(monkeypatch, falls_after(30))
+        pruned = [
+            gone(
+                prune_to_gate(network, settings_of(search=search, below_gate=below), context.part(f"{search}-{below}"))
+            )
+            for below in ("refuse", "keep")
+        ]
+        assert pruned == [30, 30]
+    with pytest.raises(SettingsError, match="below_gate"):
+        settings_of(below_gate="ignore")

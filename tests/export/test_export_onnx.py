@@ -17,9 +17,12 @@ from netpress.errors import Failure, UserError
 from netpress.evaluation import predict
 from netpress.export.onnx import check_onnx, export_onnx, first_divergence
 from netpress.network import Network, create, save
+from netpress.network.edits.directions import FoldDirections
+from netpress.network.edits.factorizing import Factorize
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.process.world import World
+from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
 
@@ -39,11 +42,11 @@ def _network() -> Network:
     return create("c_efficientnet", {"widths": "tiny", "classes": 10, "image_size": 16}, seed=2)
 
 
-def _quantized(folder: Path, **settings: object) -> Network:
+def _quantized(folder: Path, network: Network | None = None, **settings: object) -> Network:
     names = tuple(str(index) for index in range(10))
     data = Dataset("random", _images(16, 1), _images(8, 2), _images(8, 3), names, (0.5,) * 3, (0.2,) * 3, "")
     context = Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data)
-    return quantize(_network(), parse(QuantizeSettings, {"calibration_images": 16, **settings}), context)
+    return quantize(network or _network(), parse(QuantizeSettings, {"calibration_images": 16, **settings}), context)
 
 
 def _label(network: Network, images: Images) -> Images:
@@ -61,6 +64,46 @@ def test_a_float_network_answers_the_same(tmp_path: Path) -> None:
     assert check.largest_difference < 1e-4 and check.count == 10
     assert check.seconds > 0 and check.onnx_seconds > 0
     assert logging.getLogger("torch.onnx").level == logging.NOTSET
+
+
+def _with_cosine_head() -> Network:
+    settings = {"width": 0.1, "depth": 0.1, "cosine_features": 16, "classes": 10, "image_size": 16}
+    network = create("efficientnet", settings, seed=2)
+    generator = torch.Generator().manual_seed(6)
+    for name, parameter in network.module.named_parameters():
+        if parameter.dim() == 1:  # else hardly anything arrives at the head
+            low = 1.0 if name.endswith("norm.weight") else -0.5
+            parameter.data.uniform_(low, low + 1, generator=generator)
+    network.module.classifier.cosine.weight.data.mul_(torch.arange(1.0, 11.0)[:, None])  # type: ignore[union-attr]
+    return network
+
+
+@pytest.mark.parametrize("kind", ["float", "folded", "int8", "half"])
+def test_a_cosine_head_answers_the_same(kind: str, tmp_path: Path) -> None:
+    network = _with_cosine_head()
+    if kind == "folded":
+        network.edit(FoldDirections(layers=("classifier.cosine",)))
+    elif kind != "float":
+        network = _quantized(tmp_path, network=network, preset=kind)
+    export_onnx(network, tmp_path / "cosine.onnx")
+    check = check_onnx(network, tmp_path / "cosine.onnx", far=0.05)  # cosines themselves, of random images
+    assert check.error < (1e-5 if kind in ("float", "folded") else 0.02)
+    if kind != "half":  # ONNX Runtime computes in float32 there, and what is counted is what is in the file
+        counted, own = score(tmp_path / "cosine.onnx"), score(network)
+        rows = [row for row in counted.rows if row.kind == "length"]
+        assert len(rows) == 1 and rows[0].multiplications == 17  # the features' length; the directions' is a constant
+    if kind in ("float", "folded"):
+        assert (counted.params, counted.operations) == (own.params, own.operations)
+
+
+def test_a_quantized_network_in_factors_answers_the_same(tmp_path: Path) -> None:
+    network = _with_cosine_head()
+    network.edit(Factorize.of({"classifier.embed": (16,)}))
+    generator = torch.Generator().manual_seed(1)
+    for factor in network.module.get_submodule("classifier.embed").children():
+        factor.weight.data.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr, operator]
+    export_onnx(_quantized(tmp_path, network=network), tmp_path / "factors.onnx")
+    check_onnx(_quantized(tmp_path, network=network), tmp_path / "factors.onnx", far=0.05)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,8 @@ def test_the_cosine_head_gives_cosines() -> None:
     assert isinstance(head.cosine, CosineLinear)
     directions = head.cosine.weight.detach().clone()
     assert torch.allclose(directions.norm(dim=1), torch.ones(7))
+    assert head.embed.out_features == 200 and head.embed.bias is not None and head.cosine.bias is None
+    assert build_shapes("efficientnet:ex,cosine_features=31").classifier.embed.out_features == 31
     features = torch.rand(3, head.embed.in_features, generator=torch.Generator().manual_seed(0))
     expected = functional.cosine_similarity(head.embed(features)[:, None], directions[None], dim=2)
     assert torch.allclose(head(features), expected, atol=1e-5)

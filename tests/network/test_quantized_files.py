@@ -352,13 +352,3 @@ def test_what_is_not_finite_names_its_layer(tmp_path: Path) -> None:
     with pytest.raises(NetpressError, match=r"stem\.conv\.weight: values are not finite|calibration, .*not finite"):
         values = {"preset": "int8", "fold": False, "calibration": {"kind": "minmax"}}
         quantize(network, parse(QuantizeSettings, values), context(tmp_path))
-
-
-def test_modules_that_cannot_be_quantized_are_named(tmp_path: Path) -> None:
-    settings = {"classes": 10, "image_size": 16, "width": 0.1, "depth": 0.3}  # the cosine head of UCI
-    network = create("efficientnet", settings, seed=5)
-    left_out = parse(QuantizeSettings, {"leave_out": ["classifier.cosine"]})
-    with pytest.raises(NetpressError, match=r'cosine: CosineLinear computes in float32.*arithmetic = "float32"'):
-        quantize(network, left_out, context(tmp_path))
-    with pytest.raises(NetpressError, match=r'cosine: CosineLinear cannot be quantized.*leave_out = \["'):
-        quantize(network, parse(QuantizeSettings, {}), context(tmp_path))

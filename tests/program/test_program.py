@@ -99,8 +99,6 @@ def test_programs_give_their_networks_own_bits(name: str, preset: str, tmp_path:
         "calibration": {"kind": "minmax"},
         "correct_biases": False,
     }
-    if name == "cosine":  # a layer that only floats can be
-        values |= {"leave_out": ["classifier.cosine"], "arithmetic": "float32"}
     network = quantize(network_of(name), parse(QuantizeSettings, values), context(tmp_path))
     program, x = lower(network), floats(3)
     sums, layerwise = layer_sums(network.module), layer_sums(network.module)

@@ -213,6 +213,18 @@ def mutate(values: dict[str, Any], pool: list[tuple[Any, Any]], rng: random.Rand
             target[key] = rng.choice([edge for edge in EDGES if edge is not DEEP])
 
 
+def shrink(model: dict[str, Any]) -> None:
+    """A smaller network of the same family, in place."""
+    if model.get("preset") in ("v1", "v2"):
+        model |= {"preset": "tiny", "released": False, "width_factor": 0.5}
+    sizes = {
+        "pyramidnet": {"depth": 11, "alpha": 6.0},
+        "densenet": {"blocks": [2, 2, 2]},
+        "efficientnet": {"width": 0.25, "depth": 0.3},
+    }
+    model |= sizes.get(model.get("family", ""), {})
+
+
 def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = most_memory()
@@ -224,10 +236,8 @@ def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest
             values["sweep"]["grid"][path] = values["sweep"]["grid"][path][:2]
         if "seeds" in values.get("sweep", {}):
             values["sweep"]["seeds"] = values["sweep"]["seeds"][:1]
-        if values["model"].get("preset") in ("v1", "v2"):
-            values["model"] |= {"preset": "tiny", "released": False, "width_factor": 0.5}
-        if values["model"].get("family") == "pyramidnet":
-            values["model"] |= {"depth": 11, "alpha": 6.0}
+        for table in (values, *values.get("networks", {}).values()):
+            shrink(table.get("model", {}))
     pool = [
         item for table in tables_and_lists(list(recipes.values())) if isinstance(table, dict) for item in table.items()
     ]

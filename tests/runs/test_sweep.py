@@ -23,7 +23,7 @@ from netpress.recipe.schema import check_recipe
 from netpress.runs.jobs import InTurn, RunOptions
 from netpress.runs.recipes import run_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
-from netpress.runs.sweep.members import shared_stages
+from netpress.runs.sweep.sharing import shared_stages
 
 pytestmark = pytest.mark.slow
 
@@ -333,7 +333,7 @@ def test_who_runs_the_members_is_the_callers_choice(tmp_path):
 
 
 def test_every_stage_has_its_row(tmp_path):
-    path = written(tmp_path, {"seeds": [1], "every_stage": True}, seed=1)
+    path = written(tmp_path, {"seeds": [1], "every_stage": True}, seed=1, beside={"imt": {}})
     overrides = ["stages.1.rounds=2", "stages.0.epochs=1"]
     result = run_sweep(read_sweep(path, overrides), tmp_path / "out")
     rows = result.table.rows
@@ -346,6 +346,8 @@ def test_every_stage_has_its_row(tmp_path):
     shorter = shorter.model_copy(update={"stages": shorter.stages[:1]})
     alone = run_recipe(shorter, tmp_path / "alone")
     assert (rows[0].figures["accuracy"], scores[0]) == (alone.accuracy, pytest.approx(alone.score))
+    counts = [row.figures["beside"]["imt"] for row in rows]
+    assert counts[0]["score"] == alone.beside["imt"].score and counts[0]["params"] > counts[2]["params"]
     again = run_sweep(read_sweep(path, overrides), tmp_path / "out")
     assert again.table.as_csv() == result.table.as_csv()
 

@@ -1,10 +1,14 @@
 """The table of a sweep: means of seeds, and its plot."""
 
+import csv
+import io
 import re
 
 import pytest
 
+from netpress.report.figures import NOTHING
 from netpress.report.sweep import Point, draw_points
+from netpress.runs.sweep import plan_sweep, read_sweep
 from netpress.runs.sweep.table import Row, SweepTable
 
 
@@ -20,6 +24,25 @@ def test_means_of_seeds():
     assert mean.accuracy_spread == pytest.approx(0.02**0.5)  # n - 1 below the sum
     assert table.state == "2 of 3 runs finished"
     assert "failed: the loss is \\| nan" in table.as_markdown()
+
+
+def test_counts_beside_the_first_have_columns_of_their_own():
+    figures = {"accuracy": 0.5, "score": 0.04, "params": 10.0, "operations": 20.0}
+    cards = [{"official": {"params": 30.0 + n, "operations": 4e6, "score": 0.001 * (1 + 2 * n)}} for n in (0, 1)]
+    rows = [Row(f"a{n}", "a", {}, n, None, figures | {"beside": cards[n]}, "done") for n in (0, 1)]
+    rows.append(Row("b0", "b", {}, 0, None, figures, "done"))  # an older folder, counted by the first alone
+    rows.append(Row("b1", "b", {}, 1, None, {}, "not begun"))
+    table = SweepTable("t", "", tuple(rows), "digits")
+    names = ["score (official)", "parameters (official)", "operations (official)"]
+    means = table.mean_table()
+    assert means.columns[-4:] == [*names, "sparsity"]
+    assert [cell.text for cell in means.rows[0][-4:-1]] == ["0.00200", "30.5", "4 M"]
+    assert [cell.value for cell in means.rows[0][-4:-1]] == [0.002, 30.5, 4e6]
+    assert [cell.text for cell in means.rows[1][-4:-1]] == [NOTHING] * 3
+    first, second, *others = csv.DictReader(io.StringIO(table.as_csv()))
+    assert (first["official.params"], second["official.params"]) == ("30.0", "31.0")
+    assert [row["official.score"] for row in others] == ["", ""]
+    assert "official" not in SweepTable("t", "", tuple(rows[2:]), "digits").as_csv()
 
 
 def test_the_plot_puts_dots_where_they_belong():
@@ -44,3 +67,19 @@ def test_the_plot_puts_dots_where_they_belong():
     assert 'class="gate"' not in str(draw_points(points[:1], gate=0.8))
     single = str(draw_points(points[:1]))
     assert "NaN" not in single and "nan" not in single
+
+
+@pytest.mark.slow
+def test_the_shipped_study_has_imts_counts():
+    members = plan_sweep(read_sweep("imt-study", ["sweep.seeds=[1]"]))["members"]
+    names = [member["name"].removesuffix("_seed-1") for member in members]
+    imt = {name: member["dense"] for name, member in zip(names, members, strict=True)}
+    official = {name: member["dense_beside"]["official"] for name, member in zip(names, members, strict=True)}
+    published = {"cifar": 0.320506, "small": 0.182164, "tiny": 0.082633, "nano": 0.037840}
+    assert {name: round(imt[name]["score"], 6) for name in published} == published
+    halves = {"bottleneck1-2": 43_813, "bottleneck1-4": 35_933, "bottleneck2-2": 51_221, "bottleneck2-4": 47_045}
+    halves |= {"transition-2": 56_885, "both-2": 35_461}
+    assert {name: imt[f"nano-{name}"]["params"] for name in halves} == halves
+    for name in ("transition-4", "all-2", *halves):
+        assert imt[f"nano-{name}"]["operations"] == imt["nano"]["operations"], name
+        assert official[f"nano-{name}"]["operations"] < official["nano"]["operations"], name

@@ -166,19 +166,21 @@ def _print_sweep(planned: dict[str, Any], as_json: bool) -> None:
         print_json(planned)
         return
     print(f"{planned['summary']}\n")
-    print_rows(
-        [
-            {
-                "member": member["name"],
-                "weights": member["weights"],
-                "dense_score": member["dense"]["score"],
-                "stages": len(member["stages"]),
-                "epochs": member["epochs"],
-                "begins_with": member["begins_with"],
-            }
-            for member in planned["members"]
-        ]
-    )
+    print_rows([_describe_member(member) for member in planned["members"]])
+
+
+def _describe_member(planned: dict[str, Any]) -> dict[str, Any]:
+    """One member of a sweep, in a row; of a chain the network that it is for, and the stages of all."""
+    networks = planned.get("networks", [planned])
+    first = next(network for network in networks if network["name"] == planned.get("result", planned["name"]))
+    return {
+        "member": planned["name"],
+        "weights": first["weights"],
+        "dense_score": first["dense"]["score"],
+        "stages": sum(len(network["stages"]) for network in networks),
+        "epochs": planned["epochs"],
+        "begins_with": planned["begins_with"],
+    }
 
 
 def apply(

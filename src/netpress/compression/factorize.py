@@ -222,4 +222,4 @@ def _tell(lines: list[Line], best: int, settings: FactorizeSettings, context: Co
     )
 
 
-STAGES.add("factorize", Stage(FactorizeSettings, factorize, plan))
+STAGES.add("factorize", Stage(FactorizeSettings, factorize, plan, counts=True))

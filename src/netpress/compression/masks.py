@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netpress.errors import Failure
 from netpress.network import Network
-from netpress.network.selection import select
+from netpress.network.selection import select, used_weights
 from netpress.training.masking import MaskHolder
 
 ALL = "all"
@@ -45,6 +45,14 @@ def select_weights(
         return network.weights()
     names = {f"{name}.weight" if name else "weight" for name, _ in select(network.module, layers, path)}
     return {name: weight for name, weight in network.weights().items() if name in names}
+
+
+def select_ranked(network: Network, layers: str | Sequence[str] = ALL) -> dict[str, Tensor]:
+    """What the magnitudes of the weights that `layers` means are ranked by: as `select_weights`, but of a cosine layer
+    the directions (see `used_weights`). Zeros are in the same places.
+    """
+    used = used_weights(network.module)
+    return {name: used[name] for name in select_weights(network, layers)}
 
 
 def merge_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

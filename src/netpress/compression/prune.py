@@ -22,7 +22,7 @@ from pydantic import AfterValidator, model_validator
 
 from netpress.compression.gate import check_gate, selection_accuracy
 from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
-from netpress.compression.masks import add_masks, apply_masks, select_weights
+from netpress.compression.masks import add_masks, apply_masks, select_ranked, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.compression.soft_pruning import SoftPruning
 from netpress.errors import UserError
@@ -160,7 +160,7 @@ def prune_once(
 
     Those that the network's masks removed before count. Raises as `choose_masks`.
     """
-    choice = choose_masks(select_weights(network, layers), network.masks, amount, scope)
+    choice = choose_masks(select_ranked(network, layers), network.masks, amount, scope)
     pruned = copy(network)
     add_masks(pruned, choice.masks)
     return pruned, choice
@@ -178,7 +178,7 @@ def plan(outlook: Outlook, settings: PruneSettings) -> Plan:
         check_real(outlook, settings.train)
     if settings.weights == "rewind":
         _check_rewind(network, outlook.first_edits)
-    weights = select_weights(network, settings.layers)
+    weights = select_ranked(network, settings.layers)
     left = count_left(weights, network.masks, settings.amounts(), settings.scope)
     note = {"estimated": True} if settings.scope == "global" else {}
     tensors: list[PlanRow] = [
@@ -218,7 +218,7 @@ def _run_round(
     current: Round, network: Network, ranked: Network, settings: PruneSettings, context: Context
 ) -> dict[str, Any]:
     """Prune and train; the round's line of figures. Its network is saved unless it is below the gate."""
-    choice = choose_masks(select_weights(ranked, settings.layers), network.masks, current.amount, settings.scope)
+    choice = choose_masks(select_ranked(ranked, settings.layers), network.masks, current.amount, settings.scope)
     _warn(choice, current.amount, context.console)
     pruned = copy(network)
     add_masks(pruned, choice.masks)

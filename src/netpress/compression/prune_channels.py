@@ -308,4 +308,4 @@ def _parameters(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.module.parameters())
 
 
-STAGES.add("prune_channels", Stage(PruneChannelsSettings, prune_channels, plan))
+STAGES.add("prune_channels", Stage(PruneChannelsSettings, prune_channels, plan, counts=True))

@@ -96,7 +96,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     folds = settings.folds and not quantized_layers(network.module)
     planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
     put_layers(planned, formats)
-    round_others(planned)
+    round_others(planned)  # a network that begins with this one is counted as what its file will say
     return Plan(rows, planned, undecided=("flash", "ram") if settings.bits == "auto" else ())
 
 
@@ -120,4 +120,4 @@ def _train(quantized: Network, start: Network, settings: QuantizeSettings, conte
     run_training(quantized, settings.train, context.part("train"), own_teacher=start)
 
 
-STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan))
+STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan, counts=True))

@@ -7,7 +7,7 @@ go, the smallest magnitudes. A weight that was zeroed by mistake grows back befo
 import torch
 
 from netpress.compression.magnitude import Scope, choose_masks
-from netpress.compression.masks import select_weights
+from netpress.compression.masks import select_ranked, select_weights
 from netpress.network import Network
 from netpress.training.part import Part
 
@@ -25,6 +25,7 @@ class SoftPruning(Part):
     @torch.no_grad()
     def begin_epoch(self) -> None:
         weights = select_weights(self.network, self.layers)
-        masks = choose_masks(weights, self.network.masks, self.amount, self.scope).masks
+        ranked = select_ranked(self.network, self.layers)
+        masks = choose_masks(ranked, self.network.masks, self.amount, self.scope).masks
         for name, weight in weights.items():
             weight.data.masked_fill_(~masks[name].to(weight.device), 0)

@@ -15,6 +15,7 @@ import logging
 import statistics
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from netpress.data import Images, normalize
 from netpress.errors import Failure, UserError
 from netpress.evaluation import best_class, predict
 from netpress.files import atomic_path
+from netpress.models.factorized import Factorized
 from netpress.network import Network, save
 from netpress.network.edits import replace_module
 from netpress.network.selection import layers_with_weights
@@ -283,6 +285,9 @@ def _exportable(network: Network) -> nn.Module:
                     f"{name}: {what} of {number_format.bits} bits; ONNX export takes formats of up to 8 bits"
                 )
         replace_module(module, name, _QdqLayer(layer))
+    for name, part in list(module.named_modules()):
+        if isinstance(part, Factorized):  # it describes itself by its layers' sizes, which the exporter asks for
+            replace_module(module, name, nn.Sequential(OrderedDict(part.named_children())))
     return module
 
 

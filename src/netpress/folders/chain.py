@@ -25,6 +25,10 @@ class ChainFolder(SeveralFolder):
     what = "network"
     files = (CSV, REPORT, SCORE, PREDICTIONS, NETWORK)
 
+    def is_done(self, name: str) -> bool:
+        """Whether the network called `name` is there and needs no run."""
+        return self.member(name).is_finished and self.member(name).network.is_file()
+
     @property
     def csv(self) -> Path:
         return self.path / CSV

@@ -38,6 +38,8 @@ STAGES = "stages.json"
 Resolve = Callable[[str], str]
 SEVERAL = {"sweep": b"\n[sweep]\n", "chain": b"\n[networks]\n"}
 """How the recipes of several runs are told from that of one: a sweep may be one of chains, so it comes first."""
+NEEDED = "networks"
+"""Of the environment of a chain's network: which others it began with."""
 BITS_DEPEND_ON = ("versions", "device", "machine", "compiled_kernels")
 """Of the environment: a run that goes on where one of these differs may end with other bits."""
 
@@ -196,6 +198,13 @@ class RunFolder:
         before = before | {"resumed": resumed}
         atomic_write(self.environment, json.dumps(before, indent=1))
         return before
+
+    def read_needed(self) -> dict[str, str] | None:
+        """The networks of the same chain that the run began with: name -> what tells it from others.
+
+        None where the run has not begun, or is not of a chain. Raises Failure where the record is damaged.
+        """
+        return read_object(self.environment).get(NEEDED) if self.environment.exists() else None
 
     def begin_with(self, stages: Sequence[StageFolder], origin: "RunFolder", recipe: str) -> None:
         """Begin the run of `recipe` with copies of finished `stages` of the run `origin`, as if it had run them.

@@ -59,6 +59,9 @@ class SeveralFolder:
                 raise UserError(f"--out {self.path}: holds {there}, not a {self.kind}; choose another folder")
             if fresh:
                 self.clear()
+                for name, text in members.items():
+                    if not self.member(name).is_empty:  # with what the user put there, it is still the member's
+                        atomic_write(self.member(name).recipe, text)
             for name, text in members.items():
                 if self.member(name).is_of_another(text, resolve):
                     raise UserError(

@@ -94,21 +94,30 @@ class DropConnect(nn.Module):
 class CosineLinear(nn.Linear):
     """Cosines between a feature vector of length 1 and a learned direction for each class.
 
-    [batch, features] -> [batch, classes], in [-1, 1]. `weight` is [classes, features], without bias.
+    [batch, features] -> [batch, classes], in [-1, 1]. `weight` is [classes, features], without bias; its rows may have
+    any length, which only training sees.
     """
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__(features, classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, functional.normalize(self.weight, dim=1)).clamp(-1.0, 1.0)
+        return functional.linear(x, self.directions()).clamp(-1.0, 1.0)
+
+    def directions(self) -> Tensor:
+        """The rows of the weight, scaled to length 1: [classes, features]."""
+        return functional.normalize(self.weight, dim=1)
+
+
+SHORTEST = 2.0**-24
+"""A vector shorter than this is divided by it: the smallest float16, so that 0 / 0 comes up in no arithmetic."""
 
 
 class Normalize(nn.Module):
-    """Scale each feature vector to length 1: [batch, features] -> [batch, features]."""
+    """Scale each feature vector to length 1: [batch, features] -> [batch, features]. Zeros stay zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.normalize(x, dim=1)
+        return functional.normalize(x, dim=1, eps=SHORTEST)
 
 
 def head(

@@ -60,8 +60,11 @@ class DenseNetSettings(ModelSettings):
 def _convolution(inputs: int, outputs: int, kernel: int, place: Place, settings: DenseNetSettings) -> nn.Conv2d:
     groups = settings.groups_at(place)
     if inputs % groups or outputs % groups:
+        *fewer, most = [str(count) for count in range(1, inputs + 1) if inputs % count == outputs % count == 0]
+        possible = f"{', '.join(fewer)} or {most}" if fewer else most
         raise UserError(
-            f"densenet: the {place} convolution of {inputs} to {outputs} channels cannot have {groups} groups"
+            f"densenet: the {place} convolution of {inputs} to {outputs} channels cannot have {groups} groups, "
+            f"only {possible}"
         )
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from netpress.errors import NetpressError, UserError
-from netpress.files import is_folder
+from netpress.files import is_folder, is_there
 from netpress.folders.stage import NETWORK
 from netpress.network.file import describe, resolve
 from netpress.network.network import Network, copy
@@ -45,8 +45,7 @@ class Library:
         try:
             return describe(Path(name) / NETWORK if is_folder(name) else Path(name))
         except NetpressError as error:
-            known = f"; networks of this recipe: {', '.join(self.members)}" if self.members else ""
-            raise UserError(f"{error}; give network files or folders of finished runs{known}") from None
+            raise UserError(f"{error}; give network files or folders of finished runs{self._known}") from None
 
     def load(self, name: str) -> Network:
         """The network, the caller's own; of a file, or new where only a model has the name (see `resolve`).
@@ -55,7 +54,16 @@ class Library:
         """
         if name in self.members:
             return copy(self.members[name])
-        return resolve(name, allow_import=self.allow_import)
+        try:
+            return resolve(name, allow_import=self.allow_import)
+        except UserError as error:
+            if self.members and not is_there(Path(name)):
+                raise UserError(f"{error}{self._known}") from None
+            raise
+
+    @property
+    def _known(self) -> str:
+        return f"; networks of this recipe before this one: {', '.join(self.members)}" if self.members else ""
 
     def may_build(self, name: str, family: str) -> bool:
         """Whether the network of this name and family may be built: a recipe's own class needs no leave."""

@@ -9,10 +9,10 @@ A setting that matches no layer is an error.
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from netpress.errors import UserError
-from netpress.models.blocks import SqueezeExcite
+from netpress.models.blocks import CosineLinear, SqueezeExcite
 from netpress.models.factorized import Factorized
 
 Layers = list[tuple[str, nn.Module]]
@@ -26,6 +26,20 @@ def layers_with_weights(module: nn.Module) -> Layers:
         if weight is not None and weight.dim() > 1:
             layers.append((name, layer))
     return layers
+
+
+def used_weights(module: nn.Module) -> dict[str, Tensor]:
+    """What the module multiplies with, for every parameter by name, without gradient: mostly its values.
+
+    Of a cosine layer it is the directions: the lengths of its weight's rows mean nothing, so no magnitude of theirs may
+    be compared.
+    """
+    used = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    for layer in module.modules():
+        if isinstance(layer, CosineLinear):
+            used[names[id(layer.weight)]] = layer.directions().detach()
+    return used
 
 
 def select(module: nn.Module, what: str | Sequence[str], path: str = "layers") -> Layers:

@@ -97,6 +97,9 @@ class QuantizedLayer(nn.Module):
     input_scale: nn.Parameter | None  # []
     input_zero_point: Tensor | None  # [], a whole number
     plain: bool  # compute as the float layer that this was: for tracing and exports
+    unit_rows = False
+    """Whether each row of a linear layer's weight is scaled to length 1, before it is rounded and after: the directions
+    of a cosine head, while they train. Freezing fixes them."""
 
     def set_formats(self, formats: LayerFormats) -> None:
         """Add the tensors that the formats need, still without meaning: scales 1, zero point 0."""
@@ -128,8 +131,8 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.plain:
-            return self.sum(x, self.weight, self.bias)
-        if self.training and isinstance(self.formats.weight, Binary):
+            return self.sum(x, self.real_weight(), self.bias)
+        if self.training and isinstance(self.formats.weight, Binary) and not self.unit_rows:
             with torch.no_grad():
                 self.weight.clamp_(-1, 1)  # BinaryConnect: weights beyond 1 would never come back
         with torch.autocast(x.device.type, enabled=False):  # narrower floats do not hold the integers
@@ -168,13 +171,29 @@ class QuantizedLayer(nn.Module):
             _learning(self.input_scale, self.formats.input, inputs),
         )
 
+    def real_weight(self) -> Tensor:
+        """The weights as they are before rounding."""
+        return functional.normalize(self.weight, dim=1) if self.unit_rows else self.weight
+
     def stored_weight(self, scale: Tensor | None) -> Tensor:
         """The weights as stored integers (in float32), or as floats of their format."""
         format = self.formats.weight
         if isinstance(format, GridFormat):
             assert scale is not None
-            return quantize(self.weight, format, scale)
-        return _snap_straight(self.weight, format)
+            return quantize(self.real_weight(), format, scale)
+        return _snap_straight(self.real_weight(), format)
+
+    def unit_scale(self, weight: Tensor, scale: Tensor | None) -> Tensor | None:
+        """The scale with which each row of stored integers has length 1, whatever step it was rounded with.
+
+        weight: what `stored_weight` gives, `scale` its step. That stays where rows have none of their own.
+        """
+        format = self.formats.weight
+        if scale is None or not scale.dim():
+            return scale
+        assert isinstance(format, GridFormat)
+        lengths = weight.norm(dim=1)  # 1 at least, where a row is not all zeros
+        return stored_scale(torch.where(lengths > 0, 1 / lengths.clamp(min=1), scale), format, significant_bits(format))
 
     def stored_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """The input as stored integers (in float32), or as floats of its format."""
@@ -194,8 +213,8 @@ class QuantizedLayer(nn.Module):
 
     def rescaling(self, weight: Tensor, scales: Scales, zero: Tensor | None) -> Rescaling:
         """What makes the output of the sums. `zero`: what `zero_sums` says where the sums are not centred."""
-        scale = self.weight.new_ones(())
-        for factor in scales:
+        scale, of_weight = self.weight.new_ones(()), scales[0]
+        for factor in (self.unit_scale(weight, of_weight) if self.unit_rows else of_weight, scales[1]):
             scale = scale if factor is None else scale * factor
         bias = self.bias if self.bias is not None else scale.new_zeros(())
         if zero is not None:
@@ -234,7 +253,10 @@ class QuantizedLayer(nn.Module):
         """
         weight_scale, input_scale = (None if scale is None else scale.detach() for scale in self.scales())
         stored = self.stored_weight(weight_scale)
+        if self.unit_rows:
+            weight_scale = self.unit_scale(stored, weight_scale)
         self.weight.copy_(stored if weight_scale is None else dequantize(stored, weight_scale))
+        self.unit_rows = False
         if weight_scale is not None:
             self.weight_scale = nn.Parameter(weight_scale, requires_grad=False)
         if input_scale is not None:

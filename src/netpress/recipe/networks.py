@@ -18,8 +18,11 @@ A network may also begin with the result of another: `model = { network = "large
 a network's [networks.small.stages.0] changes single settings of the first.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from netpress.settings import find_unreadable
 
 OF_THE_WHOLE = ("name", "networks", "sweep", "result", "extends")
 """Keys that stand at the top of a recipe, and in no table of a network."""
@@ -27,12 +30,15 @@ LIMITS = "limits"
 OWN = (*OF_THE_WHOLE, "description", LIMITS)
 """Keys at the top that networks do not take over; but the limits are those of the network that is the result."""
 BEGINS = "begins with"
+KINDS = ("kind", "convention", "family", "network")
+"""Keys that say what a table's other settings are: a score has a convention, a model a family, or it is a network."""
 
 
 def join(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` laid over `below`: tables are joined key by key, anything else, such as a list, replaces the other.
 
-    A table of another `kind` has other settings, so it replaces too. A table whose keys are numbers, such as
+    A table of another `kind` has other settings, so it replaces too; so does a score of another convention, and a model
+    of another family or one that begins with a network. A table whose keys are numbers, such as
     [networks.small.stages.0], is laid over those entries of a list.
     """
     return {**below, **{key: _lay(value, below[key]) if key in below else value for key, value in above.items()}}
@@ -42,10 +48,20 @@ def _lay(above: Any, below: Any) -> Any:
     if not isinstance(above, Mapping):
         return above
     if isinstance(below, Mapping):
-        return above if "kind" in above and above["kind"] != below.get("kind") else join(below, above)
-    if isinstance(below, list) and above and all(key.isdigit() and int(key) < len(below) for key in above):
+        return above if is_of_another_kind(above, below) else join(below, above)
+    if isinstance(below, list | tuple) and above and above.keys() <= {str(place) for place in range(len(below))}:
         return [_lay(above[str(place)], entry) if str(place) in above else entry for place, entry in enumerate(below)]
     return above
+
+
+def is_of_another_kind(above: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
+    """Whether a table says that its settings are others than those of the table below it.
+
+    What names no kind, such as a model of no family, may be of any.
+    """
+    if "network" in above or ("network" in below and "family" in above):
+        return above.get("network") != below.get("network")
+    return any(key in above and key in below and above[key] != below[key] for key in KINDS)
 
 
 def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -63,6 +79,19 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def state_networks(values: dict[str, Any]) -> None:
+    """Put into each network's table all that holds for it, in place, so that a path leads to what the network is told.
+
+    `networks.small.stages.0` is then the whole stage, whether the recipe was written so or is one that a folder states.
+    What cannot be understood stays as it is, and is refused later.
+    """
+    if "networks" in values and not (find_unreadable(values) or find_table_problems(values["networks"])):
+        told = copy.deepcopy(expand(values))  # no two tables hold the same list
+        values["networks"] = {
+            name: {key: value for key, value in table.items() if key != "name"} for name, table in told.items()
+        }
+
+
 def find_table_problems(tables: Any) -> list[str]:
     """What is wrong with [networks] as written, before any setting is looked at."""
     if not isinstance(tables, Mapping) or not tables:
@@ -77,7 +106,33 @@ def find_table_problems(tables: Any) -> list[str]:
             for key in OF_THE_WHOLE
             if key in table
         ]
+        problems += [
+            f"networks.{name}.{path}: None cannot be laid over what holds for all; leave it out there instead"
+            for path in _find_none(table)
+        ]
     return problems
+
+
+def _find_none(values: Any, path: str = "") -> Iterator[str]:
+    """The paths at which there is no value: Python has it, a recipe as TOML has not."""
+    if values is None:
+        yield path
+    entries = (
+        values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list | tuple) else ()
+    )
+    for key, entry in entries:
+        yield from _find_none(entry, f"{path}.{key}" if path else str(key))
+
+
+def find_lost_places(shared: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
+    """Numbered tables of a network, such as [networks.small.stages.7], that no entry of the list outside is below."""
+    stages, below = table.get("stages"), shared.get("stages")
+    if not isinstance(stages, Mapping):
+        return []
+    if not isinstance(below, list | tuple) or not below:
+        return ["stages: write [[stages]] outside [networks] to change single settings of them, or a list of its own"]
+    places = [str(place) for place in range(len(below))]
+    return [f"stages.{key}: the stages outside are 0 to {len(below) - 1}" for key in stages if key not in places]
 
 
 def find_needs(recipe: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, str]:

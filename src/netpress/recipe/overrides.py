@@ -12,6 +12,7 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.files import parse_toml_value
+from netpress.recipe.networks import KINDS, is_of_another_kind
 
 LONGEST_PATH = 1000  # letters of a setting's path
 
@@ -42,9 +43,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     except UserError as error:
         raise UserError(f"--set {path}: {error}") from None
     if keys[0] != "**":
-        _refuse_shared_stage(values, keys, override)
-        for table in (values, *_networks_that_say(values, keys)):
-            set_value(table, keys, copy.deepcopy(value), f"--set {override}")
+        set_for_all(values, keys, value, f"--set {override}")
         return
     tables = list(_tables_with(keys[1], values))
     if not tables:
@@ -100,28 +99,59 @@ def read_data_changes(
     return changes
 
 
-def _networks_that_say(values: dict[str, Any], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The tables of networks that state what `keys` name themselves: what is set for all of them is set there too."""
-    tables = values.get("networks")
-    for table in tables.values() if isinstance(tables, dict) else ():
-        entry: Any = table
-        for key in keys:
-            if isinstance(entry, list) and key.isdigit() and int(key) < len(entry):
-                entry = entry[int(key)]
-            elif isinstance(entry, dict) and key in entry:
-                entry = entry[key]
-            else:
-                break
-        else:
-            yield table
+def set_for_all(values: dict[str, Any], keys: Sequence[str], value: Any, asked_by: str) -> None:
+    """`set_value`; of a recipe of several networks, what holds for all is also set in those that state it themselves.
+
+    Raises UserError, which begins with `asked_by`, also for a stage where each network has stages of its own, and for a
+    seed where networks have other seeds than the recipe: equal ones would make, say, three teachers one.
+    """
+    networks = values.get("networks")
+    tables = (
+        {name: table for name, table in networks.items() if isinstance(table, dict)}
+        if isinstance(networks, dict)
+        else {}
+    )
+    if tables and keys[0] == "stages" and "stages" not in values:
+        path = ".".join(("networks", next(iter(tables)), *keys))
+        raise UserError(f"{asked_by}: each network has stages of its own; write {path}")
+    if tables and keys[0] == "networks" and len(keys) > 2 and keys[1] not in tables:
+        raise UserError(f"{asked_by}: the recipe has no network called {keys[1]} ({', '.join(tables)})")
+    if keys == ["seed"]:
+        own = [name for name, table in tables.items() if table.get("seed", value) not in (value, values.get("seed", 0))]
+        if own:
+            raise UserError(
+                f"{asked_by}: {', '.join(own)} would lose seeds of their own; set each, as networks.{own[0]}.seed"
+            )
+    reached = [table for table in tables.values() if keys[0] != "networks" and _says(table, values, keys)]
+    for table in (values, *reached):
+        set_value(table, keys, copy.deepcopy(value), asked_by)
 
 
-def _refuse_shared_stage(values: dict[str, Any], keys: Sequence[str], override: str) -> None:
-    """Raise UserError for a stage by its place in a recipe of several networks, each of which has stages of its own."""
-    tables = values.get("networks")
-    if keys[0] == "stages" and "stages" not in values and isinstance(tables, dict):
-        name = next(iter(tables), "NAME")
-        raise UserError(f"--set {override}: each network has stages of its own; write networks.{name}.{override}")
+def _says(own: Any, shared: Any, keys: Sequence[str]) -> bool:
+    """Whether a network's table says itself what `keys` name, so that it does not follow what holds for all.
+
+    That is, as long as both are of one kind: other kinds have other settings. A list of the network's own says all that
+    lies in it, defaults too. A network that begins with another has no model to set.
+    """
+    if keys[0] == "model" and "network" in (own.get("model") or ()):
+        return False
+    in_list = False
+    for key in keys:
+        if isinstance(own, dict) and isinstance(shared, dict) and key not in KINDS and is_of_another_kind(own, shared):
+            return False
+        below = _step(own, key)
+        if below is None:
+            return in_list and isinstance(own, dict)
+        in_list |= isinstance(own, list)
+        own, shared = below, _step(shared, key)
+    return True
+
+
+def _step(values: Any, key: str) -> Any:
+    """The entry of a table or a list; None where there is none."""
+    if isinstance(values, list):
+        return values[int(key)] if key.isdecimal() and int(key) < len(values) else None
+    return values.get(key) if isinstance(values, dict) else None
 
 
 def _tables_with(key: str, values: Any) -> Iterator[dict[str, Any]]:
@@ -148,7 +178,7 @@ def set_value(values: dict[str, Any], keys: Sequence[str], value: Any, asked_by:
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
         if isinstance(target, list):
-            index = int(key) if key.isdigit() else -1
+            index = int(key) if key.isdecimal() else -1
             if not 0 <= index < len(target):
                 raise UserError(f"{asked_by}: {'.'.join(keys[:position])} has entries 0 to {len(target) - 1}")
             key = index  # type: ignore[assignment]

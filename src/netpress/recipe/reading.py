@@ -13,8 +13,8 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.files import is_folder, is_there, parse_toml, read_file
-from netpress.recipe.networks import join
-from netpress.recipe.overrides import apply_overrides, split_path
+from netpress.recipe.networks import join, state_networks
+from netpress.recipe.overrides import apply_overrides, set_for_all, split_path
 from netpress.recipe.scaling import has_epochs, scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
 from netpress.settings import DEEPEST
@@ -53,11 +53,13 @@ def read_values(
     if isinstance(recipe, Recipe):
         recipe = recipe.values
     values, source = load_values(recipe) if isinstance(recipe, str) else (_own_values(recipe), "")
+    if overrides or seed is not None:
+        state_networks(values)
     apply_overrides(values, overrides)
     if seed is not None:
         if any(split_path(override.partition("=")[0].strip()) in SEED_PATHS for override in overrides):
             raise UserError("--seed and --set seed say the same; give one of them")
-        values["seed"] = seed
+        set_for_all(values, ["seed"], seed, f"--seed {seed}")
     return values, source
 
 
@@ -100,7 +102,7 @@ def extend(
 ) -> dict[str, Any]:
     """`values` on top of those of the recipe that they name in `extends`, a shipped one or a file seen from `folder`.
 
-    Tables are joined key by key; a list, such as the stages, replaces the other, and so does a table of another kind.
+    Tables are joined as `netpress.recipe.networks.join` says: a list, such as the stages, replaces the other.
     The other's name, description and [sweep] are its own. Raises UserError where there is no such recipe.
     """
     if "extends" not in values:

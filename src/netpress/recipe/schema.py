@@ -26,10 +26,10 @@ from netpress.data import DataSettings
 from netpress.errors import UserError
 from netpress.files import dump_toml, parse_toml
 from netpress.models.registry import FAMILIES, choose_model
-from netpress.recipe.networks import expand, find_needs, find_table_problems, put_in_order
+from netpress.recipe.networks import expand, find_lost_places, find_needs, find_table_problems, put_in_order
 from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths
 from netpress.scoring import Limits, ScoreSettings, choose_settings
-from netpress.settings import Natural, Settings, SettingsError, parse
+from netpress.settings import Natural, Settings, SettingsError, find_unreadable, parse
 from netpress.stage import STAGES
 
 MOST_STAGES = 32
@@ -222,7 +222,8 @@ def _check_networks(values: dict[str, Any], source: str) -> Recipe:
 
     Of a problem in what holds for all, each network would tell: it is told once.
     """
-    problems = find_table_problems(values["networks"])
+    unreadable = find_unreadable(values)
+    problems = [unreadable] if unreadable else find_table_problems(values["networks"])
     if problems:
         raise SettingsError(problems, source)
     unchecked = {"model": {}, "stages": [], **values, "networks": dict.fromkeys(values["networks"], True)}
@@ -232,11 +233,16 @@ def _check_networks(values: dict[str, Any], source: str) -> Recipe:
     except SettingsError as error:
         problems += error.problems
     members = {}
-    for name, own in expand(values).items():
+    for name, own in expand(values).items() if len(values["networks"]) <= MOST_NETWORKS else ():
+        found = find_lost_places(values, values["networks"][name])
+        if len(own["name"]) > LONGEST_NAME:
+            found.append(f"name: this and the recipe's are together longer than {LONGEST_NAME} letters")
         try:
-            members[name] = check_recipe(own)
+            members[name] = check_recipe(own) if not found else None
         except SettingsError as error:
-            problems += [f"networks.{name}.{problem}" for problem in error.problems if problem not in problems]
+            found = [problem for problem in error.problems if problem not in problems]
+            found = [problem for problem in found if not problem.startswith("name: ")]  # it follows from the recipe's
+        problems += [f"networks.{name}.{problem}" for problem in found]
     if problems:
         raise SettingsError(problems, source)
     recipe = recipe.model_copy(update={"networks": members})

@@ -19,6 +19,9 @@ GATES = {"cifar10": 0.9, "cifar100": 0.8}
 WIDE = Measure(SCORE.name, SCORE.write, may_be_logarithmic=True)  # a teacher costs many times what its pupil does
 BOX, GAP = (196, 74), (86, 26)  # width and height of a box, and the room between boxes
 MARGIN = 8
+READABLE = 0.65  # of its size is the least that a drawing is shown at: below, one moves it sideways
+LETTERS = {"title": 18, "figures": 23, "small": 26}  # that fit into a box
+LANE = 10  # between arrows that run below boxes
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,13 @@ def _point(link: Link) -> Point:
 def draw_chain(links: Sequence[Link], result: str) -> Markup:
     """An SVG: a box a network, from left to right in the order in which they need each other, and arrows between."""
     places = _place(links)
+    lanes = _lanes(links, places)
     width = MARGIN + max(x for x, _ in places.values()) + BOX[0] + MARGIN
-    height = MARGIN + max(y for _, y in places.values()) + BOX[1] + MARGIN
+    height = MARGIN + max([*(y + BOX[1] for _, y in places.values()), *lanes.values()]) + MARGIN
     arrows = [
-        _draw_arrow(places[other], places[link.name], verb) for link in links for other, verb in link.needs.items()
+        _draw_arrow(places[other], places[link.name], verb, lanes.get((other, link.name)))
+        for link in links
+        for other, verb in link.needs.items()
     ]
     boxes = [_draw_box(link, places[link.name], place, link.name == result) for place, link in enumerate(links)]
     told = "; ".join(
@@ -131,10 +137,11 @@ def draw_chain(links: Sequence[Link], result: str) -> Markup:
         for link in links
     )
     return Markup(
-        '<figure class="plot chain"><svg viewBox="0 0 {0} {1}" style="max-width:{0}px" role="img" aria-label="{2}">'
+        '<figure class="plot chain"><svg viewBox="0 0 {0} {1}" style="max-width:{0}px;min-width:{4}px" role="img" '
+        'aria-label="{2}">'
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path class="head" d="M0,0L8,4L0,8z"/></marker></defs>{3}</svg></figure>'
-    ).format(width, height, told, Markup().join([*arrows, *boxes]))
+    ).format(width, height, told, Markup().join([*arrows, *boxes]), round(READABLE * width))
 
 
 def _place(links: Sequence[Link]) -> dict[str, tuple[int, int]]:
@@ -151,32 +158,55 @@ def _place(links: Sequence[Link]) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _draw_arrow(start: tuple[int, int], end: tuple[int, int], verb: str) -> Markup:
-    """From the right side of one box to the left side of another; dashed where the other begins with the one."""
+def _lanes(links: Sequence[Link], places: Mapping[str, tuple[int, int]]) -> dict[tuple[str, str], int]:
+    """How far down an arrow runs that passes columns, by both its ends: below their boxes, a lane for each start."""
+    passing = [(other, link.name) for link in links for other in link.needs]
+    passing = [(one, end) for one, end in passing if places[end][0] - places[one][0] > BOX[0] + GAP[0]]
+    starts = list(dict.fromkeys(one for one, _ in passing))
+    return {
+        (one, end): max(y for x, y in places.values() if places[one][0] < x < places[end][0])
+        + BOX[1]
+        + LANE * (1 + starts.index(one))
+        for one, end in passing
+    }
+
+
+def _draw_arrow(start: tuple[int, int], end: tuple[int, int], verb: str, lane: int | None) -> Markup:
+    """From the right side of one box to the left side of another; dashed where the other begins with the one.
+
+    In the room right of its column and left of the other's it leaves and takes the height of its lane, if it has one.
+    """
     (x, y), (right, down) = (start[0] + BOX[0], start[1] + BOX[1] // 2), (end[0], end[1] + BOX[1] // 2)
-    bend = GAP[0] // 2
     kind = "begins" if verb == BEGINS else "teaches"
-    return Markup(
-        '<path class="arrow {}" marker-end="url(#head)" d="M{},{}C{},{} {},{} {},{}"><title>{}</title></path>'
-    ).format(kind, x, y, x + bend, y, right - bend, down, right - 1, down, verb)
+    path = f"M{x},{y}" + (_bend(x, y, right - 1, down) if lane is None else "")
+    if lane is not None:
+        near, far = x + GAP[0] - 4, right - GAP[0] + 4
+        path += _bend(x, y, near, lane) + _bend(near, lane, far, lane) + _bend(far, lane, right - 1, down)
+    return Markup('<path class="arrow {}" marker-end="url(#head)" d="{}"><title>{}</title></path>').format(
+        kind, path, verb
+    )
+
+
+def _bend(x: int, y: int, right: int, down: int) -> str:
+    """A curve that leaves and comes in level."""
+    middle = (x + right) // 2
+    return f"C{middle},{y} {middle},{down} {right},{down}"
 
 
 def _draw_box(link: Link, place: tuple[int, int], number: int, is_result: bool) -> Markup:
     x, y = place
     figures = link.figures
     says = f"{percent(figures.get('accuracy'))} · {decimal(figures.get('score'))}" if figures else link.state
-    lines = [("title", link.name, 24), ("figures", says[:28], 44)]
+    lines = [("title", link.name, 24), ("figures", says, 44)]
     if figures:
         lines.append(("small", f"{short(figures.get('params'))} parameters", 62))
     texts = [
-        Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x + 14, y + down, _fit(text))
+        Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x + 14, y + down, _fit(text, LETTERS[kind]))
         for kind, text, down in lines
     ]
-    return Markup(
-        '<a href="{}"><g class="box {} colour-{}"><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>{}'
-        "<title>{}</title></g></a>"
+    box = Markup(
+        '<g class="box {} colour-{}"><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>{}<title>{}</title></g>'
     ).format(
-        link.page,
         "result" if is_result else "",
         number % COLOURS,
         x,
@@ -185,8 +215,10 @@ def _draw_box(link: Link, place: tuple[int, int], number: int, is_result: bool) 
         Markup().join(texts),
         link.description or link.name,
     )
+    # A network that is not done has no page.
+    return Markup('<a href="{}">{}</a>').format(link.page, box) if figures else box
 
 
-def _fit(text: str) -> str:
+def _fit(text: str, letters: int) -> str:
     """Cut to the width of a box."""
-    return text if len(text) <= 26 else f"{text[:25]}\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= letters else f"{text[: letters - 1]}\N{HORIZONTAL ELLIPSIS}"

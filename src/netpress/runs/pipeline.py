@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from netpress.evaluation import evaluate, predictions_of, save_predictions
-from netpress.folders.run import RunFolder
+from netpress.folders.run import NEEDED, RunFolder
 from netpress.folders.stage import StageFolder
 from netpress.network import Library, Network, copy, load, own_class, save
 from netpress.network.data import adopt
+from netpress.network.fingerprint import fingerprint
 from netpress.process.devices import choose_device, seed_for
 from netpress.process.world import World
 from netpress.recipe.schema import Recipe, resolve_again
@@ -70,15 +71,18 @@ def run_network(
     if options.fresh or len(run.finished_stages()) < len(recipe.stages):
         # What cannot be run is refused before anything is read or written.
         plan_network(recipe, options.data, library)
+    needed = None if members is None else {name: fingerprint(network) for name, network in members.items()}
     with run.claimed(recipe.text, options.fresh, resolve_again):
-        initial, contexts = _begin(recipe, run, options, library)
+        initial, contexts = _begin(recipe, run, options, library, needed)
         network = copy(initial)
         for settings, context in zip(recipe.stages, contexts, strict=True):
             network = run_stage(network, settings, context)
         return _finish(recipe, run, network, contexts[-1])
 
 
-def _begin(recipe: Recipe, run: RunFolder, options: RunOptions, library: Library) -> tuple[Network, list[Context]]:
+def _begin(
+    recipe: Recipe, run: RunFolder, options: RunOptions, library: Library, needed: Mapping[str, str] | None
+) -> tuple[Network, list[Context]]:
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
     answers = options.answers_beside(run.path)
     named = read_network(recipe, library)
@@ -91,6 +95,8 @@ def _begin(recipe: Recipe, run: RunFolder, options: RunOptions, library: Library
     where = {"seed": recipe.seed, **describe_environment(device, options.threads), "data_checksum": dataset.checksum}
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
+    if needed is not None:
+        where[NEEDED] = needed
     settle_threads(run.settle_environment(where, console.warn))
     # First weights can depend on the number of threads, which is settled now.
     initial = named or create_for(dataset, recipe.model_table, seed=recipe.seed)

@@ -37,6 +37,8 @@ class ImtSettings(ScoreSettings):
     """Part of all parameters that is taken as pruned, whatever the network holds."""
     modules: bool = False
     """Count ReLU and average pools too, as that counter does where they are modules; in its networks none is."""
+    groups: Literal["ignored", "honoured"] = "ignored"
+    """A convolution in groups: as if it read all channels, as their counter has it, or by what it multiplies."""
     totals: Literal["exact", "float32"] | None = None
     """Sums over layers exact (default), or in float32 as their counter does."""
     formats: Literal["counted", "ignored"] = "counted"
@@ -71,6 +73,11 @@ def convolution(operation: Operation) -> Cost:
     return dense_products(window, operation.outputs, operation.has_bias)
 
 
+@rule("a convolution: half an operation a multiplication, one an addition; of the channels of its own group", "ours")
+def grouped_convolution(operation: Operation) -> Cost:
+    return dense_products(operation.window, operation.outputs, operation.has_bias)
+
+
 @rule("a norm: 3 operations an element; it is never folded", SOURCE)
 def norm(operation: Operation) -> Cost:
     return Cost(0, 3 * operation.outputs)
@@ -91,7 +98,8 @@ def dense_products(window: int, outputs: int, bias: bool) -> Cost:
     return Cost(window * outputs, (window - 1 + bias) * outputs)
 
 
-RULES: tuple[Rule[..., Any], ...] = (convolution, norm, linear, unseen, dense_products)
+CONVOLUTIONS = {"ignored": convolution, "honoured": grouped_convolution}
+RULES: tuple[Rule[..., Any], ...] = (norm, linear, unseen, dense_products)
 
 
 def relu_module(operation: Operation) -> Cost:
@@ -103,7 +111,7 @@ def average_module(operation: Operation) -> Cost:
     return Cost(0, sum(math.isqrt(window) * count for window, count in operation.windows))
 
 
-_LAYERS: dict[str, Callable[[Operation], Cost]] = {"conv": convolution, "linear": linear, "norm": norm}
+_LAYERS: dict[str, Callable[[Operation], Cost]] = {"linear": linear, "norm": norm}
 _MODULES: dict[tuple[str, str], Callable[[Operation], Cost]] = {
     ("activation", "relu"): relu_module,
     ("pool", "average"): average_module,
@@ -135,7 +143,8 @@ class _Charges:
             tally.store(values * (1 - pruned) * bits, 0, tensor.count, tensor.nonzeros)
 
     def rules(self) -> tuple[Rule[..., Any], ...]:
-        return (*((counter_bits,) if self.widths is None else (own_bits, widest_input)), *RULES)
+        of_widths = (counter_bits,) if self.widths is None else (own_bits, widest_input)
+        return (*of_widths, CONVOLUTIONS[self.settings.groups], *RULES)
 
 
 def count(trace: Trace, settings: ImtSettings, formats: Mapping[str, Any]) -> Counted:
@@ -166,10 +175,11 @@ def _own_widths(trace: Trace, settings: ImtSettings, formats: Mapping[str, Any])
 
 def _rows(charges: _Charges) -> Iterator[Row]:
     trace, settings = charges.trace, charges.settings
+    layers = _LAYERS | {"conv": CONVOLUTIONS[settings.groups]}
     charged: set[str] = set()
     for operation in trace.operations:
         tally = Tally.of(operation)
-        charge = _LAYERS.get(operation.kind)
+        charge = layers.get(operation.kind)
         if charge is None and settings.modules and operation.in_leaf:
             charge = _MODULES.get((operation.kind, operation.function))
         if charge is None:

@@ -21,11 +21,12 @@ from netpress.data import Images, normalize
 from netpress.errors import Failure
 from netpress.network import Network
 from netpress.network.edits.narrowing import is_depthwise, sizes_of
+from netpress.network.selection import used_weights
 
 
 def magnitudes(network: Network) -> dict[str, Tensor]:
-    """w**2 of every parameter, by name, in float64 on the CPU."""
-    return {name: weight.detach().cpu().double() ** 2 for name, weight in network.module.named_parameters()}
+    """w**2 of every parameter, by name, in float64 on the CPU; of a cosine layer w is the directions."""
+    return {name: weight.cpu().double() ** 2 for name, weight in used_weights(network.module).items()}
 
 
 def taylor_terms(network: Network, images: Images, batch_size: int, device: torch.device) -> dict[str, Tensor]:

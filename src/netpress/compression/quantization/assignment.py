@@ -6,13 +6,14 @@ from torch import Tensor, nn
 
 from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
 from netpress.errors import UserError
+from netpress.models.blocks import CosineLinear
 from netpress.network import Network
 from netpress.network.formats import REST, brief
 from netpress.network.selection import kinds_of, layers_with_weights, select
 from netpress.numerics.formats import AnyFormat, Binary, Float16, Ternary, parse_format
 from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLinear, check_formats, quantized_layers
 
-QUANTIZABLE = (nn.Conv2d, nn.Linear, QuantizedConv2d, QuantizedLinear)
+QUANTIZABLE = (nn.Conv2d, nn.Linear, CosineLinear, QuantizedConv2d, QuantizedLinear)
 
 
 def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, LayerFormats]:

@@ -8,6 +8,7 @@ from netpress.compression.quantization.scales import calibrate_weights, correct_
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images, normalize
 from netpress.errors import UserError
+from netpress.models.blocks import CosineLinear
 from netpress.network import Network, copy
 from netpress.network.edits.folding import merge_statistics
 from netpress.network.edits.quantizing import Quantize
@@ -31,11 +32,14 @@ def quantize_once(network: Network, settings: QuantizeSettings, context: Context
 
 
 def fold_first(network: Network, settings: QuantizeSettings, context: Context) -> Network:
-    """The network with its norms folded, if the settings say so and any can be; else as it is."""
+    """The network with its norms folded, if the settings say so and any can be; else as it is.
+
+    The directions of a cosine head stay as they are: they may have to train yet.
+    """
     folds = settings.folds and not quantized_layers(network.module)
     if not (folds and find_foldable_norms(network.module, network.input.size)):
         return network
-    return fold(network, FoldSettings(), context)
+    return fold(network, FoldSettings(directions=False), context)
 
 
 def calibrate(
@@ -58,6 +62,8 @@ def calibrate(
     except UserError as error:
         raise UserError(f"{context.name}: {error}") from error
     layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
+    for name, layer in layers.items():
+        layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
     calibrate_weights(layers, settings.weight_calibration or preset.weight_calibration)
     set_inputs(layers, observers)
     if images is not None and settings.correct_biases:

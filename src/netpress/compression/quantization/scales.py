@@ -26,7 +26,7 @@ def calibrate_weights(layers: Mapping[str, QuantizedLayer], method: AnyCalibrati
         if isinstance(format, Fixed | Integer | Ternary | Binary):
             assert layer.weight_scale is not None
             try:
-                scale, _ = calibrate_tensor(layer.weight.detach().cpu(), format, method)
+                scale, _ = calibrate_tensor(layer.real_weight().detach().cpu(), format, method)
             except Failure as error:
                 raise Failure(f"{name}.weight: {error}") from error
             layer.weight_scale.data.copy_(scale)

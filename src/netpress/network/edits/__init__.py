@@ -44,6 +44,7 @@ EDITS: Registry[type[Edit]] = Registry(
     "edit",
     {
         "factorize": "netpress.network.edits.factorizing",
+        "fold_directions": "netpress.network.edits.directions",
         "fold_norms": "netpress.network.edits.folding",
         "narrow": "netpress.network.edits.narrowing",
         "quantize": "netpress.network.edits.quantizing",

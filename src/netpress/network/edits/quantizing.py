@@ -4,7 +4,8 @@ It lists the formats of every layer that it turns, layers with equal formats tog
 
     {"kind": "quantize", "groups": [{"layers": ["stem.conv", ...], "formats": {"weight": {...}, ...}}]}
 
-Scales and zero points are tensors of the new layers. They lie in the network file like all other tensors.
+Scales and zero points are tensors of the new layers. They lie in the network file like all other tensors. A cosine
+layer becomes a quantized linear one, its directions scaled to length 1 (`netpress.network.edits.directions`).
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ from typing import Literal, Self
 
 from torch import nn
 
+from netpress.models.blocks import CosineLinear
 from netpress.network.edits import EDITS, Edit, replace_module
+from netpress.network.edits.directions import fixed_directions, scale_directions
 from netpress.numerics.layers import LayerFormats, quantized_like
 from netpress.settings import Settings
 
@@ -25,7 +28,10 @@ class QuantizedGroup(Settings):
 
 
 class Quantize(Edit):
-    """Replace layers by quantized ones that take over their weights and biases; the new scales are 1."""
+    """Replace layers by quantized ones that take over their weights and biases; the new scales are 1.
+
+    The rows of a cosine layer's weight are scaled to length 1.
+    """
 
     kind: Literal["quantize"] = "quantize"
     groups: tuple[QuantizedGroup, ...]
@@ -45,13 +51,20 @@ class Quantize(Edit):
         formats = {name: group.formats for group in self.groups for name in group.layers}
         _refuse_second_names(module, formats)
         new: dict[str, nn.Module] = {}
+        cosines: list[CosineLinear] = []
         for name, layer_formats in formats.items():
+            layer = module.get_submodule(name)
+            if type(layer) is CosineLinear:
+                cosines.append(layer)
+                layer = fixed_directions(layer)
             try:
-                new[name] = quantized_like(module.get_submodule(name), layer_formats)
+                new[name] = quantized_like(layer, layer_formats)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{name or 'the network itself'}: {error}") from error
         if "" in new:
             raise TypeError("a network that is a single layer cannot be quantized; put it in a Sequential")
+        for cosine in cosines:
+            scale_directions(cosine)
         for name, layer in new.items():
             replace_module(module, name, layer)
 

@@ -33,7 +33,13 @@ def plan_chain(recipe: Recipe, data: Path | None = None, allow_import: bool = Fa
     images = sum(plan["epochs"] * plan["train_images"] for plan in networks)
     counted = f"{len(networks)} networks of {epochs:,} epochs in all, {images:,} images"
     summary = f"{recipe.name}: {counted}; the result is {recipe.result_name}"
-    return {"name": recipe.name, "summary": summary, "epochs": epochs, "networks": networks}
+    return {
+        "name": recipe.name,
+        "summary": summary,
+        "result": recipe.result_name,
+        "epochs": epochs,
+        "networks": networks,
+    }
 
 
 def _check_same_classes(member: Recipe, other: str, needed: Recipe) -> None:

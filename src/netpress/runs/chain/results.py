@@ -48,26 +48,24 @@ def read_links(recipe: Recipe, place: ChainFolder, failed: Mapping[str, str]) ->
             needs=needs,
             description=recipe.networks[name].description,
             data=recipe.networks[name].data.dataset,
-            state=_state(place.member(name), failed.get(name)),
+            state=_state(place, name, failed.get(name)),
             convention=recipe.networks[name].score.convention,
-            figures=_figures(place.member(name)),
+            figures=_figures(place.member(name)) if place.is_done(name) else {},
         )
         for name, needs in recipe.needs.items()
     ]
 
 
-def _state(run: RunFolder, failure: str | None) -> str:
+def _state(place: ChainFolder, name: str, failure: str | None) -> str:
     if failure is not None:
         return f"failed: {failure}"
-    if run.is_finished:
+    if place.is_done(name):
         return "done"
-    return "not finished" if run.holds_run else "not begun"
+    return "not finished" if place.member(name).holds_run else "not begun"
 
 
 def _figures(run: RunFolder) -> dict[str, Any]:
     """score.json, with the seconds that the stages took, the size of the file and the share of zeros."""
-    if not run.is_finished:
-        return {}
     done = run.read_summaries()
     figures = run.read_score() | {"seconds": sum(stage["seconds"] for stage in done)}
     figures["file_bytes"] = run.network.stat().st_size

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from netpress.errors import UserError
-from netpress.recipe.overrides import set_value, split_path
+from netpress.recipe.networks import state_networks
+from netpress.recipe.overrides import set_for_all, split_path
 from netpress.recipe.reading import read_values
 from netpress.recipe.scaling import scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
 from netpress.recipe.sweep_schema import Sweep
-from netpress.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def _expand(recipe: Recipe, values: dict[str, Any], source: str) -> list[Member]
     table = recipe.sweep
     assert table is not None
     shared = {key: value for key, value in values.items() if key != "sweep"}
+    state_networks(shared)
     columns = name_columns(list(table.grid))
     points = list(itertools.product(*table.grid.values()))
     members: dict[str, Member] = {}
@@ -114,10 +115,10 @@ def _expand(recipe: Recipe, values: dict[str, Any], source: str) -> list[Member]
         }
         own = copy.deepcopy(shared)
         for path, value in changes.items():
-            set_value(own, split_path(path), copy.deepcopy(value), f'{source}: sweep, member {name}: "{path}"')
+            set_for_all(own, split_path(path), value, f'{source}: sweep, member {name}: "{path}"')
         own["name"] = f"{recipe.name}_{name}"
         if seed is not None:
-            own["seed"] = seed
+            set_for_all(own, ["seed"], seed, f"{source}: sweep, member {name}: seeds")
         resolved = scale_recipe(check_recipe(own, f"{source}: sweep, member {name}"), table.epochs_scale)
         members[name] = Member(name, variant, dict(zip(columns, point, strict=True)), resolved)
     return list(members.values())
@@ -139,11 +140,3 @@ def _slug(value: Any, among: Sequence[Any]) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     plain = isinstance(value, str | int | float) and re.fullmatch(r"[A-Za-z0-9.-]+", text)
     return text if plain else str(list(among).index(value) + 1)
-
-
-def shared_stages(first: Recipe, second: Recipe) -> int:
-    """How many stages at the beginning of two recipes give the same result: those may be run once for both."""
-    if (first.seed, first.data, first.model) != (second.seed, second.data, second.model):
-        return 0
-    pairs: list[tuple[Settings, Settings]] = list(zip(first.stages, second.stages, strict=False))
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))

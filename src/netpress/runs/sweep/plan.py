@@ -1,12 +1,12 @@
 """The plan of a sweep: what each member would do and cost. Nothing runs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from netpress.errors import NetpressError, UserError
 from netpress.runs.recipes import plan_recipe
-from netpress.runs.sweep.members import Member, SweepMembers, shared_stages
+from netpress.runs.sweep.members import Member, SweepMembers
+from netpress.runs.sweep.sharing import find_shared, tell_shared
 
 
 def plan_sweep(sweep: SweepMembers, data: Path | None = None, allow_import: bool = False) -> dict[str, Any]:
@@ -17,12 +17,12 @@ def plan_sweep(sweep: SweepMembers, data: Path | None = None, allow_import: bool
     members = []
     for place, member in enumerate(sweep.members):
         planned = plan_member(member, data, allow_import)
-        count, other = _most_shared(member, sweep.members[:place])
-        names = ", ".join(stage["name"] for stage in planned["stages"][:count])
-        begins = f"{names} of {other.name}" if other is not None else None
-        members.append({**planned, "name": member.name, "begins_with": begins})
+        members.append(
+            {**planned, "name": member.name, "begins_with": tell_shared(find_shared(member, sweep.members[:place]))}
+        )
     epochs = sum(plan["epochs"] for plan in members)
-    images = sum(plan["epochs"] * plan["train_images"] for plan in members)
+    trained = [plan for member in members for plan in member.get("networks", [member])]
+    images = sum(plan["epochs"] * plan["train_images"] for plan in trained)
     shared = "; what they share is run once" if any(plan["begins_with"] for plan in members) else ""
     summary = f"{sweep.recipe.name}: {len(members)} runs of {epochs:,} epochs in all, {images:,} images{shared}"
     return {"name": sweep.recipe.name, "summary": summary, "members": members}
@@ -39,10 +39,3 @@ def plan_member(member: Member, data: Path | None, allow_import: bool = False) -
 def name_member(member: Member, error: NetpressError) -> UserError:
     """The error, with the member that it is of."""
     return UserError(f"member {member.name}: {error}")
-
-
-def _most_shared(member: Member, others: Sequence[Member]) -> tuple[int, Member | None]:
-    """With which of `others` it shares most leading stages, and how many; the first of equals."""
-    counts = [(shared_stages(member.recipe, other.recipe), -place) for place, other in enumerate(others)]
-    count, place = max(counts, default=(0, 0))
-    return (count, others[-place]) if count else (0, None)

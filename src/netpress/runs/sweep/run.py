@@ -1,21 +1,21 @@
 """Running a sweep: every member is a job, an executor runs the jobs, and one table collects what they came to.
 
-Members that begin with the same stages compute those once: the next one copies them from the folder of the first.
+Members that begin with the same stages, or train the same networks of a chain, compute those once: the next one copies
+them from the folder of the first.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from netpress.errors import Failure, UserError
-from netpress.folders.stage import StageFolder
 from netpress.folders.sweep import SweepFolder
 from netpress.recipe.schema import resolve_again
 from netpress.runs.jobs import Executor, InTurn, Job, Outcome, RunOptions
 from netpress.runs.recipes import run_recipe
-from netpress.runs.sweep.members import Member, SweepMembers, shared_stages
+from netpress.runs.sweep.members import Member, SweepMembers
 from netpress.runs.sweep.plan import name_member, plan_member
 from netpress.runs.sweep.results import measure_stages, write_tables
+from netpress.runs.sweep.sharing import take_over
 from netpress.runs.sweep.table import SweepTable
 
 
@@ -74,26 +74,9 @@ def _run_member(member: Member, sweep: SweepMembers, place: SweepFolder, options
         else:
             number = sweep.members.index(member) + 1
             options.console.say(f"{member.name}: member {number} of {len(sweep.members)}")
-            _take_over_stages(member, sweep.members, place, options)
+            take_over(member, sweep.members, place, options.console)
             run_recipe(member.recipe, run.path, options)
         if sweep.table.every_stage:
             measure_stages(member, run, options)
     except UserError as error:
         raise name_member(member, error) from None
-
-
-def _take_over_stages(member: Member, members: Sequence[Member], place: SweepFolder, options: RunOptions) -> None:
-    """Begin a member with a copy of the finished stages that it shares with another: as if it were resumed there."""
-    own = place.member(member.name)
-    if not own.is_empty:
-        return
-    most: list[StageFolder] = []
-    origin = own
-    for other in members:
-        done = place.member(other.name).finished_stages()[: shared_stages(member.recipe, other.recipe)]
-        if other is not member and len(done) > len(most):
-            most, origin = done, place.member(other.name)
-    if most:
-        names = ", ".join(stage.name for stage in most)
-        options.console.say(f"{member.name}: takes {names} from {origin.path.name}")
-        own.begin_with(most, origin, member.recipe.text)

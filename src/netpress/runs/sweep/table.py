@@ -13,6 +13,7 @@ from netpress.report.sweep import Point, render_sweep
 from netpress.report.tables import Cell, Table, write_markdown
 
 FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "seconds")
+COUNTS = ("params", "operations", "score")  # of a score card beside the first
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Row:
     stage: str | None
     """Which stage or round left this; None where only the end counts."""
     figures: dict[str, Any]
-    """By the names in FIGURES: accuracy, top5 and sparsity are fractions; empty before the member is done."""
+    """By the names in FIGURES: accuracy, top5 and sparsity are fractions; empty before the member is done. Under
+    `beside` the same COUNTS by other conventions, by the name of their table in the recipe."""
     state: str
     """done, not begun, not finished, or failed with its message."""
 
@@ -66,6 +68,11 @@ class SweepTable:
         return [*variant, *grid, *stage]
 
     @cached_property
+    def beside(self) -> list[str]:
+        """The names of the counts beside the first, those of all rows."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.figures.get("beside", {})))
+
+    @cached_property
     def means(self) -> list[Mean]:
         """Finished rows averaged over seeds, in order."""
         groups: dict[tuple[str, ...], list[Row]] = {}
@@ -85,9 +92,12 @@ class SweepTable:
         """One line a run (and stage), fractions as fractions; figures are empty where there are none yet."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["member", *self.columns, "seed", "state", *FIGURES])
+        others = [(name, count) for name in self.beside for count in COUNTS]
+        writer.writerow(["member", *self.columns, "seed", "state", *FIGURES, *(f"{n}.{count}" for n, count in others)])
         for row in self.rows:
             figures = [row.figures.get(name, "") for name in FIGURES]
+            cards = row.figures.get("beside", {})
+            figures += [cards.get(name, {}).get(count, "") for name, count in others]
             writer.writerow([row.member, *self._values(row), row.seed, row.state, *figures])
         return text.getvalue()
 
@@ -116,6 +126,7 @@ class SweepTable:
         """A row a group of equal runs: accuracy and score with their spread over seeds."""
         repeats = self._repeats()
         names = [*self.columns, *(["runs"] if repeats else []), "accuracy", "score", "parameters", "operations"]
+        names += [f"{count} ({name})" for name in self.beside for count in ("score", "parameters", "operations")]
         rows = []
         for mean in self.means:
             first = mean.rows[0]
@@ -126,6 +137,7 @@ class SweepTable:
             for name in ("params", "operations"):
                 value = statistics.fmean(row.figures[name] for row in mean.rows)
                 cells.append(Cell(short(value), value))
+            cells += [cell for name in self.beside for cell in _count_cells(mean, name)]
             rows.append([*cells, Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
         return _table([*names, "sparsity"], rows)
 
@@ -198,6 +210,17 @@ def _spread(mean: Mean, value: float, digits: int) -> str:
     """How it is written behind the mean; left out where it rounds to nothing beside a score."""
     rounds_to_nothing = digits > 2 and round(value, digits) == 0
     return f" ± {value:.{digits}f}" if len(mean.rows) > 1 and not rounds_to_nothing else ""
+
+
+def _count_cells(mean: Mean, name: str) -> list[Cell]:
+    """Mean score, parameters and operations by the count called `name`; dashes where no row has it."""
+    cards = [row.figures["beside"][name] for row in mean.rows if name in row.figures.get("beside", {})]
+    if not cards:
+        return [Cell(NOTHING, -1.0)] * len(COUNTS)
+    score, params, operations = (
+        statistics.fmean(card[count] for card in cards) for count in ("score", "params", "operations")
+    )
+    return [Cell(decimal(score), score), Cell(short(params), params), Cell(short(operations), operations)]
 
 
 def _cell(value: Any) -> Cell:

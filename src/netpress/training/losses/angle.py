@@ -7,6 +7,7 @@ Wang et al., arXiv 1801.05599, the equation of L_AMS:
 The label of a mixed image is two: each has a loss with the margin at its own class, and they are weighted.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 from netpress.data import Mixed
 from netpress.errors import UserError
 from netpress.models.blocks import CosineLinear
-from netpress.network import Network
+from netpress.network import Network, build
+from netpress.numerics.layers import QuantizedLayer
 from netpress.settings import Positive, between
 from netpress.training.losses.loss import Lesson, Loss, LossSettings
 
@@ -35,12 +37,19 @@ class Angle(LossSettings):
 
     def check(self, student: Network) -> None:
         name, last = last_layer(student.module)
-        if not isinstance(last, CosineLinear):
+        if isinstance(last, CosineLinear) or (isinstance(last, QuantizedLayer) and last.unit_rows):
+            return
+        if _has_fixed_directions(student, name):
             raise UserError(
-                f"loss: angle needs cosines, and the network ends in {name or 'itself'}, of type "
-                f'{type(last).__name__}; take a model with a cosine head (efficientnet has head = "cosine"), or '
-                "another loss"
+                f"loss: angle trains directions of length 1, and a stage before fixed those of {name}, so that "
+                "training would change their lengths; train with it before, or within the first `quantize` (a `fold` "
+                "before that needs directions = false), or take another loss"
             )
+        raise UserError(
+            f"loss: angle needs cosines, and the network ends in {name or 'itself'}, of type "
+            f'{type(last).__name__}; take a model with a cosine head (efficientnet has head = "cosine"), or '
+            "another loss"
+        )
 
     def make(self, lesson: Lesson) -> "AngleLoss":
         return AngleLoss(self)
@@ -63,6 +72,14 @@ class AngleLoss(Loss):
         """The mean loss where the labels [batch] are not mixed."""
         own = F.one_hot(labels, cosines.shape[1])  # [batch, classes]
         return F.cross_entropy(self.scale * (cosines - self.margin * own), labels)
+
+
+def _has_fixed_directions(network: Network, name: str) -> bool:
+    """Whether the layer called `name` was a cosine layer before edits made it a linear one."""
+    if not network.architecture.edits:
+        return False
+    first = build(replace(network.architecture, edits=[]))
+    return isinstance(dict(first.named_modules()).get(name), CosineLinear)
 
 
 def last_layer(module: nn.Module) -> tuple[str, nn.Module]:
