@@ -58,6 +58,13 @@ def test_a_plan_foresees_what_the_run_finds(tmp_path: Path) -> None:
     assert all(f"{one['name']}<" in page for one in found["operations"])
 
 
+def test_a_plan_knows_that_norms_which_stay_take_up_their_statistics(tmp_path: Path) -> None:
+    model = {"family": "densenet", "blocks": [1, 1], "growth": 4}
+    values = recipe({**QUANTIZE, "fold": False}, model=model)
+    foreseen = plan(values)["stages"][0]["footprint"]
+    assert foreseen["flash_bytes"] == run_recipe(check_recipe(values), tmp_path / "run").footprint.flash_bytes
+
+
 def test_limits_are_those_of_what_the_last_stage_leaves() -> None:
     flash = figures(plan(recipe(TRAIN, PRUNE)), "flash_bytes")
     limit = (flash[1] + flash[2]) // 2

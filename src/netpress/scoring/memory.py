@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from netpress.network import Network
+from netpress.network.edits.folding import mergeable_norms
 from netpress.network.tensors import stored_bytes
+from netpress.numerics.layers import quantized_layers
 from netpress.scoring.footprint import Footprint, Need
 from netpress.scoring.widths import Widths, WidthSettings
 from netpress.tracing.buffers import Lifetime, alive_at, find_lifetimes, sum_alive
@@ -42,14 +44,17 @@ def tensor_bytes(network: Network) -> dict[str, int]:
     """The bytes that the network's file would hold for each tensor, mask included (`netpress inspect` shows them).
 
     Buffers whose values are all equal take none; but of a network that has seen no images, statistics count in full, as
-    they will be once it has.
+    they will be once it has, unless it is planned to be quantized, which merges them into their norms.
     """
     buffers = dict(network.module.named_buffers(remove_duplicate=False))
     kept = {name: int(mask.sum()) for name, mask in network.masks.items()}
     state = network.module.state_dict()
-    if network.data is None and "accuracy" not in network.facts:
-        state |= {name: buffer.to("meta") for name, buffer in buffers.items() if name in state}
-    return stored_bytes(state, buffers, kept, network.formats)
+    if network.data is not None or "accuracy" in network.facts:
+        return stored_bytes(state, buffers, kept, network.formats)
+    state |= {name: buffer.to("meta") for name, buffer in buffers.items() if name in state}
+    sizes = stored_bytes(state, buffers, kept, network.formats)
+    merged = mergeable_norms(network.module) if quantized_layers(network.module) else ()
+    return sizes | {f"{name}.{statistic}": 0 for name in merged for statistic in ("running_mean", "running_var")}
 
 
 Walk = tuple[tuple[Need, ...], tuple[tuple[str, int], ...]]
