@@ -149,7 +149,7 @@ def test_a_network_that_learned_from_another_than_is_there_is_refused(copied):
     rows = rows_of(copied)
     assert rows["large"]["state"] == "done" and rows["small"]["state"].startswith("failed: ")
     assert "needs small, which failed" in rows["cut"]["state"]
-    assert not ChainFolder(copied).score.exists()  # the chain is not finished
+    assert not ChainFolder(copied).top.score.exists()  # the chain is not finished
     shutil.rmtree(copied / "small")
     with pytest.raises(
         Failure, match=r"1 of 3 networks failed(?s:.*)cut: .*began with another network small and large"

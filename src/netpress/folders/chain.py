@@ -32,19 +32,3 @@ class ChainFolder(SeveralFolder):
     @property
     def csv(self) -> Path:
         return self.path / CSV
-
-    @property
-    def page(self) -> Path:
-        return self.path / REPORT
-
-    @property
-    def network(self) -> Path:
-        return self.path / NETWORK
-
-    @property
-    def predictions(self) -> Path:
-        return self.path / PREDICTIONS
-
-    @property
-    def score(self) -> Path:
-        return self.path / SCORE

@@ -32,6 +32,11 @@ class SeveralFolder:
     def recipe(self) -> Path:
         return self.path / RECIPE
 
+    @property
+    def top(self) -> RunFolder:
+        """The folder itself, as that of a run: some of the same files lie here."""
+        return RunFolder(self.path)
+
     def member(self, name: str) -> RunFolder:
         """The run folder of the member called `name`, whether it is there or not."""
         return RunFolder(self.path / name)
@@ -39,7 +44,7 @@ class SeveralFolder:
     @property
     def is_here(self) -> bool:
         """Whether several runs of this kind were begun here."""
-        return RunFolder(self.path).kind == self.kind
+        return self.top.kind == self.kind
 
     @contextmanager
     def claimed(
@@ -54,7 +59,7 @@ class SeveralFolder:
         refuse_other_contents(self.path, RECIPE, self.kind)
         with held(self.path):
             if self.recipe.exists() and not self.is_here:
-                other = RunFolder(self.path).kind
+                other = self.top.kind
                 there = "a single run" if other == "run" else f"a {other}"
                 raise UserError(f"--out {self.path}: holds {there}, not a {self.kind}; choose another folder")
             if fresh:

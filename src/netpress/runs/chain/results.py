@@ -25,14 +25,16 @@ def report_chain(folder: Path) -> Path:
     if not place.is_here:
         raise UserError(f"{folder}: holds no chain of networks")
     write_results(read_recipe(str(place.recipe)), place, {})
-    return place.page
+    return place.top.report
 
 
 def write_results(recipe: Recipe, place: ChainFolder, failed: Mapping[str, str]) -> None:
     """Write what the networks came to so far; `failed` has messages by network."""
     links = read_links(recipe, place, failed)
     atomic_write(place.csv, _as_csv(links))
-    atomic_write(place.page, render_chain(recipe.name, recipe.description, recipe.result_name, links, recipe.text))
+    atomic_write(
+        place.top.report, render_chain(recipe.name, recipe.description, recipe.result_name, links, recipe.text)
+    )
 
 
 def as_markdown(recipe: Recipe, place: ChainFolder) -> str:

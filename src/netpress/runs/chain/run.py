@@ -33,7 +33,7 @@ def run_chain(recipe: Recipe, folder: Path, options: RunOptions, executor: Execu
     texts = {name: member.text for name, member in recipe.networks.items()}
     with place.claimed(recipe.text, texts, options.fresh, resolve_again):
         if unfinished:
-            place.score.unlink(missing_ok=True)
+            place.top.score.unlink(missing_ok=True)
         failed: dict[str, str] = {}
         write_results(recipe, place, failed)
 
@@ -46,9 +46,11 @@ def run_chain(recipe: Recipe, folder: Path, options: RunOptions, executor: Execu
         run = _worker(recipe, place, options.for_members(folder))
         outcomes = (executor or InTurn()).run(_make_jobs(recipe, place), run, tell)
         if failed:
-            place.score.unlink(missing_ok=True)
+            place.top.score.unlink(missing_ok=True)
             messages = "\n".join(f"{name}: {message}" for name, message in failed.items())
-            raise Failure(f"{len(failed)} of {len(recipe.networks)} networks failed; {place.page} has all\n{messages}")
+            raise Failure(
+                f"{len(failed)} of {len(recipe.networks)} networks failed; {place.top.report} has all\n{messages}"
+            )
         return _finish(recipe, place, outcomes)
 
 
@@ -105,9 +107,9 @@ def _finish(recipe: Recipe, place: ChainFolder, outcomes: list[Outcome[RunResult
     result = next(outcome.result for outcome in outcomes if outcome.job.name == recipe.result_name)
     assert result is not None
     member = place.member(recipe.result_name)
-    atomic_write(place.network, member.network.read_bytes())
+    atomic_write(place.top.network, member.network.read_bytes())
     if member.predictions.exists():  # not of a network that an older version finished
-        atomic_write(place.predictions, member.predictions.read_bytes())
-    atomic_write(place.score, member.score.read_bytes())
+        atomic_write(place.top.predictions, member.predictions.read_bytes())
+    atomic_write(place.top.score, member.score.read_bytes())
     write_results(recipe, place, {})
-    return replace(result, folder=place.path, report=place.page)
+    return replace(result, folder=place.path, report=place.top.report)
