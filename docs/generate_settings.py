@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from netpress.data import DataSettings
 from netpress.models.registry import FAMILIES
-from netpress.scoring import CONVENTIONS
+from netpress.scoring import CONVENTIONS, Limits
 from netpress.settings import Settings
 from netpress.stage import STAGES
 
@@ -46,6 +46,7 @@ def _sections() -> Iterator[tuple[str, type[Settings]]]:
     yield from (
         (f"[score] convention = {name!r}", convention.settings) for name, convention in CONVENTIONS.all().items()
     )
+    yield "[limits]", Limits
 
 
 def _subsection(settings: type[Settings], seen: set[type[Settings]]) -> str:

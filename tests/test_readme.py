@@ -40,8 +40,8 @@ def test_the_demo(demo):
     weights = json.loads((folder / "runs/first/02-prune/done.json").read_text())
     assert weights["nonzeros"] == weights["weights"] - int(0.6 * (weights["weights"] - 1)) - 1
     assert sum(layer["weights"] for layer in layers) == weights["weights"]
-    words = [line.split()[0] for line in out.strip().splitlines()[-5:]]
-    assert words == ["accuracy", "parameters", "operations", "score", "report"]
+    words = [line.split()[0] for line in out.strip().splitlines()[-8:]]
+    assert words == ["accuracy", "parameters", "operations", "score", "flash", "RAM", "products", "report"]
     assert (folder / "runs/first/report.html").exists()
 
 

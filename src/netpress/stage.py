@@ -161,6 +161,8 @@ class Plan:
     """What it would touch and cost."""
     network: Network
     """What it would leave, as far as later stages must know: structure, masks, and the weights of the outlook."""
+    undecided: tuple[str, ...] = ()
+    """Which of `flash` and `ram` the stage may lower below what `network` needs: how far, only running it shows."""
 
 
 RunFunction = Callable[[Network, Any, Context], Network]

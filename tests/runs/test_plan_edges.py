@@ -32,7 +32,7 @@ from netpress.recipe.sweep_schema import Sweep
 from netpress.runs import planning
 from netpress.runs.recipes import plan_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep
-from netpress.scoring import CONVENTIONS
+from netpress.scoring import CONVENTIONS, Limits
 from netpress.settings import Settings, SettingsError
 from netpress.stage import STAGES
 
@@ -132,10 +132,13 @@ def places(kind: type[Settings], values: dict[str, Any], path: str, depth: int =
 
 
 def every_setting() -> list[tuple[dict[str, Any], str]]:
-    found = [(BASE, key) for key in (*BASE, "description", "seed", "score", "sweep", "extends", "stages.0", "new")]
+    found = [
+        (BASE, key) for key in (*BASE, "description", "seed", "score", "limits", "sweep", "extends", "stages.0", "new")
+    ]
     found += places(DataSettings, BASE | {"data": {}}, "data")
     for name, convention in CONVENTIONS.all().items():
         found += places(convention.settings, BASE | {"score": {"convention": name}}, "score")
+    found += places(Limits, BASE | {"limits": {}}, "limits")
     found += places(Sweep, BASE | {"sweep": {"seeds": [1]}}, "sweep")
     for name, stage in STAGES.all().items():
         values = BASE | {"stages": [{"kind": name, **REQUIRED.get(name, {})}]}

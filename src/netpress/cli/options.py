@@ -41,6 +41,12 @@ Answers = Annotated[
 AnswersLimit = Annotated[
     float, typer.Option("--answers-limit", min=0, metavar="GB", help="How large that folder may grow.")
 ]
+Flash = Annotated[
+    str | None, typer.Option("--flash", metavar="SIZE", help="Refuse what would store more, as 256K (of 1024 bytes).")
+]
+Ram = Annotated[
+    str | None, typer.Option("--ram", metavar="SIZE", help="Refuse what would need more for activations, as 64K.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Scale = Annotated[
@@ -55,6 +61,19 @@ def given_options(**options: Any) -> list[str]:
     """Those of `options` that were given, as a person writes them: `no_check=True` is --no-check."""
     names = (name for name, value in options.items() if value is not None and value is not False and value != [])
     return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def limit_overrides(overrides: list[str] | None, flash: str | None, ram: str | None) -> list[str]:
+    """The overrides, and those that --flash and --ram stand for. Raises UserError where both say the same."""
+    joined = list(overrides or [])
+    for name, size in (("flash", flash), ("ram", ram)):
+        path = f"limits.{name}"
+        if size is None:
+            continue
+        if any(override.partition("=")[0].strip() == path for override in joined):
+            raise UserError(f"--{name} and --set {path} say the same; give one of them")
+        joined.append(f"{path}={json.dumps(size)}")
+    return joined
 
 
 def refuse_together(**options: Any) -> None:

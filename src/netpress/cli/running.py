@@ -15,14 +15,18 @@ from netpress.cli.options import (
     DatasetName,
     DeviceName,
     EpochsScale,
+    Flash,
     NetworkName,
     Overrides,
+    Ram,
     RecipeName,
     Seed,
     Threads,
+    limit_overrides,
     print_json,
     print_rows,
 )
+from netpress.cli.sizes import print_footprint, tabulate_plan
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -47,6 +51,8 @@ def run(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    flash: Flash = None,
+    ram: Ram = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -57,7 +63,7 @@ def run(
     from netpress.runs.jobs import RunOptions
     from netpress.runs.recipes import run_recipe
 
-    asked = (recipe, overrides or [], seed, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram), seed, epochs_scale)
     resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
     options = RunOptions(
@@ -89,6 +95,7 @@ def run(
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
     print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
+    print_footprint(result.footprint)
     for name, card in result.beside.items():
         called = "" if name == card.convention else f", {name}"
         counts = f"{card.params:,.0f} values, {card.operations:,.0f} operations"
@@ -103,12 +110,14 @@ def plan(
     epochs_scale: EpochsScale = 1.0,
     as_json: AsJson = False,
     allow_import: AllowImport = False,
+    flash: Flash = None,
+    ram: Ram = None,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
     from netpress.recipe.reading import read_recipe
     from netpress.runs.recipes import plan_recipe
 
-    asked = (recipe, overrides or [], None, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram), None, epochs_scale)
     resolved = read_recipe(*asked)
     if resolved.sweep is not None:
         from netpress.runs.sweep import plan_sweep, read_sweep
@@ -121,19 +130,21 @@ def plan(
         return
     print(planned["summary"])
     if "networks" not in planned:
-        _print_stages(planned["stages"])
+        _print_stages(planned)
         return
     print()
     print_rows([_describe_network(network) for network in planned["networks"]])
     for network in planned["networks"]:
         print(f"\n{network['name']}: {network['summary'].partition(': ')[2]}")
-        _print_stages(network["stages"], f"{network['name']}/")
+        _print_stages(network, f"{network['name']}/")
 
 
-def _print_stages(stages: list[dict[str, Any]], prefix: str = "") -> None:
-    for stage in stages:
+def _print_stages(planned: dict[str, Any], prefix: str = "") -> None:
+    for stage in planned["stages"]:
         print(f"\n{prefix}{stage['name']}")
         print_rows(stage["rows"])
+    print(f"\n{prefix}on the device")
+    print_rows(tabulate_plan(planned))
 
 
 def _describe_network(planned: dict[str, Any]) -> dict[str, Any]:
@@ -186,6 +197,8 @@ def apply(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    flash: Flash = None,
+    ram: Ram = None,
 ) -> None:
     """Apply one stage to one network, without a recipe.
 
@@ -194,7 +207,10 @@ def apply(
     from netpress.process.console import Console
     from netpress.runs.apply import apply_stage
     from netpress.runs.jobs import RunOptions
+    from netpress.scoring.limits import Limits
+    from netpress.settings import parse
 
+    given = {name: size for name, size in (("flash", flash), ("ram", ram)) if size is not None}
     apply_stage(
         stage,
         network,
@@ -203,6 +219,7 @@ def apply(
         dataset=dataset,
         seed=seed or 0,
         classes_by_number=classes_by_number,
+        limits=parse(Limits, given, "limits"),
         options=RunOptions(
             data=data,
             device=device,

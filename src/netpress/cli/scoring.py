@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from netpress.cli.options import AllowImport, AsJson, print_json, print_table, refuse_together
+from netpress.cli.sizes import print_footprint, tabulate_sizes
 from netpress.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _totals(card: "ScoreCard") -> dict[str, Any]:
         "of_parameters": f"{card.params_score:.6f}",
         "of_operations": f"{card.operations_score:.6f}",
         "accuracy": "" if card.accuracy is None else f"{card.accuracy:.2%}",
+        **({} if card.footprint is None else tabulate_sizes(card.footprint.totals())),
         "convention": card.convention,
     }
 
@@ -135,6 +137,8 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     print(f"parameters  {card.params:,.2f} values of 32 bits: {card.params_score:.7f}")
     print(f"operations  {card.operations:,.0f} of 32 bits an image: {card.operations_score:.7f}")
     print(f"score       {card.score:.7f} by the {card.convention} convention, {_relative(card)}")
+    if card.footprint is not None:
+        print_footprint(card.footprint)
     if card.accuracy is None and Path(name).exists() and not name.lower().endswith(".onnx"):
         print("accuracy    not known: its file holds none; `netpress evaluate` measures it")
     if card.accuracy is not None:

@@ -15,8 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netpress.numerics.formats import AnyFormat, Float32, parse_format
-from netpress.numerics.packing import alignment_bits, decode_tensor, encode_tensor, pack_mask, part_bits, unpack_mask
+from netpress.numerics.formats import (
+    AnyFormat,
+    Binary,
+    Fixed,
+    Float32,
+    Integer,
+    Ternary,
+    parse_format,
+    scale_count,
+    scale_format,
+    zero_point_format,
+)
+from netpress.numerics.packing import (
+    alignment_bits,
+    decode_tensor,
+    encode_tensor,
+    pack_mask,
+    packed_bytes,
+    part_bits,
+    unpack_mask,
+)
 
 Entry = dict[str, Any]
 Formats = Mapping[str, Any]
@@ -105,6 +124,51 @@ def inspect_state(entries: Mapping[str, Entry], formats: Formats, stored: Mappin
     """
     _, masks = decode_state(entries, formats, stored)
     return [_inspect_tensor(name, entry, formats, masks.get(name), stored) for name, entry in entries.items()]
+
+
+def stored_bytes(
+    state: Mapping[str, Tensor], buffers: Collection[str], kept: Mapping[str, int], formats: Formats
+) -> dict[str, int]:
+    """The bytes that `encode_state` would make of each tensor, mask included, without making them.
+
+    `kept` says of each tensor with a mask how many values this leaves. Works on shapes too (the meta device): there a
+    buffer of real numbers is taken to hold different values, and a ternary tensor to have zeros that no mask covers.
+    """
+    sizes = {}
+    for name, tensor in state.items():
+        if name in buffers and _takes_nothing(tensor):
+            sizes[name] = 0
+        elif name not in formats and name not in kept:
+            sizes[name] = tensor.numel() * tensor.element_size()
+        else:
+            count = kept.get(name, tensor.numel())
+            sizes[name] = _packed(tensor, count, _format(name, formats), f"{name}_scale" in state)
+            sizes[name] += packed_bytes(tensor.numel(), 1) if name in kept else 0
+    return sizes
+
+
+def _takes_nothing(buffer: Tensor) -> bool:
+    if buffer.is_meta:
+        return not buffer.is_floating_point() and buffer.dim() == 0  # a counter
+    return _constant(buffer) is not None
+
+
+def _packed(tensor: Tensor, count: int, format: AnyFormat, own_scale: bool) -> int:
+    """Bytes of `count` values of a tensor in a format, with their scales unless these are tensors of their own."""
+    if isinstance(format, Float32):
+        return count * tensor.element_size()
+    if isinstance(format, Ternary):
+        nonzeros = count if tensor.is_meta else min(count, int(tensor.count_nonzero()))
+        present = packed_bytes(count, 1) if tensor.is_meta or nonzeros < count else 0
+        size = present + packed_bytes(nonzeros, 1)
+    else:
+        size = packed_bytes(count, format.bits)
+    scales = 0 if own_scale else scale_count(format, tensor.shape)
+    if scales and isinstance(format, Fixed | Integer | Ternary | Binary):
+        size += packed_bytes(scales, scale_format(format).bits)
+        if isinstance(format, Integer) and format.zero_point:
+            size += packed_bytes(scales, zero_point_format(format).bits)
+    return size
 
 
 def _inspect_tensor(

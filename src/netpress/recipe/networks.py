@@ -26,8 +26,9 @@ from netpress.settings import find_unreadable
 
 OF_THE_WHOLE = ("name", "networks", "sweep", "result", "extends")
 """Keys that stand at the top of a recipe, and in no table of a network."""
-OWN = (*OF_THE_WHOLE, "description")
-"""Keys at the top that networks do not take over."""
+LIMITS = "limits"
+OWN = (*OF_THE_WHOLE, "description", LIMITS)
+"""Keys at the top that networks do not take over; but the limits are those of the network that is the result."""
 BEGINS = "begins with"
 KINDS = ("kind", "convention", "family", "network")
 """Keys that say what a table's other settings are: a score has a convention, a model a family, or it is a network."""
@@ -66,9 +67,15 @@ def is_of_another_kind(above: Mapping[str, Any], below: Mapping[str, Any]) -> bo
 def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The plain values of each network's recipe by its name: its table, laid over what stands outside [networks]."""
     shared = {key: value for key, value in values.items() if key not in OWN}
+    tables = values["networks"]
+    result = values.get("result") or list(tables)[-1]
+    of_the_result = {LIMITS: values[LIMITS]} if LIMITS in values else {}
     return {
-        name: {**join(shared, table), "name": f"{values.get('name', '')}_{name}"}
-        for name, table in values["networks"].items()
+        name: {
+            **join(shared | (of_the_result if name == result else {}), table),
+            "name": f"{values.get('name', '')}_{name}",
+        }
+        for name, table in tables.items()
     }
 
 

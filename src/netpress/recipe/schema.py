@@ -28,7 +28,7 @@ from netpress.files import dump_toml, parse_toml
 from netpress.models.registry import FAMILIES, choose_model
 from netpress.recipe.networks import expand, find_lost_places, find_needs, find_table_problems, put_in_order
 from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths
-from netpress.scoring import ScoreSettings, choose_settings
+from netpress.scoring import Limits, ScoreSettings, choose_settings
 from netpress.settings import Natural, Settings, SettingsError, find_unreadable, parse
 from netpress.stage import STAGES
 
@@ -56,6 +56,8 @@ class Recipe(Settings):
     """How the result is counted, and what stages that trade with the score go by."""
     beside: dict[CardName, SerializeAsAny[ScoreSettings]] = Field(default_factory=dict)
     """Name -> further counts of the result. Each is called as its convention, or names one: [beside.wave]."""
+    limits: Limits = Limits()
+    """How much flash and memory the result may take: a run that would need more is refused before it begins."""
     networks: dict[NetworkName, Any] = Field(default_factory=dict)
     """Name -> recipe of one network: where there are some, this is a chain of networks that can teach each other, and
     `model` and `stages` are what they have in common. See `netpress.recipe.networks`."""
@@ -89,7 +91,7 @@ class Recipe(Settings):
             values["networks"] = {name: member.values for name, member in self.networks.items()}
             for member in values["networks"].values():
                 del member["name"]  # it follows from that of the whole
-        unsaid = ("beside", "model", "stages")
+        unsaid = ("beside", "limits", "model", "stages")
         return {key: value for key, value in values.items() if value or key not in unsaid}
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from netpress.process.console import describe_seconds
 from netpress.report.facts import number
+from netpress.scoring.footprint import write_bytes
 
 NOTHING = "\N{EN DASH}"
 
@@ -37,6 +38,12 @@ def short(value: Any) -> str:
         if abs(figure) >= size:
             return f"{figure / size:.4g} {unit}"
     return f"{figure:.4g}"
+
+
+def size(value: Any) -> str:
+    """Bytes with their unit: 266848 -> 260.6 KiB."""
+    figure = number(value)
+    return NOTHING if figure is None else write_bytes(figure)
 
 
 def decimal(value: Any) -> str:
@@ -91,6 +98,7 @@ FILTERS = {
     "percent": percent,
     "whole": whole,
     "short": short,
+    "size": size,
     "decimal": decimal,
     "duration": duration,
     "moment": moment,

@@ -10,15 +10,18 @@ from netpress.report.curves import draw_charts
 from netpress.report.facts import RunFacts, number, read_run
 from netpress.report.figures import label, plain
 from netpress.report.tables import (
+    describe_alive,
     describe_card,
     describe_stage,
     flatten,
     list_notes,
+    read_footprint,
     read_layers,
     sparsity,
     tabulate_beside,
     tabulate_kinds,
     tabulate_layers,
+    tabulate_memory,
     tabulate_ranks,
     tabulate_steps,
 )
@@ -38,7 +41,7 @@ def make_report(run_folder: Path) -> Path:
 
 def render(run: RunFacts) -> str:
     """The page as HTML. Every text that comes from the run is escaped."""
-    layers = read_layers(run)
+    layers, footprint = read_layers(run), read_footprint(run.score or {})
     return find_template("page.html").render(
         run=run,
         score=run.score or {},
@@ -56,6 +59,9 @@ def render(run: RunFacts) -> str:
         beside=tabulate_beside(run.score or {}),
         kinds=tabulate_kinds(layers) if layers else None,
         layers=tabulate_layers(layers) if layers else None,
+        footprint=footprint,
+        alive=describe_alive(footprint),
+        memory=tabulate_memory(footprint),
         ranks=tabulate_ranks(run.score or {}),
         overall=_overall_sparsity(run),
         board=compare(run),
@@ -67,7 +73,7 @@ def render(run: RunFacts) -> str:
 
 def _rooms(run: RunFacts) -> list[tuple[str, dict[str, object]]]:
     """The recipe's tables besides its stages."""
-    tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score", "beside")]
+    tables = [(name, run.recipe.get(name)) for name in ("data", "model", "score", "beside", "limits")]
     return [(name, table) for name, table in tables if isinstance(table, dict)]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netpress.report.facts import RunFacts, StageFacts, number
-from netpress.report.figures import decimal, duration, label, percent, plain, share, short, whole
+from netpress.report.figures import decimal, duration, label, percent, plain, share, short, size, whole
 
 WORDS = ("epochs", "rounds", "amount", "importance", "layers", "preset", "method", "bits", "weights", "truncation")
 KINDS = ("selection.kind", "regrow.kind")
@@ -240,6 +240,40 @@ HEADLINE_FIGURES = {
     *("accuracy", "top5", "loss", "params", "operations", "score", "params_score", "operations_score"),
     *("convention", "dataset", "select_on", "layers"),
 }
+
+
+def read_footprint(score: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the network takes on a device; empty in the score.json of earlier versions."""
+    footprint = score.get("footprint")
+    return footprint if isinstance(footprint, dict) else {}
+
+
+def tabulate_memory(footprint: Mapping[str, Any]) -> Table | None:
+    """Memory of activations operation by operation, with bars; None where it is not known."""
+    operations = footprint.get("operations")
+    operations = [one for one in operations if isinstance(one, dict)] if isinstance(operations, list) else []
+    most = footprint.get("ram_bytes")
+    rows = [
+        [
+            _text(one.get("name")),
+            _text(one.get("kind")),
+            _text(_shape(one.get("output"))),
+            Cell(size(one.get("bytes")), _order(one.get("bytes")), share(one.get("bytes"), most)),
+        ]
+        for one in operations
+    ]
+    return Table(["operation", "kind", "result", "alive"], [False, False, False, True], rows) if rows else None
+
+
+def describe_alive(footprint: Mapping[str, Any]) -> str:
+    """What is alive at the peak, in words."""
+    alive = footprint.get("alive")
+    parts = [part for part in alive if isinstance(part, dict)] if isinstance(alive, list) else []
+    return ", ".join(f"{plain(part.get('name'))} {size(part.get('bytes'))}" for part in parts)
+
+
+def _shape(lengths: Any) -> str:
+    return "x".join(map(plain, lengths[1:])) if isinstance(lengths, list) else plain(lengths)
 
 
 def tabulate_beside(score: Mapping[str, Any]) -> Table | None:

@@ -22,7 +22,7 @@ from netpress.process.world import World
 from netpress.recipe.overrides import apply_overrides, data_changes
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import save_result
-from netpress.scoring import choose_settings
+from netpress.scoring import Limits, check_limits, choose_settings, list_excess, measure_footprint, trace_network
 from netpress.settings import Settings, parse
 from netpress.stage import STAGES, Context, Outlook, Stage
 
@@ -39,6 +39,7 @@ def apply_stage(
     seed: int = 0,
     classes_by_number: bool = False,
     options: RunOptions | None = None,
+    limits: Limits | None = None,
 ) -> Network:
     """Apply the stage `kind`, with settings given as `key=value`, to `network` and write the result to `out`.
 
@@ -46,6 +47,7 @@ def apply_stage(
     it is removed at the end. Data is loaded where the options or `dataset` name it, or where the network was
     trained on a data set that comes with netpress; it is divided as the network's file says, or as overrides that
     begin with `data.` ask for. `seed` divides it only where the file says nothing.
+    `limits` are for the result, as in a recipe.
     Raises UserError for an unknown stage, wrong settings, a stage that needs data and has none, or data that is not
     what the network was trained on.
     """
@@ -59,7 +61,8 @@ def apply_stage(
     if options.threads is not None:
         set_threads(options.threads)
     check_out(out)
-    _check(stage, network, settings, options)
+    limits = limits or Limits()
+    _check(stage, network, settings, options, limits)
     images = load_data_at_hand(
         network, options.data, dataset, changes, seed=seed, selects=True, console=options.console
     )
@@ -84,6 +87,10 @@ def apply_stage(
         if images is not None:
             evaluation = evaluate(result, images.selection, device=device)
             options.console.say(f"{kind}: {evaluation.accuracy:.2%} on the {images.select_on} images")
+    if limits != Limits():
+        footprint = measure_footprint(trace_network(result), result)
+        for excess in list_excess(limits, footprint, result).values():
+            options.console.warn(excess)
     return result
 
 
@@ -98,11 +105,14 @@ def _read_settings(
     return stage, parse(stage.settings, values, kind), changes
 
 
-def _check(stage: Stage, network: Network, settings: Settings, options: RunOptions) -> None:
+def _check(stage: Stage, network: Network, settings: Settings, options: RunOptions, limits: Limits) -> None:
     """Raise UserError, which names the stage, for what it would refuse."""
     try:
         outlook = Outlook(network, library=Library(options.allow_import), score_settings=choose_settings())
-        stage.plan(outlook, settings)
+        planned = stage.plan(outlook, settings)
+        if limits != Limits():
+            footprint = measure_footprint(trace_network(planned.network), planned.network)
+            check_limits(limits, footprint, planned.network, planned.undecided)
     except UserError as error:
         raise UserError(f"{stage.kind}: {error}") from None
 

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,26 @@ from netpress.runs.beginning import create_for, load_run_data, read_network
 from netpress.runs.environment import describe_environment, settle_threads
 from netpress.runs.jobs import RunOptions
 from netpress.runs.planning import plan_network
-from netpress.scoring import ScoreCard, ScoreSettings, score_trace, trace_network
+from netpress.scoring import (
+    Footprint,
+    ScoreCard,
+    ScoreSettings,
+    list_excess,
+    measure_footprint,
+    score_trace,
+    trace_network,
+)
 from netpress.settings import Settings
 from netpress.stage import Context, Stage, stage_name, stage_of
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `accuracy` is a fraction, `score` by the recipe's convention, `beside` its further cards."""
+    """What a run came to.
+
+    `accuracy` is a fraction, `score` by the recipe's convention, `beside` its further cards. `footprint` is what the
+    network takes on a device.
+    """
 
     folder: Path
     accuracy: float
@@ -40,6 +52,7 @@ class RunResult:
     score: float
     report: Path
     network: Network
+    footprint: Footprint
     beside: Mapping[str, ScoreCard] = field(default_factory=dict)
 
 
@@ -159,7 +172,10 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     def count(settings: ScoreSettings) -> ScoreCard:
         return score_trace(traced, settings, network.formats, accuracy=evaluation.accuracy, dataset=dataset.name)
 
-    card = count(recipe.score)
+    footprint = measure_footprint(traced, network)
+    for excess in list_excess(recipe.limits, footprint, network).values():
+        context.console.warn(excess)
+    card = replace(count(recipe.score), footprint=footprint)
     beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
     save_predictions(predictions_of(evaluation, dataset.test, dataset.classes, dataset.name), run.predictions)
@@ -175,4 +191,5 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
-    return RunResult(run.path, evaluation.accuracy, card.params, card.operations, card.score, report, network, beside)
+    counted = (card.params, card.operations, card.score)
+    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside)

@@ -19,8 +19,9 @@ from netpress.network import FILES, Library, Network, create
 from netpress.network.data import check_fit
 from netpress.recipe.schema import Recipe
 from netpress.runs.beginning import create_for, read_network, split_seed_of
-from netpress.scoring import ScoreCard, score_trace, trace_network
+from netpress.scoring import Footprint, ScoreCard, check_limits, measure_footprint, score_trace, trace_network
 from netpress.stage import Outlook, Plan, foresee, stage_of
+from netpress.tracing import Trace
 
 MOST_WEIGHED = 2**25
 """Weights that a plan draws and ranks, all prunings together: 128 MB. Beyond, all tensors are taken to lose the same
@@ -61,12 +62,36 @@ def plan_network(
     dataset = network.facts.get("dataset")
     counts = [(recipe.score.convention, recipe.score), *recipe.beside.items()]
     cards = [(name, score_trace(traced, settings, network.formats, dataset=dataset)) for name, settings in counts]
-    values = _tell(recipe, network, survey.train_images, plans, cards)
-    return Planned(values, list(plans.values())[-1].network)
+    footprints = _measure(network, traced, plans)
+    left = list(plans.values())[-1].network
+    check_limits(recipe.limits, footprints[-1], left, _undecided(plans))
+    values = _tell(recipe, network, survey.train_images, plans, cards, footprints)
+    return Planned(values, left)
+
+
+def _measure(network: Network, traced: Trace, plans: Mapping[str, Plan]) -> list[Footprint]:
+    """The footprint of the first network, and of what each stage would leave."""
+    measured = [(network, measure_footprint(traced, network))]
+    for plan in plans.values():
+        before, footprint = measured[-1]
+        if plan.network is not before:
+            footprint = measure_footprint(trace_network(plan.network), plan.network)
+        measured.append((plan.network, footprint))
+    return [footprint for _, footprint in measured]
+
+
+def _undecided(plans: Mapping[str, Plan]) -> list[str]:
+    """Which of flash and ram only the run itself can tell."""
+    return sorted({name for plan in plans.values() for name in plan.undecided})
 
 
 def _tell(
-    recipe: Recipe, network: Network, images: int, plans: Mapping[str, Plan], cards: list[tuple[str, ScoreCard]]
+    recipe: Recipe,
+    network: Network,
+    images: int,
+    plans: Mapping[str, Plan],
+    cards: list[tuple[str, ScoreCard]],
+    footprints: list[Footprint],
 ) -> dict[str, Any]:
     """The plan as plain values."""
     weights = sum(weight.numel() for weight in network.weights().values())
@@ -84,7 +109,12 @@ def _tell(
         "dense_beside": {name: _headline(other) for name, other in cards[1:]},
         "train_images": images,
         "epochs": epochs,
-        "stages": [{"name": name, "rows": plan.rows} for name, plan in plans.items()],
+        "stages": [
+            {"name": name, "rows": plan.rows, "footprint": footprint.totals(), "undecided": list(plan.undecided)}
+            for (name, plan), footprint in zip(plans.items(), footprints[1:], strict=True)
+        ],
+        "footprint": footprints[0].totals(),
+        "limits": recipe.limits.model_dump(exclude_none=True),
     }
 
 

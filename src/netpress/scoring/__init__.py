@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 from netpress.network import Network
 from netpress.scoring.card import Counted, Row, ScoreCard, relative_score
 from netpress.scoring.conventions import CONVENTIONS, ScoreSettings, choose_settings, conventions
+from netpress.scoring.footprint import Footprint
+from netpress.scoring.limits import Limits, check_limits, list_excess
+from netpress.scoring.memory import measure_footprint
 from netpress.scoring.rules import Rule
 from netpress.scoring.tracks import TRACKS, Track, choose_track
 from netpress.scoring.verify import Verification, verify
@@ -26,6 +29,8 @@ __all__ = [
     "CONVENTIONS",
     "TRACKS",
     "Counted",
+    "Footprint",
+    "Limits",
     "Operation",
     "Row",
     "Rule",
@@ -35,9 +40,12 @@ __all__ = [
     "Trace",
     "Track",
     "Verification",
+    "check_limits",
     "choose_settings",
     "conventions",
     "count_multiply_adds",
+    "list_excess",
+    "measure_footprint",
     "score",
     "score_trace",
     "trace",
@@ -74,7 +82,8 @@ def score(
     formats: dict[str, Any] = {} if isinstance(network, nn.Module) else network.formats
     traced = trace_network(network, input_size, examples=examples)
     accuracy = facts.get("accuracy") if accuracy is None else accuracy
-    return score_trace(traced, counting, formats, accuracy=accuracy, dataset=dataset or facts.get("dataset"))
+    card = score_trace(traced, counting, formats, accuracy=accuracy, dataset=dataset or facts.get("dataset"))
+    return replace(card, footprint=measure_footprint(traced, network if isinstance(network, Network) else None))
 
 
 def countable(network: Any, input_size: tuple[int, ...] | None) -> tuple[Any, tuple[int, ...] | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from netpress.errors import UserError
+from netpress.scoring.footprint import Footprint
 from netpress.scoring.rules import Rule, rule
 from netpress.scoring.tracks import Track
 from netpress.tracing.factors import LayerInFactors, describe_ranks
@@ -152,7 +153,8 @@ class ScoreCard:
     `assumed` says in words which widths were not the network's own. `accuracy` is a fraction, None if unknown.
     `extra` are further figures that a convention's authors printed. `alternatives` are the scores that other
     readings of the same rules give, by the settings that choose them. `in_factors` lists the layers in factors.
-    `printed` are the lines in which the convention's authors print a result, where they are known.
+    `printed` are the lines in which the convention's authors print a result, where they are known. `footprint` is what
+    the network takes on a device, whatever the convention; None where only its operations were counted.
     """
 
     convention: str
@@ -167,6 +169,7 @@ class ScoreCard:
     alternatives: Mapping[str, float] = field(default_factory=dict)
     in_factors: tuple[LayerInFactors, ...] = ()
     printed: tuple[str, ...] = ()
+    footprint: Footprint | None = None
 
     @property
     def params(self) -> float:
@@ -255,6 +258,7 @@ class ScoreCard:
             "extra": dict(self.extra),
             "printed": list(self.printed),
             "alternatives": dict(self.alternatives),
+            **({} if self.footprint is None else {"footprint": self.footprint.as_json()}),
             "in_factors": [layer.as_json() for layer in self.in_factors],
             "layers": [row.as_json() for row in self.grouped(per)],
         }

@@ -17,6 +17,7 @@ from netpress.errors import Failure, UserError
 from netpress.files import refuse_other_tools
 from netpress.scoring.card import ScoreCard
 from netpress.scoring.conventions import ScoreSettings
+from netpress.scoring.memory import measure_footprint
 from netpress.tracing.onnx.file import OpenSize
 from netpress.tracing.onnx.graph import OnnxGraph
 from netpress.tracing.operations import Shape
@@ -51,7 +52,9 @@ def score_onnx(
         )
     try:
         graph, assumed = _read(path, input_size, IMAGENET if "imagenet" in (settings.track, dataset) else CIFAR)
-        card = score_trace(graph.trace(), settings, graph.formats, accuracy=accuracy, dataset=dataset)
+        traced = graph.trace()
+        card = score_trace(traced, settings, graph.formats, accuracy=accuracy, dataset=dataset)
+        card = replace(card, footprint=measure_footprint(traced, formats=graph.formats))
     except (UserError, Failure) as error:
         text = _one_line(str(error) if str(error).startswith(str(path)) else f"{path}: {error}")
         raise (Failure if isinstance(error, Failure) else UserError)(text) from error

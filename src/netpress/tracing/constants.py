@@ -94,7 +94,8 @@ class Store:
             values = nonzeros if mask is None else values
             if mask is not None:
                 self.masked[id(tensor)] = exists
-        self.tensors[name] = Stored(name, tuple(tensor.shape), values, nonzeros, role)
+        bits = 8 * tensor.dtype.itemsize
+        self.tensors[name] = Stored(name, tuple(tensor.shape), values, nonzeros, role, bits=bits)
 
     def literal(self, tensor: Tensor, path: str) -> Value:
         """The value of a tensor that is new to the store: a user's module keeps it in its own way, or writes it out."""

@@ -25,7 +25,8 @@ class Stored:
     values are unknown (a module on the meta device). `role` is parameter, buffer or constant.
 
     `made_of` names the stored tensors that this one is calculated from before any example; `folded_into` is the
-    reverse: what is made of this tensor, and stored in its place unless it is itself `used` too.
+    reverse: what is made of this tensor, and stored in its place unless it is itself `used` too. `bits` is the width of
+    a value as torch keeps it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stored:
     used: bool = False
     made_of: tuple[str, ...] = ()
     folded_into: str = ""
+    bits: int = 32
 
     @property
     def count(self) -> int:
@@ -54,6 +56,10 @@ class Operation:
     `terms` says how many non-zero weights each dot product of a convolution, linear layer or matrix
     product has: pairs (terms, how many outputs have so many). `window` is the same without regard to
     zeros: terms of a dot product, or the number of values that a pool or reduction makes one of.
+
+    `buffer` names the operation in whose memory the result lies: itself (also as "") where it has memory of its own, of
+    `buffer_elements` elements (0: as many as the result has); an earlier one, or INPUT, where the result only shows
+    another's memory, as a view does, or is written into a part of it.
     """
 
     name: str
@@ -77,6 +83,8 @@ class Operation:
     output_of: tuple[str, ...] = ()
     within: str = ""
     share: float = 1.0
+    buffer: str = ""
+    buffer_elements: int = 0
 
     @property
     def outputs(self) -> int:
@@ -129,7 +137,8 @@ class Trace:
 
     `results` names the operations whose output the module returned, or INPUT. `examples` is over how
     many examples the operations' `share` is a mean; 0 if the flow does not depend on the example. `notes` say what the
-    module holds that is counted as something else. `in_factors` lists its layers in factors.
+    module holds that is counted as something else. `in_factors` lists its layers in factors. `paths` are the traces of
+    single examples that this one joins, one a path; none where every example takes the same.
     """
 
     operations: tuple[Operation, ...]
@@ -139,6 +148,7 @@ class Trace:
     examples: int = 0
     notes: tuple[str, ...] = ()
     in_factors: tuple[LayerInFactors, ...] = ()
+    paths: tuple["Trace", ...] = ()
 
     def __iter__(self) -> Any:
         return iter(self.operations)
@@ -154,6 +164,11 @@ class Trace:
     def multiply_adds(self) -> float:
         """Dense multiply-adds of an example."""
         return sum(operation.multiply_adds * operation.share for operation in self.operations)
+
+    @property
+    def nonzero_multiply_adds(self) -> float:
+        """Multiply-adds of an example by weights that are not zero."""
+        return sum(operation.products * operation.share for operation in self.operations)
 
     @property
     def unused(self) -> list[Stored]:
@@ -284,5 +299,5 @@ def merge_traces(traces: list[tuple[Trace, int]]) -> Trace:
             shares[operation.name] = shares.get(operation.name, 0) + count
         results.update((renamed.get(name, name), None) for name in trace.results)
     operations = tuple(replace(operation, share=shares[name] / total) for name, operation in merged.items())
-    first = traces[0][0]
-    return Trace(operations, stored, tuple(results), first.input_size, total, first.notes)
+    first, paths = traces[0][0], tuple(trace for trace, _ in traces)
+    return Trace(operations, stored, tuple(results), first.input_size, total, first.notes, paths=paths)

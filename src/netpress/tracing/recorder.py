@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from netpress.errors import UserError
+from netpress.tracing.buffers import Buffers
 from netpress.tracing.channels import Channels
 from netpress.tracing.constants import Made, Store, Value, of_constants
 from netpress.tracing.describing import Describer
@@ -71,6 +72,7 @@ class Recorder(TorchDispatchMode):
         self.stack: list[tuple[str, nn.Module, int]] = [("", module, 1)]
         self.calls: Counter[str] = Counter()
         self.channels = Channels()
+        self.buffers = Buffers(image)
         self.describer = Describer(self.store, self._value, self.positions)
         by_role: dict[str, list[tuple[str, Tensor]]] = {
             "parameter": list(module.named_parameters()),
@@ -202,7 +204,7 @@ class Recorder(TorchDispatchMode):
                 value = of_constants(operator, [] if fresh else inputs, tensor)
                 self._remember(tensor, Value(tensor, INPUT) if state or returned else value)
         elif outputs or targets:
-            self._operation(func, args, kwargs, inputs, result, outputs)
+            self._operation(func, args, kwargs, inputs, result, outputs, targets)
         for tensor in targets:
             source = self.operations[-1].name if varying else ""
             value = Value(tensor, source, () if varying else (Made(tensor, _origins(inputs)),))
@@ -229,7 +231,9 @@ class Recorder(TorchDispatchMode):
             )
         self.left = self.left or not isinstance(result, bool)
 
-    def _operation(self, func: Any, args: Any, kwargs: Any, inputs: list[Value], result: Any, outputs: Any) -> None:
+    def _operation(
+        self, func: Any, args: Any, kwargs: Any, inputs: list[Value], result: Any, outputs: Any, targets: list[Tensor]
+    ) -> None:
         operator = func.overloadpacket.__name__ if func.namespace == "aten" else str(func.overloadpacket)
         reading = read_operator(operator, args, kwargs, result)
         if reading is None:
@@ -242,8 +246,9 @@ class Recorder(TorchDispatchMode):
         reading = self.channels.follow(reading, func, args, kwargs, varying, outputs)
         self.within = within
         operation = self.describer.describe(reading, args, inputs, outputs[0], self.stack[-1], self.within)
+        buffer, elements = self.buffers.place(operation.name, outputs[0], targets)
         self.positions[operation.name] = len(self.operations)
-        self.operations.append(operation)
+        self.operations.append(replace(operation, buffer=buffer, buffer_elements=elements))
         for tensor in outputs:
             self._remember(tensor, Value(tensor, operation.name))
 

@@ -58,19 +58,25 @@ def merge_statistics(module: nn.Module) -> list[str]:
     takes no storage, so that a norm is two values a channel: what it is charged where it cannot be folded.
     A norm without scale and shift keeps its statistics.
     """
-    merged = []
-    for name, norm in module.named_modules():
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
-            continue
-        if norm.weight is None or norm.bias is None:
-            continue
+    norms = mergeable_norms(module)
+    for norm in norms.values():
+        assert norm.running_mean is not None and norm.running_var is not None
         factor = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
         norm.bias.copy_(norm.bias.double() - norm.running_mean.double() * factor)
         norm.weight.copy_(factor * (1 + norm.eps) ** 0.5)  # torch divides by sqrt(1 + eps) again
         norm.running_mean.zero_()
         norm.running_var.fill_(1)
-        merged.append(name)
-    return merged
+    return list(norms)
+
+
+def mergeable_norms(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The batch norms that have statistics, and a scale and a shift to bring them into."""
+    return {
+        name: norm
+        for name, norm in module.named_modules()
+        if isinstance(norm, nn.BatchNorm2d)
+        and not any(one is None for one in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+    }
 
 
 def is_foldable(layer: nn.Module, norm: nn.Module) -> bool:
