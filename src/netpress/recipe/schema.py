@@ -199,7 +199,7 @@ def _explain_family(name: str, presets: Sequence[str], settings: dict[str, Any])
 
 def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
     """Validate a recipe given as plain values. Raises SettingsError with all problems."""
-    if values.get("networks", {}) != {}:  # an empty table, as a dumped recipe has, is that of one network
+    if "networks" in values:
         return _check_networks(values, source)
     problems = find_unquoted_paths(values.get("sweep"))
     model = values.get("model")
