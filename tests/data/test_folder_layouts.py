@@ -180,7 +180,7 @@ def test_plan_opens_no_image(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened"))
     planned = plan_recipe(recipe, tmp_path)
     assert planned["train_images"] == 14  # of 20, 4 for the test and 2 of the rest for validation
-    many = check_recipe({**recipe.model_dump(mode="json", exclude_none=True), "data": {**values, "train_images": 15}})
+    many = check_recipe({**recipe.values, "data": {**values, "train_images": 15}})
     with pytest.raises(UserError, match=r"data\.train_images: 15 is more than the 14 images"):
         plan_recipe(many, tmp_path)
 
