@@ -36,7 +36,8 @@ def test_a_run_counts_and_tells_each(call, tmp_path):
     }
     assert list(figures["beside"]) == list(expected)
     for name, card in expected.items():
-        assert figures["beside"][name] == json.loads(json.dumps(card.as_json())), name
+        told = {key: value for key, value in card.as_json().items() if key != "footprint"}  # the run's own card has it
+        assert figures["beside"][name] == json.loads(json.dumps(told)), name
     assert figures["convention"] == "official"
     assert figures["score"] == netpress.score(network).score
     assert figures["beside"]["wave"]["score"] < figures["beside"]["whole"]["score"]

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 20  # for one plan
 MEMORY = 2 << 20  # KiB, for all of this
+GROWTH = 2**16  # KiB beyond what other tests of the process have taken already
 DEEP: Any = functools.reduce(lambda inner, _: [inner], range(3000), 0)
 EDGES: list[Any] = [
     *(0, -1, 1, 2**62, 2**64, 10**5000, -(10**400)),
@@ -175,7 +176,7 @@ def test_edge_values_of_every_setting(quick_traces: None) -> None:
             (path, type(value).__name__, next(place for place, edge in enumerate(EDGES) if edge is value)), attempt
         )
     assert planned > 20  # some edges are fine
-    assert most_memory() <= max(before, MEMORY)
+    assert most_memory() <= max(before + GROWTH, MEMORY)
 
 
 def tables_and_lists(value: Any) -> list[Any]:
@@ -263,4 +264,4 @@ def test_mutated_recipes(quick_traces: None, tmp_path: Path, monkeypatch: pytest
 
         planned += ends_well(f"mutant {number}", attempt)
     assert planned > MUTANTS / 10
-    assert most_memory() <= max(before, MEMORY)
+    assert most_memory() <= max(before + GROWTH, MEMORY)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from netpress.compression.masks import add_masks
 from netpress.network import Network, copy, create, inspect_file, load, resolve, save
+from netpress.process.console import write_bytes
 from netpress.runs.apply import apply_stage
 from netpress.scoring import Footprint, measure_footprint, score, trace, trace_network
-from netpress.scoring.footprint import write_bytes, write_count
+from netpress.scoring.footprint import write_count
 from netpress.scoring.memory import tensor_bytes
 
 ROOT = Path(__file__).parents[2]

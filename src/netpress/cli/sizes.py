@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def print_footprint(footprint: "Footprint") -> None:
     """Print flash, memory with its peak, and multiply-adds, a line each."""
-    from netpress.scoring.footprint import write_bytes, write_count
+    from netpress.process.console import write_bytes
+    from netpress.scoring.footprint import write_count
 
     print(f"flash       {write_bytes(footprint.flash_bytes)}: weights, masks, scales and biases as stored")
     print(visible(f"RAM         {write_bytes(footprint.ram_bytes)} of activations {footprint.tell_peak()}"))
@@ -21,7 +22,8 @@ def print_footprint(footprint: "Footprint") -> None:
 
 def tabulate_sizes(totals: Mapping[str, Any]) -> dict[str, str]:
     """The totals of a footprint as cells of a table, with their units."""
-    from netpress.scoring.footprint import write_bytes, write_count
+    from netpress.process.console import write_bytes
+    from netpress.scoring.footprint import write_count
 
     return {
         "flash": write_bytes(totals["flash_bytes"]),

@@ -265,6 +265,14 @@ def _describe_figure(name: str, value: Any) -> str:
     return f"{name.replace('_', ' ')} {value if isinstance(value, int) else format(value, '.4g')}"
 
 
+def write_bytes(count: float) -> str:
+    """Bytes for people: 1023 B, 260.6 KiB, 1.20 MiB (1 KiB is 1024 bytes, as a limit's K is)."""
+    for size, unit, digits in ((2**30, "GiB", 2), (2**20, "MiB", 2), (1024, "KiB", 1)):
+        if count >= size:
+            return f"{count / size:,.{digits}f} {unit}"
+    return f"{count:,.0f} B"
+
+
 def describe_seconds(seconds: float) -> str:
     """A time in the two units that matter: `8 s`, `2 min 05 s`, `3 h 20 min`, `2 d 4 h`."""
     whole = round(seconds)

@@ -8,9 +8,8 @@ Each function takes any value. What is no number becomes a dash.
 import re
 from typing import Any
 
-from netpress.process.console import describe_seconds
+from netpress.process.console import describe_seconds, write_bytes
 from netpress.report.facts import number
-from netpress.scoring.footprint import write_bytes
 
 NOTHING = "\N{EN DASH}"
 

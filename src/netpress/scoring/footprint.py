@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from netpress.process.console import write_bytes
 from netpress.tracing.operations import Shape
 
 KIB = 1024
@@ -70,14 +71,6 @@ class Footprint:
         output = "x".join(map(str, self.peak.output[1:]))
         parts = ", ".join(f"{name} {write_bytes(size)}" for name, size in self.alive)
         return f"at {self.peak.name} ({self.peak.function}, output {output}), where these are alive: {parts}"
-
-
-def write_bytes(count: float) -> str:
-    """Bytes for people: 1023 B, 260.6 KiB, 1.20 MiB (1 KiB is 1024 bytes, as a limit's K is)."""
-    for size, unit, digits in ((KIB**3, "GiB", 2), (KIB**2, "MiB", 2), (KIB, "KiB", 1)):
-        if count >= size:
-            return f"{count / size:,.{digits}f} {unit}"
-    return f"{count:,.0f} B"
 
 
 def write_count(count: float) -> str:

@@ -19,7 +19,8 @@ from netpress.errors import UserError, quote
 from netpress.network import Network
 from netpress.network.tensors import stored_bytes
 from netpress.numerics.formats import parse_format
-from netpress.scoring.footprint import Footprint, write_bytes
+from netpress.process.console import write_bytes
+from netpress.scoring.footprint import Footprint
 from netpress.scoring.memory import tensor_bytes
 from netpress.settings import Settings, at_least, at_most
 

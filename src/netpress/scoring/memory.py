@@ -66,6 +66,10 @@ def _walk(path: Trace, formats: Mapping[str, Any]) -> Walk:
     lifetimes = find_lifetimes(path)
     operations = path.by_name
     sizes = [-(-lifetime.elements * _bits(lifetime, operations, widths) // 8) for lifetime in lifetimes]
+    if not path.operations:  # the image alone goes in and comes out
+        image = tuple((lifetime.name, size) for lifetime, size in zip(lifetimes, sizes, strict=True))
+        elements = sum(lifetime.elements for lifetime in lifetimes)
+        return (Need("image", "input", (1, elements), sum(sizes)),), image
     totals = sum_alive(lifetimes, sizes, len(path.operations))
     needs = tuple(
         Need(operation.name, operation.function, operation.output, total)
