@@ -103,8 +103,9 @@ class TrainingStep:
     ) -> Tensor:
         """Take one step on the images numbered `indices` (on the device): [loss, SRIP term, images right], float64.
 
-        `size` is the side in pixels to which they are reduced, where they are. The loss is the mean over the batch without the SRIP term. The weights move even where the loss is not
-        finite: on a GPU nobody looks at it before they do.
+        `size` is the side in pixels to which they are reduced, where they are. The loss is the mean over the batch
+        without the SRIP term. The weights move even where the loss is not finite: on a GPU nobody looks at it before
+        they do.
         """
         randomness.seed_global()
         pixels, mixed = self.prepare(indices, randomness, size)
