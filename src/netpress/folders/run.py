@@ -8,6 +8,8 @@ runs/NAME/recipe.toml        the resolved recipe: every setting stated
           log.tsv            of these, accuracy on the training and the selection images after each epoch, in percent
           network.netpress   the result
           predictions.safetensors    the class that the result gives to each test image
+          judgement.json     what the networks of all stages say of the test images
+          pictures/          examples.png augmented.png mistakes.png: what is learnt from, and what is mistaken
           score.json         its accuracy and score card: the run is finished
           report.html        the page
           stages.json        of a sweep's member that was asked for it: what each stage and round left
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netpress.errors import UserError
+from netpress.errors import Failure, UserError
 from netpress.files import atomic_write, read_object, read_text
 from netpress.folders.holding import held, is_empty, refuse_other_contents, remove_written
 from netpress.folders.stage import METRICS, NETWORK, STAGE_FILES, StageFolder, format_accuracies, format_metrics
@@ -34,6 +36,11 @@ ACCURACIES = "log.tsv"
 PREDICTIONS = "predictions.safetensors"
 SCORE = "score.json"
 REPORT = "report.html"
+JUDGEMENT = "judgement.json"
+PICTURES = "pictures"
+EXAMPLES = "examples.json"
+"""In the pictures' folder: what those of examples show; the last that is written of them."""
+PICTURE_NAMES = ("examples", "augmented", "mistakes")
 STAGES = "stages.json"
 Resolve = Callable[[str], str]
 SEVERAL = {"sweep": b"\n[sweep]\n", "chain": b"\n[networks]\n"}
@@ -87,6 +94,18 @@ class RunFolder:
         return self.path / REPORT
 
     @property
+    def judgement(self) -> Path:
+        return self.path / JUDGEMENT
+
+    @property
+    def examples(self) -> Path:
+        return self.path / PICTURES / EXAMPLES
+
+    def picture(self, name: str) -> Path:
+        """The picture called `name`, one of PICTURE_NAMES, whether it is there or not."""
+        return self.path / PICTURES / f"{name}.png"
+
+    @property
     def stage_figures(self) -> Path:
         return self.path / STAGES
 
@@ -130,6 +149,13 @@ class RunFolder:
     def read_score(self) -> dict[str, Any]:
         """The final figures. Raises UserError where the run is not finished, Failure where the file is damaged."""
         return read_object(self.score)
+
+    def read_judgement(self) -> dict[str, Any]:
+        """What was measured on the test images so far; empty where nothing was, or what was written is damaged."""
+        try:
+            return read_object(self.judgement, stages=dict)
+        except (UserError, Failure):  # it is measured again
+            return {}
 
     def write_score(self, figures: dict[str, Any]) -> None:
         """Write the final figures, after which the run is finished."""
@@ -228,5 +254,18 @@ class RunFolder:
         """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
         for stage in self.stages():
             remove_written(stage.path, STAGE_FILES)
-        for name in (STAGES, METRICS, ACCURACIES, SCORE, PREDICTIONS, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
+        remove_written(self.path / PICTURES, (EXAMPLES, *(f"{name}.png" for name in PICTURE_NAMES)))
+        for name in (
+            STAGES,
+            METRICS,
+            ACCURACIES,
+            SCORE,
+            JUDGEMENT,
+            PREDICTIONS,
+            REPORT,
+            NETWORK,
+            ENVIRONMENT,
+            LOG,
+            RECIPE,
+        ):
             (self.path / name).unlink(missing_ok=True)

@@ -22,7 +22,9 @@ from netpress.recipe.schema import Recipe, resolve_again
 from netpress.report import make_report
 from netpress.runs.beginning import create_for, load_run_data, read_network
 from netpress.runs.environment import describe_environment, settle_threads
+from netpress.runs.illustrating import illustrate
 from netpress.runs.jobs import RunOptions
+from netpress.runs.judging import judge
 from netpress.runs.planning import plan_network
 from netpress.scoring import (
     Footprint,
@@ -98,6 +100,7 @@ def _begin(
     if needed is not None:
         where[NEEDED] = needed
     settle_threads(run.settle_environment(where, console.warn))
+    illustrate(run, recipe, dataset)
     # First weights can depend on the number of threads, which is settled now.
     initial = named or create_for(dataset, recipe.model_table, seed=recipe.seed)
     return initial, [
@@ -179,6 +182,7 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
     save_predictions(predictions_of(evaluation, dataset.test, dataset.classes, dataset.name), run.predictions)
+    judge(run, recipe, network, evaluation, context)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,
         "top5": evaluation.top5,
