@@ -112,10 +112,10 @@ def _open(path: Path, problems: list[str]) -> Image.Image | None:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise ValueError("it is too large for a contact sheet")
+                raise ValueError("too large for a contact sheet")
             return image.convert("L" if image.mode == "L" else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problems.append(f"pictures/{path.name} cannot be read: {error}")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        problems.append(f"pictures/{path.name} is no sound PNG of a contact sheet")
         return None
 
 
