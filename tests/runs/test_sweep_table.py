@@ -60,7 +60,7 @@ def test_the_plot_puts_dots_where_they_belong():
     assert (other[0] - low[0]) / (high[0] - low[0]) == pytest.approx(3 / 7, abs=0.01)
     assert (low[1] - other[1]) / (low[1] - high[1]) == pytest.approx(5 / 11, abs=0.01)
     assert drawn.count('class="spread"') == 1 and drawn.count('class="gate"') == 1
-    assert re.findall(r'class="name"[^>]*>([^<]*)<', drawn) == ["3", "b", "1"]
+    assert re.findall(r'class="name"[^>]*>([^<]*)<', drawn) == ["i 3", "b", "i 1"]
     crowded = [Point("c", f"i {i}", 0.01, 0.5, 0.0, ((0.01, 0.5),)) for i in range(3)]
     assert str(draw_points([*points, *crowded])).count('class="name"') == 4  # three in one place share a label
     assert draw_points([]) is None

@@ -114,7 +114,9 @@ def read_answers(judgement: Mapping[str, Any]) -> Answers:
         },
         classes=[_class(entry, place, matrix) for place, entry in enumerate(entries)] if known else [],
         matrix=matrix,
-        mistakes=[one for row in _list(judgement, "mistakes") if (one := _mistake(row, len(names)))] if known else [],
+        mistakes=[wrong for row in _list(judgement, "mistakes") if (wrong := _mistake(row, len(names)))]
+        if known
+        else [],
         bins=[one for row in _list(calibration, "bins") if (one := _bin(row))],
         calibration_error=number(calibration.get("error")),
         of_cosines=judgement.get("of_cosines") is True,

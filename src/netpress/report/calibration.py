@@ -35,7 +35,7 @@ def draw_calibration(bins: Sequence[Bin]) -> Markup | None:
     return Markup(
         '<figure class="plot colour-0 calibration"><svg viewBox="0 0 {} {}" style="max-width:{}px" role="img" '
         'aria-label="Accuracy against probability: {}">{}</svg></figure>'
-    ).format(LEFT + SIDE + 14, TOP + SIDE + FOOT, round(1.2 * (LEFT + SIDE)), told, Markup().join(drawn))
+    ).format(LEFT + SIDE + 24, TOP + SIDE + FOOT, round(1.2 * (LEFT + SIDE)), told, Markup().join(drawn))
 
 
 def _rules() -> Markup:

@@ -24,18 +24,12 @@ def draw_confusion(answers: Answers) -> Markup | None:
     if classes < 2 or not answers.matrix:
         return None
     named = classes <= MOST_NAMES
-    room = 8 + 7.2 * max(len(_short(one.name)) for one in answers.classes) if named else 26
+    room = 8 + 7.2 * max(len(_short(one.name)) for one in answers.classes) if named else 2
     cell = SIDE / classes
     drawn = [*_cells(answers, room, cell), _frame(room)]
     if classes <= MOST_COUNTS:
         drawn += [_count(pair, answers, room, cell) for pair in answers.matrix]
     drawn += _names(answers, room, cell) if named else []
-    drawn.append(Markup('<text class="axis" x="{:.1f}" y="14">given</text>').format(room))
-    drawn.append(
-        Markup('<text class="axis" transform="translate(14,{:.1f}) rotate(-90)" text-anchor="end">true</text>').format(
-            room + 2
-        )
-    )
     top = f"{classes} classes; " + "; ".join(tell_pair(pair, answers) for pair in answers.confused[:3])
     return Markup(
         '<figure class="plot confusion"><svg viewBox="0 0 {0:.0f} {0:.0f}" style="max-width:{0:.0f}px" role="img" '
@@ -73,7 +67,7 @@ def tabulate_classes(answers: Answers, places: Sequence[int]) -> Table:
     rows = []
     for place in places:
         one = answers.classes[place]
-        wrong = ", ".join(f"{answers.classes[other].name} {count}" for other, count in one.taken_for[:3])
+        wrong = ", ".join(f"{answers.classes[other].name} ({count})" for other, count in one.taken_for[:3])
         accuracy = one.accuracy
         rows.append(
             [
@@ -154,12 +148,12 @@ def _names(answers: Answers, room: float, cell: float) -> list[Markup]:
 
 
 def _legend() -> Markup:
-    keys = [
-        Markup(
-            '<span><svg viewBox="0 0 10 10" aria-hidden="true"><rect class="cell {}" width="10" height="10"/></svg>{}</span>'
-        ).format(kind, words)
-        for kind, words in (("right", "right"), ("wrong", "taken for another"))
-    ]
-    return Markup(
-        "<figcaption>{} <span>the stronger the colour, the larger the share of the true class</span></figcaption>"
-    ).format(Markup().join(keys))
+    key = Markup(
+        '<span><svg viewBox="0 0 10 10" aria-hidden="true"><rect class="cell {}" width="10" height="10"/></svg>'
+        "{}</span>"
+    )
+    return Markup("<figcaption>{}{}<span>{}</span></figcaption>").format(
+        key.format("right", "right"),
+        key.format("wrong", "taken for another"),
+        "A row is a true class, a column what the network says; the stronger the colour, the larger the share.",
+    )

@@ -60,10 +60,12 @@ CHARTS = (
         percent,
         of_accuracies=True,
     ),
-    Chart("Loss", {"selection_loss": "selection images", "loss": "training images"}, _plain, may_be_logarithmic=True),
+    Chart(
+        "Loss, nats", {"selection_loss": "selection images", "loss": "training images"}, _plain, may_be_logarithmic=True
+    ),
     Chart("Learning rate", {"learning_rate": "learning rate"}, _plain, floor=0.0),
     Chart("Regularizer", {"regularizer": "regularizer"}, _plain, floor=0.0),
-    Chart("Speed", {"images_per_second": "images/s"}, lambda value: f"{value:,.0f}", floor=0.0),
+    Chart("Speed, images/s", {"images_per_second": "images/s"}, lambda value: f"{value:,.0f}", floor=0.0),
 )
 INSIDE = {"learning_rate": "learning_rates"}
 """Figures that are also logged within the epoch: a list of [place in the epoch, value]."""
@@ -181,7 +183,7 @@ def _find_curves(
         if key in INSIDE and len(epochs) <= MOST_POINTS:
             inside = [_inside(epochs, INSIDE[key], band) for band in bands]
             parts = [own or part for own, part in zip(inside, parts, strict=True)]
-        begun = [(band.start, falls[band.name]) for band in bands if band.name in falls and key == FALLING]
+        begun = [(float(band.start), falls[band.name]) for band in bands if band.name in falls and key == FALLING]
         for band, part in zip(bands, parts, strict=True):
             part[:0] = [fall for fall in begun if fall[0] == band.start]
         if any(parts):
@@ -336,7 +338,9 @@ def _draw_rules(ticks: Sequence[float], y: Callable[[float], float], write: Call
 
 
 def _short_tick(write: Callable[[float], str], tick: float) -> str:
-    return f"{tick:.4g}" if write is _plain else write(tick).replace(".00%", "%")
+    if write is percent:
+        return f"{tick * 100:.4g}%"
+    return f"{tick:.4g}" if write is _plain else write(tick)
 
 
 def _draw_epochs(epochs: int, x: Callable[[float], float]) -> Markup:

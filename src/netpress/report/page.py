@@ -21,7 +21,7 @@ from netpress.report.images import (
     list_warnings,
     tabulate_counts,
 )
-from netpress.report.pictures import Examples, read_examples, read_mistakes
+from netpress.report.pictures import Examples, Picture, read_examples, read_mistakes
 from netpress.report.stages import draw_stages, tabulate_stages, write_interval
 from netpress.report.tables import (
     costs_nothing,
@@ -116,7 +116,7 @@ def _results(run: RunFacts, answers: Answers) -> dict[str, Any]:
 def _mistakes(folder: RunFolder, answers: Answers, problems: list[str]) -> dict[str, Any]:
     """Where the result is wrong."""
     order = order_classes(answers)
-    pictures = read_mistakes(folder, len(answers.mistakes), problems)
+    pictures: list[Picture | None] = [*read_mistakes(folder, len(answers.mistakes), problems)]
     return {
         "answers": answers,
         "confusion": draw_confusion(answers),

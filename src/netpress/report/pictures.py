@@ -95,9 +95,10 @@ def _read_facts(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(facts, dict):
         return None
-    names, shown, side = facts.get("classes"), facts.get("shown"), facts.get("side")
-    sound = isinstance(names, list) and all(isinstance(name, str) for name in names) and names
-    sound = sound and _are_counts(shown, len(names)) and isinstance(side, int) and 0 < side <= 4096
+    names, side = facts.get("classes"), facts.get("side")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    sound = _are_counts(facts.get("shown"), len(names)) and type(side) is int and 0 < side <= 4096
     return facts if sound else None
 
 

@@ -11,7 +11,7 @@ from netpress.report.figures import decimal, duration, percent, short, size, who
 from netpress.report.plot import CIRCLE, Axis, Frame, draw_line, draw_mark
 from netpress.report.tables import Cell, Table, sparsity
 
-FRAME = Frame(width=760, height=320, left=62, right=30, top=26, bottom=48)
+FRAME = Frame(width=520, height=280, left=58, right=30, top=26, bottom=48)
 LETTER = 7  # units of the drawing that a letter takes, about
 KIB = 1024
 

@@ -54,8 +54,8 @@ def describe_augmentation(augment: Table) -> str:
         said.append(f"random {' and '.join(map(plain, jitter))}")
     crop = _table(augment, "resized_crop")
     if crop:
-        scale = crop.get("scale")
-        share = f" of {percent(scale[0], 0)} to {percent(scale[1], 0)} of the area" if _is_pair(scale) else ""
+        low, high = _pair(crop.get("scale"))
+        share = "" if low is None else f" of {percent(low, 0)} to {percent(high, 0)} of the area"
         said.append(f"a random part{share}, stretched")
     if number(augment.get("crop")):
         said.append(f"shifted by up to {whole(augment['crop'])} pixels")
@@ -70,10 +70,8 @@ def describe_model(model: Table) -> str:
     """The family or the file that a run begins with, and its settings."""
     settings = dict(model)
     name = settings.pop("family", settings.pop("network", None))
-    preset = settings.pop("preset", None)
-    title = f"{plain(name)}, size {plain(preset)}" if preset is not None else plain(name)
-    told = [f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items()]
-    return ", ".join([title, *told])
+    told = ", ".join(f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items())
+    return f"{plain(name)} ({told})" if told else plain(name)
 
 
 def describe_data(data: Table, images: str) -> list[str]:
@@ -221,5 +219,7 @@ def _table(values: Table, name: str) -> Table:
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(number(end) is not None for end in value)
+def _pair(value: Any) -> tuple[float | None, float | None]:
+    """Two numbers; None for both where it is anything else."""
+    ends = [number(end) for end in value] if isinstance(value, list) else []
+    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else (None, None)

@@ -4,16 +4,21 @@ import csv
 import io
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
-from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short
-from netpress.report.sweep import Point, render_sweep
+from netpress.folders.run import REPORT
+from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short, size
+from netpress.report.sweep import FLASH, RAM, SCORE, Measure, Point, render_sweep
 from netpress.report.tables import Cell, Table, write_markdown
 
 FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "seconds")
 COUNTS = ("params", "operations", "score")  # of a score card beside the first
+MEMORY = {"flash_bytes": "flash", "ram_bytes": "RAM"}  # of a footprint
+MEASURES = {SCORE: "score", FLASH: "flash_bytes", RAM: "ram_bytes"}  # what accuracy is plotted against
+KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,17 @@ class Row:
     `beside` the same COUNTS by other conventions, by the name of their table in the recipe."""
     state: str
     """done, not begun, not finished, or failed with its message."""
+
+    @property
+    def footprint(self) -> dict[str, Any]:
+        """What it takes on a device, by the names of a footprint; empty where that was not measured."""
+        found = self.figures.get("footprint")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def page(self) -> str:
+        """Where its own page lies, seen from the sweep's; empty where there is none yet."""
+        return str(PurePosixPath(self.member) / REPORT) if self.state == "done" else ""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -116,7 +132,7 @@ class SweepTable:
             state=self.state,
             finished=not self._unfinished(),
             dataset=self.dataset,
-            points=self.points(),
+            points={measure: self.points(measure) for measure in MEASURES},
             means=self.mean_table(),
             runs=self.run_table(),
             recipe_text=recipe_text,
@@ -125,15 +141,17 @@ class SweepTable:
     def mean_table(self) -> Table:
         """A row a group of equal runs: accuracy and score with their spread over seeds."""
         repeats = self._repeats()
-        names = [*self.columns, *(["runs"] if repeats else []), "accuracy", "score", "parameters", "operations"]
+        names = [*self.columns, *(["runs"] if repeats else []), "accuracy", "score", *self.memory.values()]
+        names += ["parameters", "operations"]
         names += [f"{count} ({name})" for name in self.beside for count in ("score", "parameters", "operations")]
         rows = []
         for mean in self.means:
             first = mean.rows[0]
-            cells = [_cell(value) for value in self._values(first)]
+            cells = self._name_cells(first, linked=len(mean.rows) == 1)
             cells += [Cell(str(len(mean.rows)), len(mean.rows))] if repeats else []
             cells.append(Cell(percent(mean.accuracy) + _spread(mean, mean.accuracy_spread * 100, 2), mean.accuracy))
             cells.append(Cell(decimal(mean.score) + _spread(mean, mean.score_spread, 5), mean.score))
+            cells += [_memory_cell(mean.rows, name) for name in self.memory]
             for name in ("params", "operations"):
                 value = statistics.fmean(row.figures[name] for row in mean.rows)
                 cells.append(Cell(short(value), value))
@@ -143,10 +161,23 @@ class SweepTable:
 
     def run_table(self) -> Table:
         """A row a run (and stage)."""
-        names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", "sparsity", "time", "state"]
+        memory = self.memory
+        names = [
+            *self.columns,
+            "seed",
+            "accuracy",
+            "top-5",
+            "loss",
+            "score",
+            *memory.values(),
+            "sparsity",
+            "time",
+            "state",
+        ]
         rows = []
         for row in self.rows:
-            cells = [_cell(value) for value in self._values(row)] + [Cell(str(row.seed), row.seed)]
+            cells = self._name_cells(row, linked=True)
+            cells.append(Cell(str(row.seed), row.seed, link="" if cells else row.page))
             writers = [
                 ("accuracy", percent),
                 ("top5", percent),
@@ -157,27 +188,47 @@ class SweepTable:
             ]
             figures = {name: value for name, value in row.figures.items() if value is not None}  # no top-5 of 5 classes
             cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in writers]
+            cells[-2:-2] = [_memory_cell([row], name) for name in memory]
             rows.append([*cells, Cell(row.state, row.state)])
         return _table(names, rows)
 
-    def points(self) -> list[Point]:
-        """The dots of the plot: a line runs along the stages, or else the last column of the grid."""
+    @cached_property
+    def memory(self) -> dict[str, str]:
+        """The columns of bytes that any row has, by what a footprint calls them."""
+        return {name: words for name, words in MEMORY.items() if any(name in row.footprint for row in self.rows)}
+
+    def points(self, measure: Measure = SCORE) -> list[Point]:
+        """The dots of the plot against a measure, of rows that have it: a line runs along the stages, or else the last
+        column of the grid.
+        """
         columns = self.columns
         along = columns[-1] if columns and columns[-1] != "variant" else None
         points = []
         for mean in self.means:
             texts = [plain(value) for value in self._values(mean.rows[0])]
-            points.append(
-                Point(
-                    series=", ".join(texts[:-1] if along else texts) or self.name,
-                    label=f"{along} {texts[-1]}" if along else "",
-                    cost=mean.score,
-                    accuracy=mean.accuracy,
-                    spread=mean.accuracy_spread,
-                    runs=tuple((row.figures["score"], row.figures["accuracy"]) for row in mean.rows),
+            costs = [_cost(row, measure) for row in mean.rows]
+            runs = [
+                (cost, row.figures["accuracy"]) for cost, row in zip(costs, mean.rows, strict=True) if cost is not None
+            ]
+            if len(runs) == len(mean.rows):
+                points.append(
+                    Point(
+                        series=", ".join(texts[:-1] if along else texts) or self.name,
+                        label=f"{along} {texts[-1]}" if along else "",
+                        cost=statistics.fmean(cost for cost, _ in runs),
+                        accuracy=mean.accuracy,
+                        spread=mean.accuracy_spread,
+                        runs=tuple(runs),
+                    )
                 )
-            )
         return points
+
+    def _name_cells(self, row: Row, linked: bool) -> list[Cell]:
+        """What tells the row apart; the first cell leads to its page."""
+        cells = [_cell(value) for value in self._values(row)]
+        if cells and linked:
+            cells[0] = replace(cells[0], link=row.page)
+        return cells
 
     def _values(self, row: Row) -> list[Any]:
         """The row's values in `columns`."""
@@ -221,6 +272,22 @@ def _count_cells(mean: Mean, name: str) -> list[Cell]:
         statistics.fmean(card[count] for card in cards) for count in ("score", "params", "operations")
     )
     return [Cell(decimal(score), score), Cell(short(params), params), Cell(short(operations), operations)]
+
+
+def _cost(row: Row, measure: Measure) -> float | None:
+    """What it costs by a measure; None where it is not known."""
+    name = MEASURES[measure]
+    value = row.figures.get(name) if measure is SCORE else row.footprint.get(name)
+    if not isinstance(value, int | float):
+        return None
+    return value if measure is SCORE else value / KIB
+
+
+def _memory_cell(rows: Sequence[Row], name: str) -> Cell:
+    """Mean bytes over the rows that have them."""
+    known = [row.footprint[name] for row in rows if isinstance(row.footprint.get(name), int | float)]
+    value = statistics.fmean(known) if known else None
+    return Cell(size(value), -1.0 if value is None else value)
 
 
 def _cell(value: Any) -> Cell:
