@@ -220,7 +220,7 @@ def test_a_finished_run_is_told_whole(run: Path) -> None:
         "180,182",  # non-zero weights after 02-prune
         "60.0%",  # its sparsity
         "20 min 34 s",  # its time
-        "removes 60% of the weights in 2 rounds 4 epochs",  # asked of 02-prune
+        "removes 60% of the weights in 2 rounds then trains 4 epochs",  # asked of 02-prune
         "Example processor, 2 cores, Linux",
         "0123456789ab...",
         "loss 1.432, on the test images of cifar100",

@@ -67,7 +67,7 @@ def _row(stage: StageFacts, answers: StageAnswers | None) -> list[Cell]:
         Cell(percent(stage.done.get("accuracy")), _order(stage.done.get("accuracy"))),
         *(Cell(write(value), _order(value)) for value, write in costs),
         Cell(percent(zeros, 1), _order(zeros), zeros),
-        Cell(duration(stage.seconds), _order(stage.seconds)),
+        Cell(duration(stage.seconds or None), _order(stage.seconds or None)),  # 0: it logged nothing that took time
     ]
 
 

@@ -19,7 +19,10 @@ def describe_stage(stage: StageFacts) -> list[str]:
     """What a stage was asked to do, a phrase each: first its own work, then the training that it brings."""
     own = WORK.get(stage.kind, _nothing)(stage.settings)
     training = stage.settings if stage.kind == "train" else _table(stage.settings, "train")
-    return own + (describe_training(training) if training else [])
+    phrases = describe_training(training) if training else []
+    if own and phrases:
+        phrases[0] = f"then trains {phrases[0]}"
+    return own + phrases
 
 
 def describe_training(training: Table) -> list[str]:
@@ -112,7 +115,8 @@ def _rate(optimizer: Table, schedule: Table) -> str:
     kind = plain(schedule.get("kind"))
     falls = SCHEDULES.get(kind, lambda other: f", schedule {kind}" if schedule else "")(schedule)
     warmup = number(schedule.get("warmup"))
-    rises = f", rising over the first {plain(warmup)} epochs" if warmup else ""
+    first = "epoch" if warmup == 1 else f"{plain(warmup)} epochs"
+    rises = f", rising over the first {first}" if warmup else ""
     return f"learning rate {plain(rate)}{rises}{falls}"
 
 
