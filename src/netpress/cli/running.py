@@ -21,6 +21,7 @@ from netpress.cli.options import (
     Ram,
     RecipeName,
     Seed,
+    TensorBoard,
     Threads,
     limit_overrides,
     print_json,
@@ -53,6 +54,7 @@ def run(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -76,6 +78,7 @@ def run(
         allow_import=allow_import,
         answers=answers,
         answers_limit=answers_limit,
+        tensorboard=tensorboard,
     )
     if resolved.sweep is not None:
         from netpress.runs.sweep import read_sweep, run_sweep
