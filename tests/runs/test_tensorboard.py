@@ -56,7 +56,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def figures(lines: list[dict]) -> list[tuple[str, int, float]]:
-    """What they should hold, worked out apart: numbers by their keys, over the epoch, else the round, else the place."""
+    """What they should hold, worked out apart: numbers over the epoch, else the round, else the place of the line."""
     told = []
     for place, line in enumerate(lines, 1):
         over = "epoch" if "epoch" in line else "round" if "round" in line else ""

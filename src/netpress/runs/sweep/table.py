@@ -3,17 +3,29 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short
+from netpress.report.sizes import SIZE_COLUMNS, SIZES, size_cells
 from netpress.report.sweep import Point, render_sweep
 from netpress.report.tables import Cell, Table, write_markdown
 
-FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "seconds")
+FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", *SIZES, "sparsity", "seconds")
 COUNTS = ("params", "operations", "score")  # of a score card beside the first
+_QUALITIES: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("accuracy", percent),
+    ("top5", percent),
+    ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
+    ("score", decimal),
+)
+_EFFORTS: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("sparsity", lambda value: percent(value, 1)),
+    ("seconds", duration),
+)
+"""How figures of a run are written, by name, in the order of the table."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class Mean:
     accuracy_spread: float
     score: float
     score_spread: float
+    sizes: dict[str, float]
+    """By SIZES, those that every row has."""
     sparsity: float | None
 
 
@@ -138,27 +152,21 @@ class SweepTable:
                 value = statistics.fmean(row.figures[name] for row in mean.rows)
                 cells.append(Cell(short(value), value))
             cells += [cell for name in self.beside for cell in _count_cells(mean, name)]
-            rows.append([*cells, Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
-        return _table([*names, "sparsity"], rows)
+            rows.append([*cells, *size_cells(mean.sizes), Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
+        return _table([*names, *SIZE_COLUMNS, "sparsity"], rows)
 
     def run_table(self) -> Table:
         """A row a run (and stage)."""
-        names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", "sparsity", "time", "state"]
+        names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", *SIZE_COLUMNS, "sparsity", "time"]
         rows = []
         for row in self.rows:
             cells = [_cell(value) for value in self._values(row)] + [Cell(str(row.seed), row.seed)]
-            writers = [
-                ("accuracy", percent),
-                ("top5", percent),
-                ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
-                ("score", decimal),
-                ("sparsity", lambda value: percent(value, 1)),
-                ("seconds", duration),
-            ]
             figures = {name: value for name, value in row.figures.items() if value is not None}  # no top-5 of 5 classes
-            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in writers]
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in _QUALITIES]
+            cells += size_cells(row.figures)
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in _EFFORTS]
             rows.append([*cells, Cell(row.state, row.state)])
-        return _table(names, rows)
+        return _table([*names, "state"], rows)
 
     def points(self) -> list[Point]:
         """The dots of the plot: a line runs along the stages, or else the last column of the grid."""
@@ -202,6 +210,11 @@ def _average(rows: Sequence[Row]) -> Mean:
         statistics.stdev(accuracies) if several else 0.0,
         statistics.fmean(scores),
         statistics.stdev(scores) if several else 0.0,
+        {
+            name: statistics.fmean(row.figures[name] for row in rows)
+            for name in SIZES
+            if all(row.figures.get(name) is not None for row in rows)
+        },
         statistics.fmean(sparsities) if sparsities else None,
     )
 
