@@ -202,8 +202,9 @@ def apply(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted call with the same --out.")] = False,
 ) -> None:
-    """Apply one stage to one network, without a recipe.
+    """Apply one stage to one network, without a recipe. Interrupted, it goes on when given again.
 
     Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
     """
@@ -226,6 +227,7 @@ def apply(
         options=RunOptions(
             data=data,
             device=device,
+            fresh=fresh,
             console=Console(),
             threads=threads,
             allow_import=allow_import,
