@@ -21,6 +21,7 @@ from netpress.cli.options import (
     Ram,
     RecipeName,
     Seed,
+    TensorBoard,
     Threads,
     limit_overrides,
     print_json,
@@ -53,6 +54,7 @@ def run(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -76,6 +78,7 @@ def run(
         allow_import=allow_import,
         answers=answers,
         answers_limit=answers_limit,
+        tensorboard=tensorboard,
     )
     if resolved.sweep is not None:
         from netpress.runs.sweep import read_sweep, run_sweep
@@ -199,8 +202,9 @@ def apply(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted call with the same --out.")] = False,
 ) -> None:
-    """Apply one stage to one network, without a recipe.
+    """Apply one stage to one network, without a recipe. Interrupted, it goes on when given again.
 
     Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
     """
@@ -223,6 +227,7 @@ def apply(
         options=RunOptions(
             data=data,
             device=device,
+            fresh=fresh,
             console=Console(),
             threads=threads,
             allow_import=allow_import,

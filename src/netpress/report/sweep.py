@@ -23,11 +23,14 @@ class Measure:
     name: str
     write: Callable[[float], str]
     may_be_logarithmic: bool = False
+    unit: float = 1.0
+    """What figures are divided by before they are drawn: 1,024 of bytes makes KiB."""
 
 
 SCORE = Measure("score", decimal)
-FLASH = Measure("flash, KiB", lambda value: f"{value:,.1f}", may_be_logarithmic=True)
-RAM = Measure("RAM, KiB", lambda value: f"{value:,.1f}", may_be_logarithmic=True)
+KIB = 1024
+FLASH = Measure("flash, KiB", lambda value: f"{value:,.1f}", may_be_logarithmic=True, unit=KIB)
+RAM = Measure("RAM, KiB", lambda value: f"{value:,.1f}", may_be_logarithmic=True, unit=KIB)
 
 
 @dataclass(frozen=True)

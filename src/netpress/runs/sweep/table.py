@@ -3,22 +3,33 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 from netpress.folders.run import REPORT
-from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short, size
+from netpress.report.facts import number
+from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short
+from netpress.report.sizes import SIZE_COLUMNS, SIZES, size_cells
 from netpress.report.sweep import FLASH, RAM, SCORE, Measure, Point, render_sweep
 from netpress.report.tables import Cell, Table, write_markdown
 
-FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "seconds")
+FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", *SIZES, "sparsity", "seconds")
 COUNTS = ("params", "operations", "score")  # of a score card beside the first
-MEMORY = {"flash_bytes": "flash", "ram_bytes": "RAM"}  # of a footprint
 MEASURES = {SCORE: "score", FLASH: "flash_bytes", RAM: "ram_bytes"}  # what accuracy is plotted against
-KIB = 1024
+_QUALITIES: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("accuracy", percent),
+    ("top5", percent),
+    ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
+    ("score", decimal),
+)
+_EFFORTS: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("sparsity", lambda value: percent(value, 1)),
+    ("seconds", duration),
+)
+"""How figures of a run are written, by name, in the order of the table."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +47,6 @@ class Row:
     `beside` the same COUNTS by other conventions, by the name of their table in the recipe."""
     state: str
     """done, not begun, not finished, or failed with its message."""
-
-    @property
-    def footprint(self) -> dict[str, Any]:
-        """What it takes on a device, by the names of a footprint; empty where that was not measured."""
-        found = self.figures.get("footprint")
-        return found if isinstance(found, dict) else {}
 
     @property
     def page(self) -> str:
@@ -63,6 +68,8 @@ class Mean:
     accuracy_spread: float
     score: float
     score_spread: float
+    sizes: dict[str, float]
+    """By SIZES, those that every row has."""
     sparsity: float | None
 
 
@@ -141,8 +148,7 @@ class SweepTable:
     def mean_table(self) -> Table:
         """A row a group of equal runs: accuracy and score with their spread over seeds."""
         repeats = self._repeats()
-        names = [*self.columns, *(["runs"] if repeats else []), "accuracy", "score", *self.memory.values()]
-        names += ["parameters", "operations"]
+        names = [*self.columns, *(["runs"] if repeats else []), "accuracy", "score", "parameters", "operations"]
         names += [f"{count} ({name})" for name in self.beside for count in ("score", "parameters", "operations")]
         rows = []
         for mean in self.means:
@@ -151,51 +157,26 @@ class SweepTable:
             cells += [Cell(str(len(mean.rows)), len(mean.rows))] if repeats else []
             cells.append(Cell(percent(mean.accuracy) + _spread(mean, mean.accuracy_spread * 100, 2), mean.accuracy))
             cells.append(Cell(decimal(mean.score) + _spread(mean, mean.score_spread, 5), mean.score))
-            cells += [_memory_cell(mean.rows, name) for name in self.memory]
             for name in ("params", "operations"):
                 value = statistics.fmean(row.figures[name] for row in mean.rows)
                 cells.append(Cell(short(value), value))
             cells += [cell for name in self.beside for cell in _count_cells(mean, name)]
-            rows.append([*cells, Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
-        return _table([*names, "sparsity"], rows)
+            rows.append([*cells, *size_cells(mean.sizes), Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
+        return _table([*names, *SIZE_COLUMNS, "sparsity"], rows)
 
     def run_table(self) -> Table:
         """A row a run (and stage)."""
-        memory = self.memory
-        names = [
-            *self.columns,
-            "seed",
-            "accuracy",
-            "top-5",
-            "loss",
-            "score",
-            *memory.values(),
-            "sparsity",
-            "time",
-            "state",
-        ]
+        names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", *SIZE_COLUMNS, "sparsity", "time"]
         rows = []
         for row in self.rows:
             cells = self._name_cells(row, linked=True)
             cells.append(Cell(str(row.seed), row.seed, link="" if cells else row.page))
-            writers = [
-                ("accuracy", percent),
-                ("top5", percent),
-                ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
-                ("score", decimal),
-                ("sparsity", lambda value: percent(value, 1)),
-                ("seconds", duration),
-            ]
             figures = {name: value for name, value in row.figures.items() if value is not None}  # no top-5 of 5 classes
-            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in writers]
-            cells[-2:-2] = [_memory_cell([row], name) for name in memory]
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in _QUALITIES]
+            cells += size_cells(row.figures)
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in _EFFORTS]
             rows.append([*cells, Cell(row.state, row.state)])
-        return _table(names, rows)
-
-    @cached_property
-    def memory(self) -> dict[str, str]:
-        """The columns of bytes that any row has, by what a footprint calls them."""
-        return {name: words for name, words in MEMORY.items() if any(name in row.footprint for row in self.rows)}
+        return _table([*names, "state"], rows)
 
     def points(self, measure: Measure = SCORE) -> list[Point]:
         """The dots of the plot against a measure, of rows that have it: a line runs along the stages, or else the last
@@ -206,19 +187,17 @@ class SweepTable:
         points = []
         for mean in self.means:
             texts = [plain(value) for value in self._values(mean.rows[0])]
-            costs = [_cost(row, measure) for row in mean.rows]
-            runs = [
-                (cost, row.figures["accuracy"]) for cost, row in zip(costs, mean.rows, strict=True) if cost is not None
-            ]
-            if len(runs) == len(mean.rows):
+            costs = [number(row.figures.get(MEASURES[measure])) for row in mean.rows]
+            known = [cost / measure.unit for cost in costs if cost is not None]
+            if len(known) == len(mean.rows):
                 points.append(
                     Point(
                         series=", ".join(texts[:-1] if along else texts) or self.name,
                         label=f"{along} {texts[-1]}" if along else "",
-                        cost=statistics.fmean(cost for cost, _ in runs),
+                        cost=statistics.fmean(known),
                         accuracy=mean.accuracy,
                         spread=mean.accuracy_spread,
-                        runs=tuple(runs),
+                        runs=tuple(zip(known, (row.figures["accuracy"] for row in mean.rows), strict=True)),
                     )
                 )
         return points
@@ -253,6 +232,11 @@ def _average(rows: Sequence[Row]) -> Mean:
         statistics.stdev(accuracies) if several else 0.0,
         statistics.fmean(scores),
         statistics.stdev(scores) if several else 0.0,
+        {
+            name: statistics.fmean(row.figures[name] for row in rows)
+            for name in SIZES
+            if all(row.figures.get(name) is not None for row in rows)
+        },
         statistics.fmean(sparsities) if sparsities else None,
     )
 
@@ -272,22 +256,6 @@ def _count_cells(mean: Mean, name: str) -> list[Cell]:
         statistics.fmean(card[count] for card in cards) for count in ("score", "params", "operations")
     )
     return [Cell(decimal(score), score), Cell(short(params), params), Cell(short(operations), operations)]
-
-
-def _cost(row: Row, measure: Measure) -> float | None:
-    """What it costs by a measure; None where it is not known."""
-    name = MEASURES[measure]
-    value = row.figures.get(name) if measure is SCORE else row.footprint.get(name)
-    if not isinstance(value, int | float):
-        return None
-    return value if measure is SCORE else value / KIB
-
-
-def _memory_cell(rows: Sequence[Row], name: str) -> Cell:
-    """Mean bytes over the rows that have them."""
-    known = [row.footprint[name] for row in rows if isinstance(row.footprint.get(name), int | float)]
-    value = statistics.fmean(known) if known else None
-    return Cell(size(value), -1.0 if value is None else value)
 
 
 def _cell(value: Any) -> Cell:
