@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from netpress.data.division import divide, divide_source
-from netpress.data.images import Images, Source
+from netpress.data.images import Divided, Images, Source
 from netpress.data.pickles import read_arrays
-from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Parts, Survey
+from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Survey
 from netpress.errors import Failure
 from netpress.files import download, sha256_of, unpack_tar
 from netpress.process.console import Console
@@ -158,7 +158,7 @@ def _labels(values: Any) -> list[int] | None:
     return values
 
 
-def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
+def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Divided:
     return divide_source(read_cifar(settings.dataset, folder or default_folder(), console), settings, seed)
 
 

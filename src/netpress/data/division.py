@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from netpress.data.images import Source, draw_stratified
-from netpress.data.settings import DataSettings, Parts
+from netpress.data.images import Divided, Source, draw_stratified
+from netpress.data.settings import DataSettings
 
 
 def divide(settings: DataSettings, labels: Tensor, seed: int, draws: bool = True) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def divide(settings: DataSettings, labels: Tensor, seed: int, draws: bool = True
     return rest, validation
 
 
-def divide_source(source: Source, settings: DataSettings, seed: int) -> tuple[tuple[str, ...], Parts]:
-    """The classes of a published data set, and its three parts: its training images divided, its test as it is."""
+def divide_source(source: Source, settings: DataSettings, seed: int) -> Divided:
+    """A published data set: its training images divided, its test as it is."""
     train, validation = divide(settings, source.train.labels, seed)
-    return source.classes, (source.train.take(train), source.train.take(validation), source.test)
+    return Divided(source.classes, source.train.take(train), source.train.take(validation), source.test)

@@ -54,6 +54,18 @@ class PixelRules:
     """3: red, green and blue. 1: grey, as Pillow weighs the colours (.299, .587, .114)."""
 
 
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a picture was before it was made one of a size."""
+
+    size: tuple[int, int]
+    """Width and height in pixels, turned as its EXIF says."""
+    mode: str
+    """Pillow's."""
+    several: bool
+    """Whether it is the first of several in its file."""
+
+
 class Budget:
     """Lets threads decode at once what has so many pixels together; a larger image waits to be alone."""
 
@@ -91,26 +103,26 @@ def strangers_files() -> Iterator[None]:
 
 def read_images(
     sources: Sequence[Source], targets: Sequence[np.ndarray], rules: PixelRules
-) -> Iterator[tuple[str | None, bool]]:
+) -> Iterator[PictureFacts | str]:
     """Decode each source into its target, uint8 [channels, size, size], on all cores.
 
-    Yields for each, in their order, why it cannot be read (None: it was), and whether it is one of several pictures.
+    Yields what each was, in their order, or in a few words why it cannot be read.
     """
     budget = Budget(AT_ONCE)
 
-    def decode(source: Source, target: np.ndarray) -> tuple[str | None, bool]:
+    def decode(source: Source, target: np.ndarray) -> PictureFacts | str:
         try:
-            target[...], several = read_image(source, rules, budget)
+            target[...], facts = read_image(source, rules, budget)
         except Unreadable as error:
-            return str(error), False
-        return None, several
+            return str(error)
+        return facts
 
     with strangers_files(), ThreadPoolExecutor(available_cores()) as pool:
         yield from pool.map(decode, sources, targets)
 
 
-def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, bool]:
-    """The image as uint8 [channels, size, size], and whether it is the first of several pictures in the file.
+def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, PictureFacts]:
+    """The image as uint8 [channels, size, size], and what it was.
 
     Turned as its EXIF says, transparent places filled with the background, proportions not kept. Raises Unreadable.
     """
@@ -119,13 +131,13 @@ def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.nd
             _refuse_large(source, rules)
             with _GIVEN:
                 source.load()
-            return _read_picture(source, rules, budget), False
+            return _read_picture(source, rules, budget)
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise Unreadable("empty")
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
             _refuse_large(file, rules)
             several = file.format != "MPO" and bool(getattr(file, "is_animated", False))
-            return _read_picture(file, rules, budget), several
+            return _read_picture(file, rules, budget, several)
     except Unreadable:
         raise
     except FileNotFoundError:
@@ -144,17 +156,22 @@ def _refuse_large(picture: Image.Image, rules: PixelRules) -> None:
         raise Unreadable(f"{picture.width:,} x {picture.height:,} pixels, above data.max_pixels")
 
 
-def _read_picture(picture: Image.Image, rules: PixelRules, budget: Budget) -> np.ndarray:
+def _read_picture(
+    picture: Image.Image, rules: PixelRules, budget: Budget, several: bool = False
+) -> tuple[np.ndarray, PictureFacts]:
     """The pixels of the picture, which stays as it is: uint8 [channels, size, size]."""
+    mode = picture.mode
     with budget.take(picture.width * picture.height):
         picture.load()
-        image = to_rgb(_turned(picture), rules.background)
+        turned = _turned(picture)
+        facts = PictureFacts(turned.size, mode, several)
+        image = to_rgb(turned, rules.background)
         if rules.channels == 1:
             image = image.convert("L")
         if image.size != (rules.size, rules.size):
             image = image.resize((rules.size, rules.size), Image.Resampling.BILINEAR)  # averages in shrinking
         values = np.asarray(image)  # [height, width] or [height, width, 3]
-        return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+        return (values[None] if values.ndim == 2 else values.transpose(2, 0, 1)), facts
 
 
 def _short(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, model_validator
 
-from netpress.data.images import Images
+from netpress.data.images import Divided
 from netpress.data.pixels import AT_ONCE, PixelRules
 from netpress.errors import UserError, quote
 from netpress.process.console import Console
@@ -112,8 +112,6 @@ class DataSettings(Settings):
 
 DEFAULT_SIZE = 32  # pixels, where image_size is not given
 
-Parts = tuple[Images, Images, Images]  # for training, validation, test
-
 
 @dataclass(frozen=True)
 class Survey:
@@ -135,12 +133,12 @@ class Survey:
 class DatasetReader:
     """A data set under a name in DATASETS: one line about it, and two functions.
 
-    `read(settings, folder, seed, console)` gives the names of the classes and the three parts, `survey(settings,
-    folder, seed)` counts without reading an image. Both raise UserError for a folder or settings that do not fit.
+    `read(settings, folder, seed, console)` gives the images, divided; `survey(settings, folder, seed)` counts without
+    reading an image. Both raise UserError for a folder or settings that do not fit.
     """
 
     description: str
-    read: Callable[[DataSettings, Path | None, int, Console], tuple[tuple[str, ...], Parts]]
+    read: Callable[[DataSettings, Path | None, int, Console], Divided]
     survey: Callable[[DataSettings, Path | None, int], Survey]
     embedded: bool = False
     """Whether it comes with netpress, so that it is read from no folder."""

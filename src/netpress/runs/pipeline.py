@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from netpress.data.findings import inspect
 from netpress.evaluation import evaluate, predictions_of, save_predictions
 from netpress.folders.run import NEEDED, RunFolder
 from netpress.folders.stage import StageFolder
@@ -98,6 +99,10 @@ def _begin(
     if needed is not None:
         where[NEEDED] = needed
     settle_threads(run.settle_environment(where, console.warn))
+    if not run.data.exists():
+        findings = inspect(dataset)
+        findings.tell(console)
+        run.write_data(findings.as_json())
     # First weights can depend on the number of threads, which is settled now.
     initial = named or create_for(dataset, recipe.model_table, seed=recipe.seed)
     return initial, [
