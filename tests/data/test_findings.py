@@ -59,7 +59,7 @@ def test_copies_leaks_and_contradictions_are_told_with_examples(tmp_path):
     assert values["two_classes"] == {"groups": 1, "examples": [["train/a/0.png", "train/b/same.png"]]}
     assert len(values["warnings"]) == 3
     assert (
-        "1 of the 25 test images are there to learn from too (test/b/leak.png is train/b/3.png)"
+        "for the test at once: 1 of the 25 test images (test/b/leak.png is train/b/3.png)"
         in (values["warnings"][0])
     )
 

@@ -6,6 +6,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,13 @@ def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
     return Survey(settings.dataset, len(train), 3, SIDE, release.classes, None)
 
 
+def _is_here(release: Release, folder: Path | None) -> bool:
+    return _find(release, folder or default_folder()) is not None
+
+
 for dataset, entry in RELEASES.items():
     photographs = f"60,000 photographs of {SIDE} x {SIDE} pixels, {entry.classes} classes (Krizhevsky 2009)"
-    DATASETS.add(dataset, DatasetReader(f"{photographs}; downloaded when absent", _read, _survey))
+    DATASETS.add(
+        dataset,
+        DatasetReader(f"{photographs}; downloaded when absent", _read, _survey, partial(_is_here, entry)),
+    )

@@ -9,7 +9,7 @@ were saved twice with other losses are none.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,8 +28,18 @@ FEW = 10
 UNEVEN = 3.0
 """Classes are said to be uneven where the largest has so many times the images of the smallest."""
 SMALL_SHARE = 0.1
-"""It is said that images are enlarged where they are at least that share of all."""
-MODES = {"L": "grey", "1": "black and white", "P": "palette", "CMYK": "CMYK", "RGBA": "transparent", "LA": "grey"}
+"""It is said that images are enlarged, or have other proportions, where they are at least that share of all."""
+LONG, OBLONG = 1.5, 1.2
+"""Times that an image is as long as it is short: it is said where half are LONG, or some are OBLONG either way."""
+MODES = {
+    "L": "grey",
+    "1": "black and white",
+    "P": "palette",
+    "CMYK": "CMYK",
+    "RGBA": "transparent",
+    "LA": "transparent grey",
+    "I;16": "grey of 16 bits",
+}
 """Pillow's modes in words; all others are shown as they are."""
 
 
@@ -46,9 +56,16 @@ class Findings:
     files: FileFacts | None
     sizes: Mapping[str, tuple[int, int]] | None
     """Width and height of the smallest, the median and the largest file, by area. None where images are no files."""
+    test_total: int | None
+    """So many test images there are, where not all are used."""
     copies: Copies
+    resize: str
+    """How images become square: see the setting `resize`."""
     names: Mapping[str, Sequence[str]] = field(repr=False)
     warnings: Sequence[str] = ()
+    """What is wrong, and what to do."""
+    known: Sequence[str] = ()
+    """What is wrong too, and was said while the images were read."""
 
     def line(self) -> str:
         """The counts in one line."""
@@ -56,10 +73,10 @@ class Findings:
         least, most = min(self.counts["train"]), max(self.counts["train"])
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         apart = f", {validation:,} for validation" if validation else ""
-        skipped = f", {len(self.files.skipped):,} files left out" if self.files and self.files.skipped else ""
+        skipped = f", {_count(len(self.files.skipped), 'file')} left out" if self.files and self.files.skipped else ""
         return (
             f"data: {len(self.classes):,} classes; {train:,} images to train on ({each} a class){apart}, "
-            f"{test:,} for the test{skipped}"
+            f"{test:,}{f' of {self.test_total:,}' if self.test_total is not None else ''} for the test{skipped}"
         )
 
     def tell(self, console: Console) -> None:
@@ -97,7 +114,8 @@ class Findings:
                 "groups": len(self.copies.contradictions),
                 "examples": self._named(self.copies.contradictions),
             },
-            "warnings": list(self.warnings),
+            "test_images_of": self.test_total,
+            "warnings": [*self.warnings, *self.known],
         }
 
     def _named(self, groups: Sequence[Sequence[Place]]) -> list[list[str]]:
@@ -122,11 +140,14 @@ def inspect(dataset: Dataset) -> Findings:
         image_size=(dataset.channels, dataset.side, dataset.side),
         files=files,
         sizes=_sizes(files.sizes) if files is not None and files.sizes else None,
+        test_total=dataset.test_total,
         copies=find_copies(parts),
+        resize=dataset.record.settings.resize if dataset.record is not None else "squash",
         names={part: images.names for part, images in parts.items()},
     )
     said = [*_say_counts(findings), *_say_copies(findings), *_say_files(findings)]
-    return Findings(**{**findings.__dict__, "warnings": said})
+    absent = list(_say_absent(findings))
+    return replace(findings, warnings=said, known=absent) if files else replace(findings, warnings=[*said, *absent])
 
 
 def _counts(images: Images, classes: int) -> list[int]:
@@ -148,13 +169,17 @@ def _say_counts(found: Findings) -> Iterator[str]:
     if high >= UNEVEN * max(low, 1):
         yield (
             f"uneven classes: {high:,} images of {most} to train on, {low:,} of {least}, {high / max(low, 1):.0f} "
-            "times as many; look at the accuracy of each class, and add images of the rare ones"
+            "times as many; let a training pass over "
+            'all equally often (sampling = "balanced"), and look at the accuracy of each class'
         )
+
+
+def _say_absent(found: Findings) -> Iterator[str]:
     for part in ("validation", "test"):
         counts = found.counts[part]
         absent = [name for name, count in zip(found.classes, counts, strict=True) if not count]
         if absent and any(counts):
-            yield f"no image for {part}: {some_of(absent)}; nobody will see how well these are told apart"
+            yield f"no {part} image of {some_of(absent)}: nobody will see how well these are told apart"
 
 
 def _say_copies(found: Findings) -> Iterator[str]:
@@ -172,17 +197,17 @@ def _say_copies(found: Findings) -> Iterator[str]:
     if leaks:
         original, copy = map(found.name, leaks[0])
         yield (
-            f"{len(leaks):,} of the {tested:,} test images are there to learn from too ({copy} is {original}), so that "
-            "the accuracy will be told too high; remove them from one of the two"
+            f"to learn from and for the test at once: {len(leaks):,} of the {_count(tested, 'test image')} ({copy} is "
+            f"{original}), so that the accuracy will be told too high; remove them from one of the two"
         )
     if more:
         first, second = map(found.name, copies.within[0][:2])
-        yield f"{more:,} images are copies of others in their part ({second} of {first}); remove them"
+        yield (f"there twice in one part: {_count(more, 'image')} ({second} is {first}); remove the copies")
     if copies.contradictions:
         first, second = map(found.name, copies.contradictions[0][:2])
         yield (
-            f"{len(copies.contradictions):,} pictures stand in two classes ({first} and {second}), and a network can "
-            "be right on but one of the two; remove the wrong one"
+            f"in two classes at once: {_count(len(copies.contradictions), 'picture')} ({first} and {second}), where a "
+            "network can be right on but one; remove the wrong one"
         )
 
 
@@ -190,14 +215,33 @@ def _say_files(found: Findings) -> Iterator[str]:
     if found.files is None or found.sizes is None:
         return
     sizes, side = found.files.sizes, found.image_size[1]
-    small = sum(1 for width, height in sizes if min(width, height) < side)
+    small = sum(1 for width, height in sizes if max(width, height) < side)
     if small >= SMALL_SHARE * len(sizes):
         width, height = found.sizes["median"]
         yield (
-            f"{small:,} of {len(sizes):,} images are smaller than the network's {side} pixels and are enlarged "
+            f"{small:,} of {_count(len(sizes), 'image')} are smaller than the network's {side} pixels and are enlarged "
             f"(the median is {width} x {height}); a smaller data.image_size costs less"
         )
-    others = {mode: count for mode, count in found.files.modes.items() if mode != "RGB"}
-    if others and len(found.files.modes) > 1:
-        told = [f"{count:,} {MODES.get(mode, '16 bits' if '16' in mode else mode)}" for mode, count in others.items()]
-        yield f"not all images are RGB, and are converted: {some_of(told)}"
+    if found.resize == "squash" and (told := _say_proportions(sizes)):
+        yield f'{told}: data.resize = "squash" distorts them; "crop" and "pad" keep proportions'
+    modes = found.files.modes
+    others = [f"{count:,} {MODES.get(mode, mode)}" for mode, count in modes.items() if mode != "RGB"]
+    if others and len(modes) > 1:
+        yield f"not all images are RGB, and the others are converted: {some_of(others)}"
+
+
+def _say_proportions(sizes: Sequence[tuple[int, int]]) -> str | None:
+    """What is to be known of images that are far from square, or lie and stand; None where there is nothing."""
+    ratios = sorted(max(size) / min(size) for size in sizes)
+    median = ratios[len(ratios) // 2]
+    lying = sum(1 for width, height in sizes if width >= OBLONG * height)
+    standing = sum(1 for width, height in sizes if height >= OBLONG * width)
+    if min(lying, standing) >= SMALL_SHARE * len(sizes):
+        return f"{lying:,} images are wider than high, {standing:,} higher than wide"
+    if median >= LONG:
+        return f"half of the images are at least {median:.2g} times as long as they are short"
+    return None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from netpress.data.division import divide
+from netpress.data.division import divide, divide_test
 from netpress.data.images import Divided, FileFacts, Images
 from netpress.data.layout import File, Listing, labels_of, list_folder, refuse_single, take, warn_of_absent
 from netpress.data.pixels import PictureFacts, PixelRules, read_images
@@ -92,7 +92,7 @@ def _read(settings: DataSettings, folder: Path | None, seed: int, console: Conso
     warn_of_absent(listing, lost, console)
     passed = [(path.relative_to(listing.folder).as_posix(), reason) for path, reason in listing.skipped]
     facts = replace(facts, count=facts.count + len(passed), skipped=[*facts.skipped, *passed])
-    return Divided(listing.classes, first, second, third, facts)
+    return Divided(listing.classes, first, second, third, facts, listing.test_total)
 
 
 def _list(
@@ -110,11 +110,15 @@ def _list(
         apart = []
     trained, drawn = divide(settings, labels, seed, draws=apart is None)
     train, validation = take(listing.train, trained), take(listing.train, drawn) if apart is None else apart
-    parts = {"validation": labels_of(validation), "test": labels_of(listing.test)}
+    test = take(listing.test, divide_test(settings, labels_of(listing.test), seed))
+    parts = {"validation": labels_of(validation)}
+    if settings.test_images is None:
+        parts["test"] = labels_of(test)
     if settings.train_images is None:
         parts["training"] = labels[trained]
     warn_of_absent(listing, parts, console)
-    return listing, train, validation
+    total = len(listing.test) if settings.test_images is not None else None
+    return replace(listing, test=test, test_total=total), train, validation
 
 
 def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:

@@ -65,6 +65,8 @@ class Divided:
     test: Images
     files: FileFacts | None = None
     """None where the images are no files."""
+    test_total: int | None = None
+    """So many test images there are, where `test` has but some of them."""
 
 
 def draw_stratified(labels: Tensor, count: int, seed: int, purpose: str) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,8 @@ class Listing:
     """What lies in a folder for validation; None where there is none, and some of `train` are to be drawn."""
     skipped: Sequence[Skipped] = ()
     """What lies in the folder too, and is no image of the data set."""
+    test_total: int | None = None
+    """So many test images lie there, where `test` has but some of them."""
 
 
 def list_folder(folder: Path, test_fraction: float | None, seed: int, console: Console) -> Listing:
@@ -105,6 +107,19 @@ def find_parts(folder: Path, console: Console | None = None, skipped: list[Skipp
     if skipped is not None:
         skipped.extend((path, "beside train/ and test/") for path in others)
     return {part: paths[0] for part, paths in parts.items()}
+
+
+def lacks_test(folder: Path) -> bool:
+    """Whether `folder` holds class folders, or train/ with them, and plainly nothing for the test."""
+    try:
+        if not folder.is_dir():
+            return False
+        parts = find_parts(folder)
+        if not parts:
+            return not any(path.name.casefold() in _PARTS for path in _visible_folders(folder))
+    except (UserError, Failure):
+        return False  # whoever reads it says what is wrong
+    return "train" in parts and "test" not in parts
 
 
 def has_test_folder(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from netpress.data.resizing import ResizeMethod, make_square, reduce_in_decoding
 from netpress.process.devices import available_cores
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # the last two, since many such files are called .jpg or .png
@@ -52,6 +53,8 @@ class PixelRules:
     background: int = 0
     channels: int = 3
     """3: red, green and blue. 1: grey, as Pillow weighs the colours (.299, .587, .114)."""
+    resize: ResizeMethod = "squash"
+    reduced_decoding: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def read_images(
 def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, PictureFacts]:
     """The image as uint8 [channels, size, size], and what it was.
 
-    Turned as its EXIF says, transparent places filled with the background, proportions not kept. Raises Unreadable.
+    Turned as its EXIF says, transparent places filled with the background, made square. Raises Unreadable.
     """
     try:
         if isinstance(source, Image.Image):
@@ -137,7 +140,7 @@ def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.nd
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
             _refuse_large(file, rules)
             several = file.format != "MPO" and bool(getattr(file, "is_animated", False))
-            return _read_picture(file, rules, budget, several)
+            return _read_picture(file, rules, budget, several, reduce=rules.reduced_decoding)
     except Unreadable:
         raise
     except FileNotFoundError:
@@ -157,20 +160,24 @@ def _refuse_large(picture: Image.Image, rules: PixelRules) -> None:
 
 
 def _read_picture(
-    picture: Image.Image, rules: PixelRules, budget: Budget, several: bool = False
+    picture: Image.Image, rules: PixelRules, budget: Budget, several: bool = False, reduce: bool = False
 ) -> tuple[np.ndarray, PictureFacts]:
-    """The pixels of the picture, which stays as it is: uint8 [channels, size, size]."""
-    mode = picture.mode
-    with budget.take(picture.width * picture.height):
+    """The pixels of the picture: uint8 [channels, size, size]; it stays as it is, except where it may `reduce` it."""
+    (width, height), mode = picture.size, picture.mode
+    with budget.take(width * height):
+        if reduce:
+            reduce_in_decoding(picture, rules.size)
         picture.load()
         turned = _turned(picture)
-        facts = PictureFacts(turned.size, mode, several)
+        if (turned.width > turned.height) != (picture.width > picture.height):
+            width, height = height, width
+        facts = PictureFacts((width, height), mode, several)
         image = to_rgb(turned, rules.background)
         if rules.channels == 1:
             image = image.convert("L")
-        if image.size != (rules.size, rules.size):
-            image = image.resize((rules.size, rules.size), Image.Resampling.BILINEAR)  # averages in shrinking
-        values = np.asarray(image)  # [height, width] or [height, width, 3]
+        values = np.asarray(
+            make_square(image, rules.size, rules.resize, rules.background)
+        )  # [height, width] or [height, width, 3]
         return (values[None] if values.ndim == 2 else values.transpose(2, 0, 1)), facts
 
 

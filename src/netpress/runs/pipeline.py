@@ -55,6 +55,8 @@ class RunResult:
     network: Network
     footprint: Footprint
     beside: Mapping[str, ScoreCard] = field(default_factory=dict)
+    tested: str = "the test images"
+    """What `accuracy` is a fraction of, in words."""
 
 
 def run_network(
@@ -190,11 +192,14 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
         "loss": evaluation.loss,
         "dataset": dataset.name,
         "select_on": dataset.select_on,
+        "images": evaluation.count,
     }
+    if dataset.test_total is not None:
+        figures["images_of"] = dataset.test_total
     if beside:
         figures["beside"] = {name: other.as_json() for name, other in beside.items()}
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside)
+    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside, dataset.tested)
