@@ -2,6 +2,7 @@
 
 runs/NAME/recipe.toml        the resolved recipe: every setting stated
           environment.json   seed, versions, git commit, device, threads, data checksum
+          data.json          what the images are: counts, copies, what was left out, warnings
           log.txt            what was said
           01-train/ ...      one folder a stage, see `netpress.folders.stage`
           metrics.jsonl      the metrics of all stages
@@ -48,6 +49,7 @@ from netpress.folders.stage import (
 
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
+DATA = "data.json"
 LOG = "log.txt"
 ACCURACIES = "log.tsv"
 PREDICTIONS = "predictions.safetensors"
@@ -62,7 +64,7 @@ STAGES = "stages.json"
 FAILURE = "failure.json"
 RUN_FILES = (
     *(STAGES, FAILURE, EVENTS, METRICS, ACCURACIES, SCORE, JUDGEMENT, PREDICTIONS, REPORT),
-    *(NETWORK, ENVIRONMENT, LOG, RECIPE),
+    *(NETWORK, DATA, ENVIRONMENT, LOG, RECIPE),
 )
 """What is written in a run's own folder, in the order in which it is removed. The recipe is the last, so that a
 clearing that was interrupted is seen."""
@@ -90,6 +92,10 @@ class RunFolder:
     @property
     def environment(self) -> Path:
         return self.path / ENVIRONMENT
+
+    @property
+    def data(self) -> Path:
+        return self.path / DATA
 
     @property
     def log(self) -> Path:
@@ -190,6 +196,10 @@ class RunFolder:
     def write_score(self, figures: dict[str, Any]) -> None:
         """Write the final figures, after which the run is finished."""
         atomic_write(self.score, json.dumps(figures, indent=1))
+
+    def write_data(self, findings: dict[str, Any]) -> None:
+        """Write what a look at the data found."""
+        atomic_write(self.data, json.dumps(findings, indent=1, ensure_ascii=False))
 
     def read_summaries(self) -> list[dict[str, Any]]:
         """What each finished stage came to, in order. Raises Failure where a mark is damaged."""

@@ -16,8 +16,6 @@ from netpress.errors import UserError
 from netpress.folders.run import RunFolder
 from netpress.folders.stage import DONE
 
-DATA = "data.json"
-
 
 @dataclass(frozen=True)
 class StageFacts:
@@ -120,7 +118,7 @@ def read_run(folder: RunFolder) -> RunFacts:
         score=_read_object(folder.score, problems),
         problems=problems,
         judgement=_read_object(folder.judgement, problems) or {},
-        data=_read_object(folder.path / DATA, problems) or {},
+        data=_read_object(folder.data, problems) or {},
     )
 
 
