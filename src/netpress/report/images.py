@@ -9,6 +9,11 @@ from netpress.report.tables import Cell, Table
 
 PARTS = ("train", "validation", "test")
 MOST_EXAMPLES = 10
+COPIES = (
+    ("duplicates", "images", "images that another one of their part equals"),
+    ("across_parts", "pairs", "test images that are among the training images, too"),
+    ("two_classes", "groups", "images that lie in two classes"),
+)
 
 
 def tabulate_counts(data: Mapping[str, Any]) -> Table | None:
@@ -48,17 +53,15 @@ def describe_images(data: Mapping[str, Any]) -> list[str]:
     files = number(data.get("files"))
     if files:
         said.append(f"{whole(files)} files")
-    sizes = _table(data, "sizes")
-    told = [f"{name} {_size(sizes[name])}" for name in ("smallest", "median", "largest") if _size(sizes.get(name))]
-    said += [f"pixels, width x height: {', '.join(told)}"] if told else []
+    sizes = [(name, _size(_table(data, "sizes").get(name))) for name in ("smallest", "median", "largest")]
+    told = [f"{name} {size}" for name, size in sizes if size]
+    alike = len(told) == 3 and len({size for _, size in sizes}) == 1
+    said += [f"pixels, width x height: {f'all {sizes[0][1]}' if alike else ', '.join(told)}"] if told else []
     modes = _table(data, "modes")
     said += [f"modes: {', '.join(f'{name} {whole(count)}' for name, count in modes.items())}"] if modes else []
-    for name, words in (
-        ("duplicates", "images that another one equals"),
-        ("across_parts", "equal images in two parts"),
-    ):
-        count = number(_table(data, name).get("images", _table(data, name).get("pairs")))
-        said += [f"{whole(count)} {words}"] if count is not None else []
+    for name, key, words in COPIES:
+        count = number(_table(data, name).get(key))
+        said += [f"{whole(count) if count else 'no'} {words}"] if count is not None else []
     return said
 
 
@@ -77,7 +80,9 @@ def list_skipped(data: Mapping[str, Any]) -> tuple[int, list[str]]:
 
 def list_repeated(data: Mapping[str, Any]) -> list[str]:
     """Pairs of images that are equal: first those of different parts."""
-    pairs = [*_list(_table(data, "across_parts"), "examples"), *_list(_table(data, "duplicates"), "examples")]
+    pairs = [
+        pair for name in ("across_parts", "two_classes", "duplicates") for pair in _list(_table(data, name), "examples")
+    ]
     return [" = ".join(map(plain, pair)) for pair in pairs[:MOST_EXAMPLES] if isinstance(pair, list)]
 
 

@@ -34,7 +34,7 @@ def tabulate_stages(run: RunFacts, measured: dict[str, StageAnswers], select_on:
         f"{select_on} accuracy",
         "flash",
         "RAM",
-        "multiply-adds",
+        "non-zero multiply-adds",
         "score",
         "non-zero weights",
         "zeros",
