@@ -60,6 +60,7 @@ def run(
     allow_import: bool = False,
     answers: str | Path | None = None,
     answers_limit: float = 10.0,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
 
@@ -69,6 +70,7 @@ def run(
     A network file that the recipe names, to begin with or as a teacher, may import its author's own class only with
     `allow_import`. `answers` is the folder of teachers' answers that trainings with `keep_answers` share, by default
     `.answers` beside `out`, and `answers_limit` the GB that it may grow to.
+    With `tensorboard` event files are written into the folders of the stages too.
     Raises netpress.errors.UserError or Failure.
     """
     recipe = read_recipe(str(recipe) if isinstance(recipe, Path) else recipe, set, seed, epochs_scale)
@@ -83,6 +85,7 @@ def run(
         allow_import=allow_import,
         answers=Path(answers) if answers else None,
         answers_limit=answers_limit,
+        tensorboard=tensorboard,
     )
     return run_recipe(recipe, folder, options)
 

@@ -8,8 +8,6 @@ import netpress
 from netpress.errors import UserError
 from netpress.network import create, save
 from netpress.recipe.reading import read_recipe
-from netpress.runs.apply import apply_stage
-from netpress.runs.jobs import RunOptions
 from netpress.settings import SettingsError
 
 pytestmark = pytest.mark.slow
@@ -177,8 +175,3 @@ def test_sensitivity_in_python_is_the_command(call, place):
     code, out, error = call("sensitivity", "net.netpress", *words)
     assert code == 0, error
     assert json.loads(out) == [vars(row) for row in measured.rows]
-
-
-def test_an_apply_has_no_run_to_begin_anew(place):
-    with pytest.raises(UserError, match="no run to begin anew"):
-        apply_stage("fold", str(place / "net.netpress"), place / "o", options=RunOptions(fresh=True))

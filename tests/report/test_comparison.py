@@ -124,7 +124,7 @@ def test_the_gate_is_in_sight_where_all_are_far_below_it(tmp_path):
 
 
 def test_no_name_leaves_the_drawing(tmp_path):
-    lengths = (5, 40, 150)
+    lengths = (5, 24, 150)
     names = [
         write_network(tmp_path / f"{'n' * length}.netpress", 8 * place, accuracy=0.1 * place, dataset="digits")
         for place, length in enumerate(lengths, start=1)
@@ -132,7 +132,7 @@ def test_no_name_leaves_the_drawing(tmp_path):
     html = draw_by_file_name(names)
     starts = re.findall(r'<text class="name" x="([\d.-]+)" y="[\d.]+">(n+)\.netpress</text>', html)
     # In each plot, from the most accurate down; the longest is in the legend.
-    assert [len(text) for _, text in starts] == [40, 5] * 3
+    assert [len(text) for _, text in starts] == [24, 5] * 3
     for start, text in starts:
         assert float(start) >= 0
         assert float(start) + 6 * len(text) <= FRAME.width

@@ -13,7 +13,8 @@ from netpress.report import make_report
 from netpress.report.compression import draw_compression, read_series
 from netpress.report.facts import StageFacts
 from netpress.report.plot import choose_axis
-from netpress.report.tables import describe_stage, tabulate_ranks, tabulate_steps
+from netpress.report.tables import tabulate_ranks, tabulate_steps
+from netpress.report.words import describe_stage
 
 # PyramidNet-272 and what Wave Computing published of its way: 1,890,157 parameters are left of 26,288,692, of which
 # 210,864 are norms'; then pruning takes 51% of the weights, 45.31% of all parameters.
@@ -239,7 +240,11 @@ def test_a_flag_has_a_column_where_it_differs() -> None:
 def test_a_stages_target_is_told_and_what_a_training_keeps_is_not() -> None:
     settings = {"keep": 0.7, "compression": 0.9, "gate": 0.8, "selection": {"kind": "cost"}, "train": {"keep": "best"}}
     told = describe_stage(stage("02-factorize", [], settings))
-    assert told == "keep 0.7, compression 0.9, gate 0.8, selection kind cost"
+    assert told[1:] == [
+        "until 90% of the parameters are gone",
+        "keeps an accuracy of 80.0%",
+        "keeps the weights of the best epoch",
+    ]
 
 
 def test_ranks_have_their_table() -> None:
@@ -264,7 +269,7 @@ def test_the_page_has_the_curve_and_the_ranks(tmp_path: Path) -> None:
     layer = {"name": "<b>", "kernel": [3, 3], "ranks": [2, 1], "full_ranks": [4, 4], "whole": 9, "weights": 5}
     change(folder / "score.json", lambda score: score | {"in_factors": [layer]})
     page = Page(make_report(folder).read_text(encoding="utf-8"))
-    assert "Compression Accuracy on the images" in page.text and "Accuracy against score" in page.text
+    assert "Compression Accuracy on the validation images" in page.text and "Accuracy against score" in page.text
     assert "Layers in factors" in page.text and "<b> 3x3 2, 1 4, 4" in page.text
     (folder / "metrics.jsonl").write_text("")
     write_json(folder / "score.json", {})

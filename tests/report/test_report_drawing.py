@@ -6,7 +6,8 @@ import re
 import pytest
 from test_report import WIDTHS, example_layers
 
-from netpress.report.curves import CHARTS, choose_ticks, draw, find_bands, pretty, thin
+from netpress.report.curves import CHARTS, choose_ticks, draw, draw_charts, find_bands, find_falls, pretty, thin
+from netpress.report.facts import StageFacts
 from netpress.report.figures import percent, short, whole
 from netpress.report.tables import tabulate_kinds, tabulate_layers
 
@@ -53,9 +54,10 @@ def test_long_runs_are_drawn_by_means_that_cross_no_stage() -> None:
     epochs += [{"stage": "02-prune/round-1", "epoch": i, "loss": 3.0} for i in range(999)]
     bands = find_bands(epochs)
     assert [(band.start, band.end) for band in bands] == [(0, 2001), (2001, 3000)]
-    points = thin([line["loss"] for line in epochs], bands)  # type: ignore[misc]
-    assert len(points) <= 602
-    assert {value for _, value in points} == {1.0, 3.0}
+    first, second = thin([line["loss"] for line in epochs], bands)  # type: ignore[misc]
+    assert len(first) + len(second) <= 602
+    assert ({value for _, value in first}, {value for _, value in second}) == ({1.0}, {3.0})
+    assert first[0][0] < first[-1][0] <= 2001 < second[0][0] < second[-1][0] <= 3000
 
 
 def test_a_chart_without_figures_is_left_out_and_one_epoch_is_a_dot() -> None:
@@ -86,3 +88,61 @@ def test_names_and_figures() -> None:
     assert (short(26_052_115), short(450_456), short(12)) == ("26.05 M", "450.5 k", "12")
     assert (whole(108_108.75), whole(7), whole(float("nan"))) == ("108,108.8", "7", "\N{EN DASH}")
     assert percent(0.6214) == "62.14%"
+
+
+LEVELS = re.compile(r'<text class="tick"[^>]*>([^<]*)<')
+ACCURACY, RATE = (
+    next(chart for chart in CHARTS if name in chart.series) for name in ("selection_accuracy", "learning_rate")
+)
+
+
+def drawn_points(drawn: str, series: int) -> list[list[tuple[float, float]]]:
+    """The points of each line of a series, in the drawing's units."""
+    lines = re.findall(rf'<polyline class="curve series-{series}" points="([^"]*)"', drawn)
+    return [[tuple(map(float, point.split(","))) for point in line.split()] for line in lines]  # type: ignore[misc]
+
+
+def test_the_fall_after_pruning_is_on_the_curve() -> None:
+    def epoch(stage: str, accuracy: float) -> dict[str, object]:
+        return {"stage": stage, "epoch": 1, "selection_accuracy": accuracy}
+
+    train = StageFacts("01-train", "train", {}, "done", {}, [epoch("01-train", 0.5), epoch("01-train", 0.6)])
+    steps = [{"stage": "02-prune", "round": 1, "accuracy_pruned": 0.3}]
+    part = "02-prune/round-1"
+    prune = StageFacts("02-prune", "prune", {}, "done", {}, [epoch(part, 0.5), epoch(part, 0.55)], steps)
+    assert find_falls([train, prune]) == {part: 0.3}
+    drawn = str(draw_charts([train, prune])[0])
+    first, second = drawn_points(drawn, 0)
+    assert (len(first), len(second)) == (2, 3)
+    assert first[-1][0] == second[0][0]  # where the first stage ends the other begins, lower
+    assert second[0][1] > first[0][1] > first[-1][1] and second[0][1] > second[1][1]
+    assert drawn.count('class="fall series-0" cx') == 1 and "30.00% before training" in drawn
+
+
+def test_the_rate_is_drawn_as_it_was_step_by_step() -> None:
+    inside = [[[0.0, 0.0], [0.9, 0.1]], [[0.0, 0.1], [0.9, 0.0]]]
+    lines = [
+        {"stage": "01-train", "epoch": i, "learning_rate": 0.05, "learning_rates": own}
+        for i, own in enumerate(inside, 1)
+    ]
+    drawn = str(draw(RATE, lines, find_bands(lines)))
+    ((first, peak, second, last),) = drawn_points(drawn, 0)
+    assert peak[1] == second[1] < first[1] == last[1]
+    assert "at most 0.1" in drawn and LEVELS.findall(drawn)[-1] == "0.1"
+    for broken in ("?", [], [3], [["a", None]]):
+        old = [line | {"learning_rates": broken} for line in lines]
+        assert drawn_points(str(draw(RATE, old, find_bands(old))), 0)[0][0][1] > 0  # ends of epochs, as logged before
+
+
+@pytest.mark.parametrize("best", [0.62, 0.98, 1.0])
+def test_accuracies_near_the_top_can_be_told_apart(best: float) -> None:
+    values = [0.1, 0.4, best - 0.02, best - 0.01, best]
+    lines = [{"stage": "01-train", "epoch": i, "selection_accuracy": value} for i, value in enumerate(values, 1)]
+    drawn = str(draw(ACCURACY, lines, find_bands(lines)))
+    ((*_, third, second, first),) = drawn_points(drawn, 0)
+    assert third[1] > second[1] > first[1] >= 26  # upwards is less; the top of the plot
+    assert ("stretched" in drawn) == (best > 0.9)
+    if best > 0.9:
+        assert second[1] - first[1] > 15  # a point of accuracy, of a plot of 190
+    ticks = [float(text.rstrip("%")) for text in LEVELS.findall(drawn)]
+    assert ticks == sorted(ticks) and 4 <= len(ticks) <= 12

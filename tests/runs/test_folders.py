@@ -115,6 +115,23 @@ def test_apply_goes_on_only_where_it_was_asked_the_same_of_the_same_network(netw
         assert tensor.equal(again.module.state_dict()[name]), name
 
 
+def test_an_apply_that_cannot_go_on_begins_anew_with_fresh(network, tmp_path, monkeypatch, call):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    out, asked = tmp_path / "out.netpress", ["amount=0.5", "rounds=2", "train={epochs=1}"]
+    with monkeypatch.context() as patched:
+        patched.setattr("netpress.runs.apply.save_result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            apply_stage("prune", str(network), out, asked, dataset="digits")
+    (tmp_path / "out.netpress.work/round-1/network.netpress").write_bytes(b"damaged")
+    words = ["apply", "prune", network, "--out", out, "--dataset", "digits", *(f"--set={one}" for one in asked)]
+    code, _, err = call(*words)
+    assert code == 1 and "round-1" in err
+    assert call(*words, "--fresh")[0] == 0
+    assert load(out).masks and not (tmp_path / "out.netpress.work").exists()
+
+
 @pytest.mark.parametrize("name", ["environment.json", "recipe.toml", "01-train/state.safetensors"])
 @pytest.mark.parametrize("bytes_", [b"", b"\0\0\0", b"[]", b"{}", b"\xff\xfe{", b"[" * 100_000])
 def test_a_damaged_file_of_a_run_is_one_sentence(name, bytes_, tmp_path):

@@ -35,14 +35,36 @@ def test_counts_beside_the_first_have_columns_of_their_own():
     table = SweepTable("t", "", tuple(rows), "digits")
     names = ["score (official)", "parameters (official)", "operations (official)"]
     means = table.mean_table()
-    assert means.columns[-4:] == [*names, "sparsity"]
-    assert [cell.text for cell in means.rows[0][-4:-1]] == ["0.00200", "30.5", "4 M"]
-    assert [cell.value for cell in means.rows[0][-4:-1]] == [0.002, 30.5, 4e6]
-    assert [cell.text for cell in means.rows[1][-4:-1]] == [NOTHING] * 3
+    assert means.columns[-7:-4] == names
+    assert [cell.text for cell in means.rows[0][-7:-4]] == ["0.00200", "30.5", "4 M"]
+    assert [cell.value for cell in means.rows[0][-7:-4]] == [0.002, 30.5, 4e6]
+    assert [cell.text for cell in means.rows[1][-7:-4]] == [NOTHING] * 3
     first, second, *others = csv.DictReader(io.StringIO(table.as_csv()))
     assert (first["official.params"], second["official.params"]) == ("30.0", "31.0")
     assert [row["official.score"] for row in others] == ["", ""]
     assert "official" not in SweepTable("t", "", tuple(rows[2:]), "digits").as_csv()
+
+
+def test_what_networks_take_on_a_device_stands_beside_their_score():
+    figures = {"accuracy": 0.5, "score": 0.04, "params": 10.0, "operations": 20.0}
+    sizes = [{"flash_bytes": 1024 * n, "ram_bytes": 2048, "multiply_adds": 1_000_000 * n} for n in (1, 3)]
+    rows = [Row(f"a{n}", "a", {}, n, None, figures | sizes[n], "done") for n in (0, 1)]
+    rows.append(Row("b0", "b", {}, 0, None, figures, "done"))  # an older folder
+    table = SweepTable("t", "", tuple(rows), "digits")
+    means, runs = table.mean_table(), table.run_table()
+    assert means.columns[-4:] == ["flash", "RAM", "multiply-adds", "sparsity"] and means.numeric[-4:-1] == [True] * 3
+    assert [cell.text for cell in means.rows[0][-4:-1]] == ["2.0 KiB", "2.0 KiB", "2 M"]
+    assert [cell.text for cell in means.rows[1][-4:-1]] == [NOTHING] * 3
+    place = runs.columns.index("flash")
+    assert runs.columns[place : place + 3] == ["flash", "RAM", "multiply-adds"]
+    assert [[cell.text for cell in row[place : place + 3]] for row in runs.rows] == [
+        ["1.0 KiB", "2.0 KiB", "1 M"],
+        ["3.0 KiB", "2.0 KiB", "3 M"],
+        [NOTHING] * 3,
+    ]
+    told = list(csv.DictReader(io.StringIO(table.as_csv())))
+    assert [row["flash_bytes"] for row in told] == ["1024", "3072", ""]
+    assert (told[1]["ram_bytes"], told[1]["multiply_adds"]) == ("2048", "3000000")
 
 
 def test_the_plot_puts_dots_where_they_belong():
@@ -60,7 +82,7 @@ def test_the_plot_puts_dots_where_they_belong():
     assert (other[0] - low[0]) / (high[0] - low[0]) == pytest.approx(3 / 7, abs=0.01)
     assert (low[1] - other[1]) / (low[1] - high[1]) == pytest.approx(5 / 11, abs=0.01)
     assert drawn.count('class="spread"') == 1 and drawn.count('class="gate"') == 1
-    assert re.findall(r'class="name"[^>]*>([^<]*)<', drawn) == ["3", "b", "1"]
+    assert re.findall(r'class="name"[^>]*>([^<]*)<', drawn) == ["i 3", "b", "i 1"]
     crowded = [Point("c", f"i {i}", 0.01, 0.5, 0.0, ((0.01, 0.5),)) for i in range(3)]
     assert str(draw_points([*points, *crowded])).count('class="name"') == 4  # three in one place share a label
     assert draw_points([]) is None

@@ -1,30 +1,105 @@
-"""`netpress list`: what there is to choose from."""
+"""`netpress list`: what there is to choose from, and the runs there are; `netpress remove` removes one."""
 
-from typing import Annotated, Any
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from netpress.cli.options import AsJson, print_json, print_table
-from netpress.errors import UserError
+from netpress.errors import UserError, visible
+
+if TYPE_CHECKING:
+    from netpress.folders.listing import ListedRun
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
     app.command(name="list")(list_choices)
+    app.command()(remove)
 
 
 def list_choices(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="recipes, models, stages, datasets or conventions.")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="recipes, models, stages, datasets, conventions or runs.")
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Of runs: where they lie; by default runs.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what there is to choose from."""
+    """List what there is to choose from; or the runs in a folder, the one that changed last at the end.
+
+    Of a sweep or a chain, FOLDER can be its own: then its runs are listed.
+    """
+    if what == "runs":
+        _list_runs(folder or Path("runs"), as_json)
+        return
     if what not in LISTS:
-        raise UserError(f"list {what}: there are {', '.join(LISTS)}")
+        raise UserError(f"list {what}: there are {', '.join([*LISTS, 'runs'])}")
+    if folder is not None:
+        raise UserError(f"list {what} {folder}: only `list runs` takes a folder")
     rows = LISTS[what]()
     if as_json:
         print_json(rows)
     else:
         print_table(rows)
+
+
+def _list_runs(folder: Path, as_json: bool) -> None:
+    from netpress.folders.listing import list_runs
+
+    runs = list_runs(folder)
+    if as_json:
+        print_json([run.as_json() for run in runs])
+        return
+    print_table([_tabulate(run, folder) for run in runs])
+    for run in runs:
+        if run.problem is not None:
+            print(visible(f"{run.path}: {run.problem}"))
+    if not runs:
+        print(visible(f"{folder}: holds no runs"))
+
+
+def _tabulate(run: "ListedRun", folder: Path) -> dict[str, Any]:
+    from netpress.process.console import write_bytes
+
+    return {
+        "run": run.path.relative_to(folder).as_posix() if run.path != folder else str(folder),
+        "recipe": run.recipe if run.kind == "run" else f"{run.recipe} ({run.kind})",
+        "state": run.tell_state(),
+        "accuracy": "" if run.accuracy is None else f"{run.accuracy:.2%}",
+        "score": "" if run.score is None else f"{run.score:.5f}",
+        "flash": "" if run.flash_bytes is None else write_bytes(run.flash_bytes),
+        "on_disk": write_bytes(run.disk_bytes),
+        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed)),
+    }
+
+
+def remove(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, a sweep or a chain.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove what a run, a sweep or a chain wrote into its folder, after asking. Other files there stay."""
+    from netpress.errors import some_of
+    from netpress.folders.removal import find_contents
+    from netpress.folders.removal import remove as remove_found
+    from netpress.process.console import write_bytes
+
+    found = find_contents(folder)
+    told = f"{len(found.written):,} files, {write_bytes(found.bytes)}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"remove {folder}: nobody is there to be asked; give --yes to remove {told}")
+        stays = f"; what netpress did not write stays: {some_of([str(path) for path in found.others])}"
+        if not typer.confirm(visible(f"Remove {told} in {folder}{stays if found.others else ''}?"), default=False):
+            print("nothing removed")
+            return
+    left = remove_found(found)
+    print(visible(f"removed     {folder}: {told}"))
+    if left:
+        print(visible(f"stays       {some_of([str(path) for path in left])}: not written by netpress"))
 
 
 def _recipes() -> list[dict[str, Any]]:

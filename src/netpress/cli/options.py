@@ -41,6 +41,9 @@ Answers = Annotated[
 AnswersLimit = Annotated[
     float, typer.Option("--answers-limit", min=0, metavar="GB", help="How large that folder may grow.")
 ]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write event files too, for `tensorboard --logdir` of the folder.")
+]
 Flash = Annotated[
     str | None, typer.Option("--flash", metavar="SIZE", help="Refuse what would store more, as 256K (of 1024 bytes).")
 ]

@@ -21,6 +21,7 @@ from netpress.cli.options import (
     Ram,
     RecipeName,
     Seed,
+    TensorBoard,
     Threads,
     limit_overrides,
     print_json,
@@ -53,6 +54,7 @@ def run(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -76,6 +78,7 @@ def run(
         allow_import=allow_import,
         answers=answers,
         answers_limit=answers_limit,
+        tensorboard=tensorboard,
     )
     if resolved.sweep is not None:
         from netpress.runs.sweep import read_sweep, run_sweep
@@ -91,7 +94,7 @@ def run(
 
         print(f"{as_markdown(resolved, ChainFolder(folder))}\n")
         print(f"result      {resolved.result_name}")
-    print(f"accuracy    {result.accuracy:.2%} of the test images")
+    print(f"accuracy    {result.accuracy:.2%} of {result.tested}")
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
     print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
@@ -114,7 +117,9 @@ def plan(
     ram: Ram = None,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
+    from netpress.process.console import Console
     from netpress.recipe.reading import read_recipe
+    from netpress.runs.beginning import look_at_data
     from netpress.runs.recipes import plan_recipe
 
     asked = (recipe, limit_overrides(overrides, flash, ram), None, epochs_scale)
@@ -125,10 +130,13 @@ def plan(
         _print_sweep(plan_sweep(read_sweep(*asked), data, allow_import), as_json)
         return
     planned = plan_recipe(resolved, data, allow_import)
+    found = look_at_data(resolved, data, Console(quiet=True)) if data is not None else None
     if as_json:
-        print_json(planned)
+        print_json(planned | ({"data": found.as_json()} if found is not None else {}))
         return
     print(planned["summary"])
+    if found is not None:
+        found.tell(Console())
     if "networks" not in planned:
         _print_stages(planned)
         return
@@ -199,8 +207,9 @@ def apply(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted call with the same --out.")] = False,
 ) -> None:
-    """Apply one stage to one network, without a recipe.
+    """Apply one stage to one network, without a recipe. Interrupted, it goes on when given again.
 
     Data is divided as the network's file says. --set data.KEY=VALUE reads it otherwise.
     """
@@ -223,6 +232,7 @@ def apply(
         options=RunOptions(
             data=data,
             device=device,
+            fresh=fresh,
             console=Console(),
             threads=threads,
             allow_import=allow_import,

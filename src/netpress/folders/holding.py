@@ -6,6 +6,7 @@ with held(Path("runs/digits")):   # another netpress that asks for the same fold
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,31 +14,47 @@ from filelock import FileLock, Timeout
 from netpress.errors import Failure, UserError
 
 LOCK = ".netpress.lock"
+PATIENCE = 0.2  # seconds: who only asks whether a folder is held, holds it for an instant
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, option: str = "--out ", instead: str = " or choose another --out") -> Iterator[None]:
     """Make `folder` if it is not there, and keep other processes out of it until the context or the process ends.
 
-    Raises UserError if it cannot be a folder or be written to, Failure if another process holds it.
+    `option` and `instead` are words of the messages. Raises UserError if it cannot be a folder or be written to,
+    Failure if another process holds it.
     """
     place = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
         place.open("ab").close()
     except OSError as error:
-        raise UserError(f"--out {folder}: cannot be used as a folder ({error.strerror})") from None
+        raise UserError(f"{option}{folder}: cannot be used as a folder ({error.strerror})") from None
     lock = FileLock(place)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise Failure(
-            f"{folder}: another netpress is at work in this folder; wait for it or choose another --out"
-        ) from None
+        raise Failure(f"{folder}: another netpress is at work in this folder; wait for it{instead}") from None
     try:
         yield
     finally:
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work in `folder`; False where that cannot be found out, as of one that is read-only."""
+    place = folder / LOCK
+    if not place.is_file():
+        return False
+    lock = FileLock(place)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
 
 
 def refuse_other_contents(folder: Path, mark: str, what: str) -> None:
@@ -54,19 +71,35 @@ def is_empty(folder: Path) -> bool:
     return not folder.is_dir() or all(entry.name == LOCK for entry in folder.iterdir())
 
 
-def remove_written(folder: Path, names: Collection[str]) -> None:
-    """Remove the files called `names` in `folder` and below, with what an interrupted writing of them left.
+def find_written(folder: Path, names: Collection[str], below: bool = True) -> Iterator[Path]:
+    """The files called `names` (or so as these patterns say) in `folder`, and in those `below`.
 
-    Folders that are empty then go too, `folder` itself among them; whatever else lies there stays. Links are not
-    followed.
+    What an interrupted writing of them left is among them. Links are not followed: one that is called so is itself
+    such a file.
     """
     if folder.is_symlink() or not folder.is_dir():
         return
-    for entry in folder.iterdir():
+    for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
-            remove_written(entry, names)
-        elif entry.name in names or _written_as(entry.name) in names:
-            entry.unlink()
+            if below:
+                yield from find_written(entry, names)
+        elif any(fnmatchcase(name, pattern) for name in (entry.name, _written_as(entry.name)) for pattern in names):
+            yield entry
+
+
+def remove_written(folder: Path, names: Collection[str]) -> None:
+    """Remove what `find_written` finds. Folders that are empty then go too, `folder` itself among them."""
+    for path in find_written(folder, names):
+        path.unlink(missing_ok=True)
+    remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove `folder` and folders below, as far as nothing is in them but a lock. Links are not followed."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        remove_empty(entry)
     if is_empty(folder):
         with suppress(OSError):  # somebody has just put something there, or holds the lock
             (folder / LOCK).unlink(missing_ok=True)

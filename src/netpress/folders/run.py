@@ -2,39 +2,74 @@
 
 runs/NAME/recipe.toml        the resolved recipe: every setting stated
           environment.json   seed, versions, git commit, device, threads, data checksum
+          data.json          what the images are: counts, copies, what was left out, warnings
           log.txt            what was said
           01-train/ ...      one folder a stage, see `netpress.folders.stage`
           metrics.jsonl      the metrics of all stages
           log.tsv            of these, accuracy on the training and the selection images after each epoch, in percent
           network.netpress   the result
           predictions.safetensors    the class that the result gives to each test image
+          judgement.json     what the networks of all stages say of the test images
+          pictures/          examples.png augmented.png mistakes.png: what is learnt from, and what is mistaken
           score.json         its accuracy and score card: the run is finished
           report.html        the page
           stages.json        of a sweep's member that was asked for it: what each stage and round left
+          failure.json       of a run that failed: the message; gone once it goes on
+          events.out.tfevents...     what each stage came to, for TensorBoard, where that was asked for
 """
 
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netpress.errors import UserError
+from netpress.errors import Failure, UserError
 from netpress.files import atomic_write, read_object, read_text
-from netpress.folders.holding import held, is_empty, refuse_other_contents, remove_written
-from netpress.folders.stage import METRICS, NETWORK, STAGE_FILES, StageFolder, format_accuracies, format_metrics
+from netpress.folders.holding import (
+    find_written,
+    held,
+    is_empty,
+    refuse_other_contents,
+    remove_empty,
+    remove_written,
+)
+from netpress.folders.stage import (
+    EVENTS,
+    METRICS,
+    NETWORK,
+    STAGE_FILES,
+    StageFolder,
+    format_accuracies,
+    format_metrics,
+)
 
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
+DATA = "data.json"
 LOG = "log.txt"
 ACCURACIES = "log.tsv"
 PREDICTIONS = "predictions.safetensors"
 SCORE = "score.json"
 REPORT = "report.html"
+JUDGEMENT = "judgement.json"
+PICTURES = "pictures"
+EXAMPLES = "examples.json"
+"""In the pictures' folder: what those of examples show; the last that is written of them."""
+PICTURE_FILES = (EXAMPLES, "examples.png", "augmented.png", "mistakes.png")
 STAGES = "stages.json"
+FAILURE = "failure.json"
+RUN_FILES = (
+    *(STAGES, FAILURE, EVENTS, METRICS, ACCURACIES, SCORE, JUDGEMENT, PREDICTIONS, REPORT),
+    *(NETWORK, DATA, ENVIRONMENT, LOG, RECIPE),
+)
+"""What is written in a run's own folder, in the order in which it is removed. The recipe is the last, so that a
+clearing that was interrupted is seen."""
+DRAFT_FILES = (*STAGE_FILES, ENVIRONMENT, RECIPE)
+"""What `RunFolder.begin_with` writes before the folder has its name."""
 Resolve = Callable[[str], str]
 SEVERAL = {"sweep": b"\n[sweep]\n", "chain": b"\n[networks]\n"}
 """How the recipes of several runs are told from that of one: a sweep may be one of chains, so it comes first."""
@@ -57,6 +92,10 @@ class RunFolder:
     @property
     def environment(self) -> Path:
         return self.path / ENVIRONMENT
+
+    @property
+    def data(self) -> Path:
+        return self.path / DATA
 
     @property
     def log(self) -> Path:
@@ -87,8 +126,24 @@ class RunFolder:
         return self.path / REPORT
 
     @property
+    def judgement(self) -> Path:
+        return self.path / JUDGEMENT
+
+    @property
+    def examples(self) -> Path:
+        return self.path / PICTURES / EXAMPLES
+
+    def picture(self, name: str) -> Path:
+        """The picture called `name`, one of PICTURE_FILES, whether it is there or not."""
+        return self.path / PICTURES / f"{name}.png"
+
+    @property
     def stage_figures(self) -> Path:
         return self.path / STAGES
+
+    @property
+    def failure(self) -> Path:
+        return self.path / FAILURE
 
     @property
     def is_finished(self) -> bool:
@@ -131,9 +186,20 @@ class RunFolder:
         """The final figures. Raises UserError where the run is not finished, Failure where the file is damaged."""
         return read_object(self.score)
 
+    def read_judgement(self) -> dict[str, Any]:
+        """What was measured on the test images so far; empty where nothing was, or what was written is damaged."""
+        try:
+            return read_object(self.judgement, stages=dict)
+        except (UserError, Failure):  # it is measured again
+            return {}
+
     def write_score(self, figures: dict[str, Any]) -> None:
         """Write the final figures, after which the run is finished."""
         atomic_write(self.score, json.dumps(figures, indent=1))
+
+    def write_data(self, findings: dict[str, Any]) -> None:
+        """Write what a look at the data found."""
+        atomic_write(self.data, json.dumps(findings, indent=1, ensure_ascii=False))
 
     def read_summaries(self) -> list[dict[str, Any]]:
         """What each finished stage came to, in order. Raises Failure where a mark is damaged."""
@@ -156,7 +222,13 @@ class RunFolder:
         refuse_other_contents(self.path, RECIPE, "run")
         with held(self.path):
             self._settle_recipe(recipe, fresh, resolve)
-            yield
+            self.failure.unlink(missing_ok=True)
+            try:
+                yield
+            except Exception as error:
+                with suppress(OSError, Failure):  # a full disk may be why it failed
+                    atomic_write(self.failure, json.dumps({"message": str(error)}))
+                raise
 
     def _settle_recipe(self, recipe: str, fresh: bool, resolve: Resolve) -> None:
         if self.kind != "run":
@@ -212,7 +284,7 @@ class RunFolder:
         The folder must be empty. It appears at once or not at all.
         """
         draft = RunFolder(self.path.with_name(f".{self.path.name}.draft"))
-        remove_written(draft.path, (*STAGE_FILES, ENVIRONMENT, RECIPE))
+        remove_written(draft.path, DRAFT_FILES)
         for stage in stages:
             shutil.copytree(stage.path, draft.stage(stage.name).path)
         shutil.copy(origin.environment, draft.environment)
@@ -224,9 +296,21 @@ class RunFolder:
     def is_empty(self) -> bool:
         return is_empty(self.path)
 
-    def clear(self) -> None:
-        """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
+    def below(self) -> list[Path]:
+        """The folders that a run made here."""
+        return [*(stage.path for stage in self.stages()), self.path / PICTURES]
+
+    def written(self) -> Iterator[Path]:
+        """What a run wrote here, in the order in which it is to be removed."""
         for stage in self.stages():
-            remove_written(stage.path, STAGE_FILES)
-        for name in (STAGES, METRICS, ACCURACIES, SCORE, PREDICTIONS, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
-            (self.path / name).unlink(missing_ok=True)
+            yield from find_written(stage.path, STAGE_FILES)
+        yield from find_written(self.path / PICTURES, PICTURE_FILES, below=False)
+        for name in RUN_FILES:
+            yield from find_written(self.path, (name,), below=False)
+
+    def clear(self) -> None:
+        """Remove what a run writes, and nothing else."""
+        for path in self.written():
+            path.unlink(missing_ok=True)
+        for place in self.below():
+            remove_empty(place)

@@ -3,6 +3,7 @@
 `netpress.folders.sweep` and `netpress.folders.chain` say what else lies there.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import ClassVar
 
 from netpress.errors import UserError
 from netpress.files import atomic_write
-from netpress.folders.holding import held, refuse_other_contents, remove_written
-from netpress.folders.run import RECIPE, Resolve, RunFolder
+from netpress.folders.holding import find_written, held, refuse_other_contents, remove_empty
+from netpress.folders.run import DRAFT_FILES, RECIPE, Resolve, RunFolder
+
+DRAFT = re.compile(r"\..+\.draft")
+"""What a member's folder is called until it is whole: see `RunFolder.begin_with`."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,34 @@ class SeveralFolder:
             atomic_write(self.recipe, recipe)
             yield
 
+    def members(self) -> "list[RunFolder | SeveralFolder]":
+        """The members that were begun here; none behind a link."""
+        found = sorted(recipe.parent for recipe in self.path.glob(f"*/{RECIPE}"))
+        return [self.member_at(path) for path in found if not path.is_symlink()]
+
+    def member_at(self, path: Path) -> "RunFolder | SeveralFolder":
+        """The folder of a member as what it is."""
+        return RunFolder(path)
+
+    def written(self) -> Iterator[Path]:
+        """What was written here and by the members, in the order in which it is to be removed."""
+        for member in self.members():
+            yield from member.written()
+        for draft in self._drafts():
+            yield from find_written(draft, DRAFT_FILES)
+        for name in (*self.files, RECIPE):
+            yield from find_written(self.path, (name,), below=False)
+
     def clear(self) -> None:
         """Remove what was written here, and nothing else; the recipe last, so that an interrupted clearing is seen."""
-        for path in sorted(recipe.parent for recipe in self.path.glob(f"*/{RECIPE}")):
-            with held(path):
-                self.clear_member(path)
-            remove_written(path, ())
-        for name in (*self.files, RECIPE):
-            (self.path / name).unlink(missing_ok=True)
+        for member in self.members():
+            with held(member.path):
+                member.clear()
+            remove_empty(member.path)
+        for path in self.written():
+            path.unlink(missing_ok=True)
+        for draft in self._drafts():
+            remove_empty(draft)
 
-    def clear_member(self, path: Path) -> None:
-        """Remove what a member wrote into its folder."""
-        RunFolder(path).clear()
+    def _drafts(self) -> list[Path]:
+        return sorted(path for path in self.path.iterdir() if DRAFT.fullmatch(path.name))

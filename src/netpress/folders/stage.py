@@ -6,6 +6,7 @@
                      network.netpress
              network.netpress         the stage's result
              done.json                the mark that the stage is done, with what it came to
+             events.out.tfevents...   the figures for TensorBoard, where that was asked for
 
 Reading needs no torch: a report is written without it.
 """
@@ -27,8 +28,10 @@ LAST = "last.netpress"
 DONE = "done.json"
 DELETED = "deleted.json"
 """What a round of factorizing deleted, and where: regrowth asks for it."""
-STAGE_FILES = (METRICS, STATE, DONE, NETWORK, LAST, DELETED)
-"""What stages write, in their folders and those of their parts."""
+EVENTS = "events.out.tfevents.*.netpress"
+"""What event files for TensorBoard are called here; those of other programs do not end so."""
+STAGE_FILES = (METRICS, STATE, DONE, NETWORK, LAST, DELETED, EVENTS)
+"""What stages write, in their folders and those of their parts: names, or patterns of names."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ runs/NAME/recipe.toml                  what the members have in common, and the 
 from pathlib import Path
 
 from netpress.folders.chain import ChainFolder
+from netpress.folders.run import RunFolder
 from netpress.folders.several import SeveralFolder
 
 CSV = "sweep.csv"
@@ -34,9 +35,6 @@ class SweepFolder(SeveralFolder):
     def page(self) -> Path:
         return self.path / PAGE
 
-    def clear_member(self, path: Path) -> None:
+    def member_at(self, path: Path) -> RunFolder | SeveralFolder:
         chain = ChainFolder(path)
-        if chain.is_here:
-            chain.clear()
-        else:
-            super().clear_member(path)
+        return chain if chain.is_here else RunFolder(path)

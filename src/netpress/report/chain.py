@@ -10,6 +10,7 @@ from markupsafe import Markup
 from netpress.folders.run import REPORT
 from netpress.report.figures import decimal, duration, percent, short
 from netpress.report.plot import COLOURS
+from netpress.report.sizes import SIZE_COLUMNS, read_sizes, size_cells
 from netpress.report.sweep import SCORE, Measure, Point, draw_points
 from netpress.report.tables import Cell, Table
 from netpress.report.templates import find_template, read_parts
@@ -95,18 +96,20 @@ def tabulate(links: Sequence[Link]) -> Table:
         scores = [figures.get("score"), *(link.beside.get(name, {}).get("score") for name in beside)]
         rows.append(
             [
-                *(Cell(text, text) for text in texts),
+                Cell(texts[0], texts[0], link=link.page if figures else ""),
+                *(Cell(text, text) for text in texts[1:]),
                 _number(percent, figures.get("accuracy")),
                 *(_number(decimal, value) for value in scores),
                 _number(short, figures.get("params")),
                 _number(short, figures.get("operations")),
+                *size_cells(read_sizes(figures)),
                 _number(percent, figures.get("sparsity"), 1),
                 _number(short, figures.get("file_bytes")),
                 _number(duration, figures.get("seconds")),
                 Cell(link.state, link.state),
             ]
         )
-    names += ["parameters", "operations", "sparsity", "file bytes", "time", "state"]
+    names += ["parameters", "operations", *SIZE_COLUMNS, "sparsity", "file bytes", "time", "state"]
     numeric = [False] * 3 + [True] * (len(names) - 4) + [False]
     return Table(names, numeric, rows)
 

@@ -26,6 +26,7 @@ from netpress.process.console import Console
 from netpress.process.devices import choose_device
 from netpress.report.differences import EXPLANATION, Difference, compare_classes
 from netpress.report.figures import NOTHING, decimal, percent, short
+from netpress.report.sizes import SIZE_COLUMNS, SIZES, size_cells
 from netpress.report.sweep import SCORE, Measure, Point, draw_points
 from netpress.report.tables import Cell, Table
 from netpress.report.templates import find_template, read_parts
@@ -38,6 +39,7 @@ MEASURES = {
     "operations": Measure("operations", short, may_be_logarithmic=True),
 }
 FIGURES = ("dataset", "accuracy", "parameters", "operations", "score")
+"""Of each network, and SIZES after them."""
 NAMES = ("name", "description")  # of a recipe: what a run is called is no setting
 UNKNOWN = "unknown"
 
@@ -57,10 +59,15 @@ class Compared:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """By the names in FIGURES: accuracy is a fraction, None where it is not known; counts are in 32 bits."""
+        """By the names in FIGURES and SIZES: accuracy is a fraction, None where unknown; counts are in 32 bits."""
         card = self.card
         values = (self.dataset, card.accuracy, card.params, card.operations, card.score)
-        return dict(zip(FIGURES, values, strict=True))
+        return dict(zip(FIGURES, values, strict=True)) | {name: self.sizes.get(name) for name in SIZES}
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What the network takes on a device."""
+        return {} if self.card.footprint is None else self.card.footprint.totals()
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Comparison:
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["network", *FIGURES, "convention", *self.differing])
+        writer.writerow(["network", *FIGURES, *SIZES, "convention", *self.differing])
         for network in self.networks:
             settings = [(network.settings or {}).get(path) for path in self.differing]
             told = ["" if value is None else _write(value) for value in settings]
@@ -178,8 +185,9 @@ class Comparison:
             dataset = network.dataset or UNKNOWN
             costs = [Cell(short(card.params), card.params), Cell(short(card.operations), card.operations)]
             cells = [Cell(network.name, network.name), Cell(dataset, dataset), accuracy, *costs]
-            rows.append([*cells, Cell(decimal(card.score), card.score)])
-        return Table(["network", *FIGURES], [False, False, True, True, True, True], rows)
+            rows.append([*cells, Cell(decimal(card.score), card.score), *size_cells(network.sizes)])
+        names = ["network", *FIGURES, *SIZE_COLUMNS]
+        return Table(names, [False, False, *[True] * (len(names) - 2)], rows)
 
     def setting_table(self) -> Table:
         """A row for each setting in which runs differ, a column for each run; a dash where a run does not have it."""

@@ -53,6 +53,10 @@ class RunFacts:
     score: dict[str, Any] | None
     """score.json; None while the run is not finished."""
     problems: list[str]
+    judgement: dict[str, Any] = field(default_factory=dict)
+    """judgement.json; empty where the run has none."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """data.json: what the images were found to be; empty where the run has none."""
 
     @property
     def finished(self) -> bool:
@@ -113,6 +117,8 @@ def read_run(folder: RunFolder) -> RunFacts:
         stages=_read_stages(folder, recipe, lines, problems),
         score=_read_object(folder.score, problems),
         problems=problems,
+        judgement=_read_object(folder.judgement, problems) or {},
+        data=_read_object(folder.data, problems) or {},
     )
 
 

@@ -87,6 +87,11 @@ def label(name: str) -> str:
     return name.replace("_per_second", "/s").replace("_", " ")
 
 
+def sentence(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def share(part: Any, total: Any) -> float:
     """`part` of `total` as a fraction from 0 to 1; 0 where either is unknown."""
     part, total = number(part), number(total)
@@ -104,4 +109,5 @@ FILTERS = {
     "plain": plain,
     "brief": brief,
     "label": label,
+    "sentence": sentence,
 }

@@ -35,17 +35,17 @@ for (const figure of document.querySelectorAll(".chart")) {
   const output = figure.querySelector("output");
   const readings = JSON.parse(svg.dataset.readings);
   const scale = (readings.right - readings.left) / readings.epochs;
-  const nearest = (points, epoch) =>
-    points.reduce((best, point) => (Math.abs(point[0] - epoch) < Math.abs(best[0] - epoch) ? point : best));
+  const nearest = (points, place) =>
+    points.reduce((best, point) => (Math.abs(point[0] - place) < Math.abs(best[0] - place) ? point : best));
 
   svg.addEventListener("pointermove", (event) => {
     const x = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;
-    const epoch = Math.min(readings.epochs - 1, Math.max(0, Math.floor((x - readings.left) / scale)));
-    const [name, start] = readings.bands.find((band) => epoch < band[2]);
-    const values = Object.entries(readings.series).map(([series, points]) => `${series} ${nearest(points, epoch)[1]}`);
-    output.textContent = `${name}, epoch ${epoch - start + 1}: ${values.join(", ")}`;
-    cursor.setAttribute("x1", readings.left + (epoch + 0.5) * scale);
-    cursor.setAttribute("x2", readings.left + (epoch + 0.5) * scale);
+    const place = Math.min(readings.epochs, Math.max(0, (x - readings.left) / scale));
+    const [name, start] = readings.bands.find((band) => place <= band[2]);
+    const values = Object.entries(readings.series).map(([series, points]) => `${series} ${nearest(points, place)[1]}`);
+    output.textContent = `${name}, after ${(place - start).toFixed(1)} epochs: ${values.join(", ")}`;
+    cursor.setAttribute("x1", readings.left + place * scale);
+    cursor.setAttribute("x2", readings.left + place * scale);
     cursor.setAttribute("visibility", "visible");
   });
   svg.addEventListener("pointerleave", () => {

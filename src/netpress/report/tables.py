@@ -7,19 +7,16 @@ from typing import Any
 from netpress.report.facts import RunFacts, StageFacts, number
 from netpress.report.figures import decimal, duration, label, percent, plain, share, short, size, whole
 
-WORDS = ("epochs", "rounds", "amount", "importance", "layers", "preset", "method", "bits", "weights", "truncation")
-KINDS = ("selection.kind", "regrow.kind")
-TARGETS = ("keep", "compression", "score", "gate")
-"""Settings that say in a line what a stage was asked to do, wherever they stand in its table; targets if numbers."""
-
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what it shows, the value it is sorted by, and the length of its bar (0 to 1), if it has one."""
+    """One cell: what it shows, the value it is sorted by, the length of its bar (0 to 1), if it has one, and a link."""
 
     text: str
     value: float | str
     bar: float | None = None
+    link: str = ""
+    """Where a click leads, seen from the page; empty: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +47,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
         else:
             flat.append((f"{prefix}{key}", value))
     return flat
-
-
-def describe_stage(stage: StageFacts) -> str:
-    """The settings of a stage that say most, in a line."""
-    told = []
-    for path, value in flatten(stage.settings):
-        name = path.split(".")[-1]
-        if name in WORDS or path in KINDS or (name in TARGETS and number(value) is not None):
-            told.append(f"{label(path).replace('.', ' ')} {plain(value)}")
-    return ", ".join(told)
 
 
 def sparsity(figures: Mapping[str, Any]) -> float | None:
@@ -118,36 +105,53 @@ def read_layers(run: RunFacts) -> list[Layer]:
     return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
 
 
-LAYER_COUNTS = {
-    "weights": "weights",
-    "nonzeros": "non-zero",
-    "multiplications": "multiplications",
-    "additions": "additions",
-    "storage_bits": "bits of values",
-    "mask_bits": "bits of mask",
-}
+LAYER_NOTES = ("note", "uncounted")
 
 
-LAYER_NOTES = {"note": "note", "uncounted": "not counted"}
+def costs_nothing(layer: Layer) -> bool:
+    """Whether a row of the score card stores nothing and computes nothing: a norm that is folded, say."""
+    return not any(
+        number(layer.get(name)) for name in ("weights", "params", "operations", "multiplications", "additions")
+    )
 
 
 def tabulate_layers(layers: list[Layer]) -> Table:
-    """The score card layer by layer, with bars for parameters and operations (the longest bar is the largest layer)."""
-    counts = [name for name in LAYER_COUNTS if any(number(layer.get(name)) is not None for layer in layers)]
-    last = {name: words for name, words in LAYER_NOTES.items() if any(layer.get(name) for layer in layers)}
+    """The score card layer by layer, with bars for what is stored and for operations (the longest bar is the largest
+    layer's). Columns that no layer fills are left out.
+    """
     largest = {name: _largest(layers, name) for name in ("params", "operations")}
+    columns = [
+        "layer",
+        "kind",
+        "weights",
+        "non-zero",
+        "zeros",
+        "stored, bytes counted",
+        "multiplications",
+        "additions",
+        "operations",
+    ]
     rows = []
     for layer in layers:
         zeros = sparsity(layer)
-        row = [_text(layer.get("name")), _text(layer.get("kind"))]
-        row += [_count(layer.get(name), share(layer.get(name), most)) for name, most in largest.items()]
-        row.append(Cell(percent(zeros, 1), _order(zeros)))
-        row += [_count(layer.get(name)) for name in counts]
-        row += [_text(layer.get(name, "")) for name in last]
-        rows.append(row)
-    numbers = ["params", "operations", "sparsity", *(LAYER_COUNTS[name] for name in counts)]
-    numeric = [False, False, *(True for _ in numbers), *(False for _ in last)]
-    return Table(["layer", "kind", *numbers, *last.values()], numeric, rows)
+        notes = "; ".join(plain(layer[name]) for name in LAYER_NOTES if layer.get(name))
+        stored = None if number(layer.get("params")) is None else (number(layer["params"]) or 0) * 4
+        rows.append(
+            [
+                _text(layer.get("name")),
+                _text(layer.get("kind")),
+                *(_count(layer.get(name)) for name in ("weights", "nonzeros")),
+                Cell(percent(zeros, 1), _order(zeros)),
+                _count(stored, share(layer.get("params"), largest["params"])),
+                *(_count(layer.get(name)) for name in ("multiplications", "additions")),
+                _count(layer.get("operations"), share(layer.get("operations"), largest["operations"])),
+                _text(notes),
+            ]
+        )
+    columns.append("note")
+    filled = [place for place, _ in enumerate(columns) if any(row[place].value not in (-1.0, "") for row in rows)]
+    numeric = [2 <= place < len(columns) - 1 for place in filled]
+    return Table([columns[place] for place in filled], numeric, [[row[place] for place in filled] for row in rows])
 
 
 def _count(value: Any, bar: float | None = None) -> Cell:
@@ -262,7 +266,11 @@ def tabulate_memory(footprint: Mapping[str, Any]) -> Table | None:
         ]
         for one in operations
     ]
-    return Table(["operation", "kind", "result", "alive"], [False, False, False, True], rows) if rows else None
+    return (
+        Table(["operation", "kind", "result (channels x height x width)", "alive"], [False, False, False, True], rows)
+        if rows
+        else None
+    )
 
 
 def describe_alive(footprint: Mapping[str, Any]) -> str:

@@ -44,16 +44,15 @@ def apply_stage(
     """Apply the stage `kind`, with settings given as `key=value`, to `network` and write the result to `out`.
 
     `out`.work holds the stage's state while it runs, so that the same command goes on after an interruption;
-    it is removed at the end. Data is loaded where the options or `dataset` name it, or where the network was
-    trained on a data set that comes with netpress; it is divided as the network's file says, or as overrides that
-    begin with `data.` ask for. `seed` divides it only where the file says nothing.
+    it is removed at the end. With `options.fresh` what an interruption left there is forgotten.
+    Data is loaded where the options or `dataset` name it, or where the network was trained on a data set that comes
+    with netpress; it is divided as the network's file says, or as overrides that begin with `data.` ask for. `seed`
+    divides it only where the file says nothing.
     `limits` are for the result, as in a recipe.
     Raises UserError for an unknown stage, wrong settings, a stage that needs data and has none, or data that is not
     what the network was trained on.
     """
     options = options or RunOptions()
-    if options.fresh:
-        raise UserError(f"fresh: there is no run to begin anew; remove {out}.work to forget an interrupted apply")
     stage, settings, changes = _read_settings(kind, overrides, classes_by_number, dataset)
     if isinstance(network, str):
         network = resolve(network, allow_import=options.allow_import)
@@ -70,7 +69,8 @@ def apply_stage(
         network = copy(network)
         adopt(network, images)
     request = {"stage": settings.model_dump(mode="json"), "dataset": dataset, "data": str(options.data), "seed": seed}
-    with _work_folder(out, request | {"changes": changes, "network": fingerprint(network)}) as folder:
+    request |= {"changes": changes, "network": fingerprint(network)}
+    with _work_folder(out, request, options.fresh) as folder:
         context = Context(
             folder=folder,
             world=World(device),
@@ -118,7 +118,7 @@ def _check(stage: Stage, network: Network, settings: Settings, options: RunOptio
 
 
 @contextlib.contextmanager
-def _work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
+def _work_folder(out: Path, request: dict[str, Any], fresh: bool) -> Iterator[Path]:
     """A folder beside `out` that outlives an interruption, and is taken up again by the same command only.
 
     What is there and was not written by an `apply` is never touched. Raises UserError where there is such a thing,
@@ -132,7 +132,7 @@ def _work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
         )
     refusal: UserError | None = None
     with held(folder):
-        if note.is_file() and read_object(note) != request:
+        if note.is_file() and (fresh or read_object(note) != request):
             remove_written(folder, STAGE_FILES)
         atomic_write(note, json.dumps(request, indent=1))
         try:

@@ -17,6 +17,7 @@ from netpress.errors import Failure
 from netpress.folders.answers import PLACE, AnswersFolder
 from netpress.process.console import Console
 from netpress.recipe.schema import Recipe
+from netpress.runs.tensorboard import require_tensorboard
 
 R = TypeVar("R")
 
@@ -40,6 +41,12 @@ class RunOptions:
     """The folder where teachers' answers are kept; None: `.answers` beside the run's folder, or a sweep's."""
     answers_limit: float = 10.0
     """GB that it may grow to."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard too; a UserError where the package is not there."""
+
+    def __post_init__(self) -> None:
+        if self.tensorboard:
+            require_tensorboard()
 
     def answers_beside(self, folder: Path) -> AnswersFolder:
         """Where answers are kept in the run of `folder`, or an apply to that file; other runs beside it share them.

@@ -5,11 +5,12 @@
 `netpress.folders.run` lists what lies in the folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from netpress.data.findings import inspect
 from netpress.evaluation import evaluate, predictions_of, save_predictions
 from netpress.folders.run import NEEDED, RunFolder
 from netpress.folders.stage import StageFolder
@@ -22,8 +23,11 @@ from netpress.recipe.schema import Recipe, resolve_again
 from netpress.report import make_report
 from netpress.runs.beginning import create_for, load_run_data, read_network
 from netpress.runs.environment import describe_environment, settle_threads
+from netpress.runs.illustrating import illustrate
 from netpress.runs.jobs import RunOptions
+from netpress.runs.judging import judge
 from netpress.runs.planning import plan_network
+from netpress.runs.tensorboard import followed
 from netpress.scoring import (
     Footprint,
     ScoreCard,
@@ -54,6 +58,8 @@ class RunResult:
     network: Network
     footprint: Footprint
     beside: Mapping[str, ScoreCard] = field(default_factory=dict)
+    tested: str = "the test images"
+    """What `accuracy` is a fraction of, in words."""
 
 
 def run_network(
@@ -72,16 +78,27 @@ def run_network(
         # What cannot be run is refused before anything is read or written.
         plan_network(recipe, options.data, library)
     needed = None if members is None else {name: fingerprint(network) for name, network in members.items()}
-    with run.claimed(recipe.text, options.fresh, resolve_again):
-        initial, contexts = _begin(recipe, run, options, library, needed)
+    with (
+        run.claimed(recipe.text, options.fresh, resolve_again),
+        followed(run, options.tensorboard, options.console) as follow,
+    ):
+        initial, contexts = _begin(recipe, run, options, library, needed, follow)
         network = copy(initial)
         for settings, context in zip(recipe.stages, contexts, strict=True):
             network = run_stage(network, settings, context)
-        return _finish(recipe, run, network, contexts[-1])
+            follow()
+        result = _finish(recipe, run, network, contexts[-1])
+        follow()
+        return result
 
 
 def _begin(
-    recipe: Recipe, run: RunFolder, options: RunOptions, library: Library, needed: Mapping[str, str] | None
+    recipe: Recipe,
+    run: RunFolder,
+    options: RunOptions,
+    library: Library,
+    needed: Mapping[str, str] | None,
+    follow: Callable[[], None],
 ) -> tuple[Network, list[Context]]:
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
     answers = options.answers_beside(run.path)
@@ -98,8 +115,18 @@ def _begin(
     if needed is not None:
         where[NEEDED] = needed
     settle_threads(run.settle_environment(where, console.warn))
+    if not run.data.exists():
+        findings = inspect(dataset)
+        findings.tell(console)
+        run.write_data(findings.as_json())
+    illustrate(run, recipe, dataset)
     # First weights can depend on the number of threads, which is settled now.
     initial = named or create_for(dataset, recipe.model_table, seed=recipe.seed)
+
+    def collect(line: dict[str, Any]) -> None:
+        run.collect_metrics()
+        follow()
+
     return initial, [
         Context(
             folder=run.stage(name).path,
@@ -110,7 +137,7 @@ def _begin(
             initial=initial,
             save_every_seconds=options.save_every_seconds,
             name=name,
-            on_log=lambda line: run.collect_metrics(),
+            on_log=collect,
             score_settings=recipe.score,
             answers=answers,
             library=library,
@@ -159,7 +186,18 @@ def _summarise(network: Network, stage: Stage, context: Context) -> dict[str, An
     summary["parameters"] = sum(parameter.numel() for parameter in network.module.parameters())
     summary["weights"] = sum(weight.numel() for weight in weights.values())
     summary["nonzeros"] = sum(int(weight.detach().count_nonzero()) for weight in weights.values())
-    return summary
+    return summary | _count(network, context)
+
+
+def _count(network: Network, context: Context) -> dict[str, Any]:
+    """What the network costs: by the run's convention, and on a device."""
+    traced = trace_network(network)
+    counts = measure_footprint(traced, network).totals()
+    if context.score_settings is not None:
+        dataset = context.dataset.name if context.dataset is not None else None
+        card = score_trace(traced, context.score_settings, network.formats, dataset=dataset)
+        counts |= {"params": card.params, "operations": card.operations, "score": card.score}
+    return counts
 
 
 def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) -> RunResult:
@@ -179,17 +217,21 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
     save_predictions(predictions_of(evaluation, dataset.test, dataset.classes, dataset.name), run.predictions)
+    judge(run, recipe, network, evaluation, context)
     figures = card.as_json() | {
         "accuracy": evaluation.accuracy,
         "top5": evaluation.top5,
         "loss": evaluation.loss,
         "dataset": dataset.name,
         "select_on": dataset.select_on,
+        "images": evaluation.count,
     }
+    if dataset.test_total is not None:
+        figures["images_of"] = dataset.test_total
     if beside:
         figures["beside"] = {name: other.as_json() for name, other in beside.items()}
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside)
+    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside, dataset.tested)

@@ -18,7 +18,7 @@ from netpress.models.registry import IMPORTED
 from netpress.network import FILES, Library, Network, create
 from netpress.network.data import check_fit
 from netpress.recipe.schema import Recipe
-from netpress.runs.beginning import create_for, read_network, split_seed_of
+from netpress.runs.beginning import create_for, read_network, settle_test, split_seed_of
 from netpress.scoring import Footprint, ScoreCard, check_limits, measure_footprint, score_trace, trace_network
 from netpress.stage import Outlook, Plan, foresee, stage_of
 from netpress.tracing import Trace
@@ -47,7 +47,8 @@ def plan_network(
     if recipe.data.dataset == "folder" and data is None:
         raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
     named = read_network(recipe, library)
-    survey = survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, named))
+    settings = settle_test(recipe.data, data, named)
+    survey = survey_dataset(settings, data, split_seed_of(settings, recipe.seed, named))
     # A new one as shapes: a weight drawn as 0 is no sparsity.
     network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
     edits = tuple(network.architecture.edits)
@@ -55,7 +56,7 @@ def plan_network(
     plans = foresee(recipe.stages, Outlook(beginning, survey.train_images, edits, library, recipe.score))
     traced = trace_network(network)
     if named is not None:
-        check_fit(named, recipe.data, survey)
+        check_fit(named, settings, survey)
     check_activations(sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move"))
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))

@@ -4,6 +4,7 @@ score(network).score                                the official rules
 score(network, convention="kaist", mask="none")     those of one of the four solutions, with its options
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from netpress.models.registry import IMPORTED
 from netpress.network import Network
 from netpress.scoring.card import Counted, Row, ScoreCard, relative_score
 from netpress.scoring.conventions import CONVENTIONS, ScoreSettings, choose_settings, conventions
@@ -52,6 +54,9 @@ __all__ = [
     "trace_network",
     "verify",
 ]
+
+MOST_KEPT = 16
+_kept: dict[str, Trace] = {}  # traces of shapes, the one that was asked for last at the end
 
 
 def score(
@@ -104,14 +109,35 @@ def countable(network: Any, input_size: tuple[int, ...] | None) -> tuple[Any, tu
 def trace_network(
     network: Network | nn.Module, input_size: tuple[int, ...] | None = None, *, examples: Tensor | None = None
 ) -> Trace:
-    """The operations of a network (with its masks) or of any module, for its own input size or (3, 32, 32)."""
+    """The operations of a network (with its masks) or of any module, for its own input size or (3, 32, 32).
+
+    A trace of shapes depends on how the network is built and nothing else, and plans ask for the same again and again:
+    the last ones are kept.
+    """
     if isinstance(network, nn.Module):
         if input_size is None and examples is not None:
             input_size = tuple(examples.shape[1:])
         return trace(network, input_size or (3, 32, 32), examples=examples)
     spec = network.input
     size = input_size or (spec.channels, spec.height, spec.width)
-    return trace(network.module, size, masks=network.masks, examples=examples)
+    structure = _structure(network, size) if examples is None else None
+    if structure is None:
+        return trace(network.module, size, masks=network.masks, examples=examples)
+    traced = _kept.pop(structure, None) or trace(network.module, size)
+    _kept[structure] = traced  # now the last
+    while len(_kept) > MOST_KEPT:
+        del _kept[next(iter(_kept))]
+    return traced
+
+
+def _structure(network: Network, size: tuple[int, ...]) -> str | None:
+    """All that a trace of this network depends on; None where that is more than how it is built."""
+    architecture = network.architecture
+    tensors = (*network.module.parameters(), *network.module.buffers())
+    if network.masks or architecture.family == IMPORTED or not all(tensor.is_meta for tensor in tensors):
+        return None
+    formats = {name: repr(one) for name, one in network.formats.items()}
+    return json.dumps([vars(architecture), formats, size], sort_keys=True)
 
 
 def score_trace(

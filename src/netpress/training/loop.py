@@ -30,6 +30,7 @@ from netpress.training.keeping import KeptWeights, Weights
 from netpress.training.part import Part, collect, restore
 from netpress.training.placement import lay_out
 from netpress.training.position import EpochFigures, Position
+from netpress.training.schedules import outline
 from netpress.training.settings import TrainSettings
 from netpress.training.step import StepRandomness, TrainingStep
 
@@ -194,6 +195,7 @@ class _Training:
             "round": self.position.round + 1,
             "epoch": self.position.epochs_before + 1,
             "learning_rate": figures.learning_rate,
+            "learning_rates": outline(self.position.learning_rates),
             "loss": loss,
             "train_accuracy": right,
         }

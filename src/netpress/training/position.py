@@ -33,6 +33,12 @@ class Position(Part):
         return self.epochs_before * self.steps + self.step
 
     @property
+    def learning_rates(self) -> list[float]:
+        """Of every step of the present epoch."""
+        highest, schedule = self.settings.optimizer.learning_rate, self.settings.schedule
+        return [rate_at(highest, schedule, self.epoch, step, self.epochs, self.steps) for step in range(self.steps)]
+
+    @property
     def learning_rate(self) -> float:
         """Of the next step."""
         settings = self.settings

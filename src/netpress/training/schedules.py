@@ -5,12 +5,15 @@ A rate of .1 that falls along a cosine for 150 epochs is .099989 in the first an
 
 import itertools
 import math
+from collections.abc import Sequence
 from fractions import Fraction as Ratio
 from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
 from netpress.settings import Fraction, NonNegative, OpenFraction, Settings, below
+
+OUTLINE_ERROR = 0.01  # of the highest rate
 
 
 class _Schedule(Settings):
@@ -99,3 +102,24 @@ def rate_at(highest: float, schedule: Schedule, epoch: int, step: int, epochs: i
     if schedule.per == "epoch":
         return learning_rate(highest, schedule, epoch, epochs, round(schedule.warmup))
     return learning_rate(highest, schedule, epoch * steps + step, epochs * steps, round(schedule.warmup * steps))
+
+
+def outline(rates: Sequence[float]) -> list[list[float]]:
+    """The rates of an epoch's steps by few points [place, rate], joined by straight lines; places from 0 up to 1.
+
+    The first and the last step are among them, and every other rate lies within OUTLINE_ERROR of the highest one from
+    the lines, so that peaks and edges are kept (Douglas and Peucker 1973, measured along the rate).
+    """
+    if len(rates) < 2:
+        return [[0.0, rate] for rate in rates]
+    bearable = OUTLINE_ERROR * max(map(abs, rates))
+    kept, parts = {0, len(rates) - 1}, [(0, len(rates) - 1)]
+    while parts:
+        start, end = parts.pop()
+        rise = (rates[end] - rates[start]) / (end - start)
+        errors = [abs(rates[step] - rates[start] - rise * (step - start)) for step in range(start, end + 1)]
+        worst = start + errors.index(max(errors))
+        if errors[worst - start] > bearable:
+            kept.add(worst)
+            parts += [(start, worst), (worst, end)]
+    return [[round(step / len(rates), 6), rates[step]] for step in sorted(kept)]

@@ -13,6 +13,7 @@ from netpress.folders.run import RunFolder
 from netpress.recipe.reading import read_recipe
 from netpress.recipe.schema import Recipe
 from netpress.report.chain import Link, render_chain, tabulate
+from netpress.report.sizes import SIZES, read_sizes
 from netpress.report.tables import write_markdown
 
 
@@ -70,13 +71,17 @@ def _figures(run: RunFolder) -> dict[str, Any]:
     """score.json, with the seconds that the stages took, the size of the file and the share of zeros."""
     done = run.read_summaries()
     figures = run.read_score() | {"seconds": sum(stage["seconds"] for stage in done)}
+    figures |= read_sizes(figures)
     figures["file_bytes"] = run.network.stat().st_size
     if done and done[-1]["weights"]:
         figures["sparsity"] = 1 - done[-1]["nonzeros"] / done[-1]["weights"]
     return figures
 
 
-COLUMNS = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "file_bytes", "seconds")
+COLUMNS = (
+    *("accuracy", "top5", "loss", "params", "operations", "score", *SIZES),
+    *("sparsity", "file_bytes", "seconds"),
+)
 
 
 def _as_csv(links: list[Link]) -> str:

@@ -14,6 +14,7 @@ from netpress.folders.sweep import SweepFolder
 from netpress.network import load
 from netpress.process.console import Console
 from netpress.process.devices import choose_device
+from netpress.report.sizes import read_sizes
 from netpress.runs.beginning import load_run_data
 from netpress.runs.chain.results import read_links
 from netpress.runs.jobs import RunOptions
@@ -70,7 +71,7 @@ def _read_rows(member: Member, folder: RunFolder, failed: Mapping[str, str], eve
         return [*rows, row(None, {}, unfinished)]
     figures = folder.read_score()
     done = folder.read_summaries()
-    figures |= {"seconds": sum(stage["seconds"] for stage in done)}
+    figures |= {"seconds": sum(stage["seconds"] for stage in done), **read_sizes(figures)}
     if done and done[-1]["weights"]:
         figures["sparsity"] = 1 - done[-1]["nonzeros"] / done[-1]["weights"]
     last = folder.label(folder.networks()[-1]) if steps else None
@@ -102,6 +103,7 @@ def measure_stages(member: Member, folder: RunFolder, options: RunOptions) -> No
             "params": card.params,
             "operations": card.operations,
             "score": card.score,
+            **({} if card.footprint is None else read_sizes({"footprint": card.footprint.totals()})),
             "sparsity": 1 - left / sum(weight.numel() for weight in weights),
             "beside": {
                 name: {"params": other.params, "operations": other.operations, "score": other.score}

@@ -3,17 +3,33 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
+from netpress.folders.run import REPORT
+from netpress.report.facts import number
 from netpress.report.figures import NOTHING, decimal, duration, percent, plain, short
-from netpress.report.sweep import Point, render_sweep
+from netpress.report.sizes import SIZE_COLUMNS, SIZES, size_cells
+from netpress.report.sweep import FLASH, RAM, SCORE, Measure, Point, render_sweep
 from netpress.report.tables import Cell, Table, write_markdown
 
-FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", "sparsity", "seconds")
+FIGURES = ("accuracy", "top5", "loss", "params", "operations", "score", *SIZES, "sparsity", "seconds")
 COUNTS = ("params", "operations", "score")  # of a score card beside the first
+MEASURES = {SCORE: "score", FLASH: "flash_bytes", RAM: "ram_bytes"}  # what accuracy is plotted against
+_QUALITIES: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("accuracy", percent),
+    ("top5", percent),
+    ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
+    ("score", decimal),
+)
+_EFFORTS: tuple[tuple[str, Callable[[Any], str]], ...] = (
+    ("sparsity", lambda value: percent(value, 1)),
+    ("seconds", duration),
+)
+"""How figures of a run are written, by name, in the order of the table."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,11 @@ class Row:
     """done, not begun, not finished, or failed with its message."""
 
     @property
+    def page(self) -> str:
+        """Where its own page lies, seen from the sweep's; empty where there is none yet."""
+        return str(PurePosixPath(self.member) / REPORT) if self.state == "done" else ""
+
+    @property
     def key(self) -> tuple[str, ...]:
         """What it is besides its seed: rows of one key are averaged."""
         return (self.variant or "", *map(plain, self.point.values()), self.stage or "")
@@ -47,6 +68,8 @@ class Mean:
     accuracy_spread: float
     score: float
     score_spread: float
+    sizes: dict[str, float]
+    """By SIZES, those that every row has."""
     sparsity: float | None
 
 
@@ -116,7 +139,7 @@ class SweepTable:
             state=self.state,
             finished=not self._unfinished(),
             dataset=self.dataset,
-            points=self.points(),
+            points={measure: self.points(measure) for measure in MEASURES},
             means=self.mean_table(),
             runs=self.run_table(),
             recipe_text=recipe_text,
@@ -130,7 +153,7 @@ class SweepTable:
         rows = []
         for mean in self.means:
             first = mean.rows[0]
-            cells = [_cell(value) for value in self._values(first)]
+            cells = self._name_cells(first, linked=len(mean.rows) == 1)
             cells += [Cell(str(len(mean.rows)), len(mean.rows))] if repeats else []
             cells.append(Cell(percent(mean.accuracy) + _spread(mean, mean.accuracy_spread * 100, 2), mean.accuracy))
             cells.append(Cell(decimal(mean.score) + _spread(mean, mean.score_spread, 5), mean.score))
@@ -138,46 +161,53 @@ class SweepTable:
                 value = statistics.fmean(row.figures[name] for row in mean.rows)
                 cells.append(Cell(short(value), value))
             cells += [cell for name in self.beside for cell in _count_cells(mean, name)]
-            rows.append([*cells, Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
-        return _table([*names, "sparsity"], rows)
+            rows.append([*cells, *size_cells(mean.sizes), Cell(percent(mean.sparsity, 1), mean.sparsity or 0.0)])
+        return _table([*names, *SIZE_COLUMNS, "sparsity"], rows)
 
     def run_table(self) -> Table:
         """A row a run (and stage)."""
-        names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", "sparsity", "time", "state"]
+        names = [*self.columns, "seed", "accuracy", "top-5", "loss", "score", *SIZE_COLUMNS, "sparsity", "time"]
         rows = []
         for row in self.rows:
-            cells = [_cell(value) for value in self._values(row)] + [Cell(str(row.seed), row.seed)]
-            writers = [
-                ("accuracy", percent),
-                ("top5", percent),
-                ("loss", lambda value: NOTHING if value is None else f"{value:.4f}"),
-                ("score", decimal),
-                ("sparsity", lambda value: percent(value, 1)),
-                ("seconds", duration),
-            ]
+            cells = self._name_cells(row, linked=True)
+            cells.append(Cell(str(row.seed), row.seed, link="" if cells else row.page))
             figures = {name: value for name, value in row.figures.items() if value is not None}  # no top-5 of 5 classes
-            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in writers]
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in _QUALITIES]
+            cells += size_cells(row.figures)
+            cells += [Cell(write(figures.get(name)), figures.get(name, -1.0)) for name, write in _EFFORTS]
             rows.append([*cells, Cell(row.state, row.state)])
-        return _table(names, rows)
+        return _table([*names, "state"], rows)
 
-    def points(self) -> list[Point]:
-        """The dots of the plot: a line runs along the stages, or else the last column of the grid."""
+    def points(self, measure: Measure = SCORE) -> list[Point]:
+        """The dots of the plot against a measure, of rows that have it: a line runs along the stages, or else the last
+        column of the grid.
+        """
         columns = self.columns
         along = columns[-1] if columns and columns[-1] != "variant" else None
         points = []
         for mean in self.means:
             texts = [plain(value) for value in self._values(mean.rows[0])]
-            points.append(
-                Point(
-                    series=", ".join(texts[:-1] if along else texts) or self.name,
-                    label=f"{along} {texts[-1]}" if along else "",
-                    cost=mean.score,
-                    accuracy=mean.accuracy,
-                    spread=mean.accuracy_spread,
-                    runs=tuple((row.figures["score"], row.figures["accuracy"]) for row in mean.rows),
+            costs = [number(row.figures.get(MEASURES[measure])) for row in mean.rows]
+            known = [cost / measure.unit for cost in costs if cost is not None]
+            if len(known) == len(mean.rows):
+                points.append(
+                    Point(
+                        series=", ".join(texts[:-1] if along else texts) or self.name,
+                        label=f"{along} {texts[-1]}" if along else "",
+                        cost=statistics.fmean(known),
+                        accuracy=mean.accuracy,
+                        spread=mean.accuracy_spread,
+                        runs=tuple(zip(known, (row.figures["accuracy"] for row in mean.rows), strict=True)),
+                    )
                 )
-            )
         return points
+
+    def _name_cells(self, row: Row, linked: bool) -> list[Cell]:
+        """What tells the row apart; the first cell leads to its page."""
+        cells = [_cell(value) for value in self._values(row)]
+        if cells and linked:
+            cells[0] = replace(cells[0], link=row.page)
+        return cells
 
     def _values(self, row: Row) -> list[Any]:
         """The row's values in `columns`."""
@@ -202,6 +232,11 @@ def _average(rows: Sequence[Row]) -> Mean:
         statistics.stdev(accuracies) if several else 0.0,
         statistics.fmean(scores),
         statistics.stdev(scores) if several else 0.0,
+        {
+            name: statistics.fmean(row.figures[name] for row in rows)
+            for name in SIZES
+            if all(row.figures.get(name) is not None for row in rows)
+        },
         statistics.fmean(sparsities) if sparsities else None,
     )
 
