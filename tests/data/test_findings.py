@@ -58,10 +58,7 @@ def test_copies_leaks_and_contradictions_are_told_with_examples(tmp_path):
     assert values["across_parts"]["examples"] == [["train/b/3.png", "test/b/leak.png"]]
     assert values["two_classes"] == {"groups": 1, "examples": [["train/a/0.png", "train/b/same.png"]]}
     assert len(values["warnings"]) == 3
-    assert (
-        "for the test at once: 1 of the 25 test images (test/b/leak.png is train/b/3.png)"
-        in (values["warnings"][0])
-    )
+    assert "for the test at once: 1 of the 25 test images (test/b/leak.png is train/b/3.png)" in (values["warnings"][0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 1)), min_size=1, max_size=24))
