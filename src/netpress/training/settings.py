@@ -47,6 +47,9 @@ class TrainSettings(Settings):
     """Warm restarts: the epochs are shared evenly; each round has a new optimizer and a new schedule."""
     batch_size: Annotated[Count, at_most(2**20)] = 128
     """Images a step."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """Of classes with unequally many images: `uniform` passes over each image once an epoch; `balanced` over as many
+    images, those of each class as often as those of the others, so that the images of a small class return."""
     optimizer: OptimizerSettings = Sgd()
     """How the weights move."""
     schedule: ScheduleSettings = Cosine()
