@@ -173,8 +173,10 @@ def measure_stages(recipe: Recipe, initial: Network, dataset: Dataset, options: 
             began = time.monotonic()
             network = _run_in_small(network, settings, context)
             whole = time.monotonic() - began
-            every = min((table["evaluate_every"] for table in _trainings(settings.model_dump())), default=1)
-            times[name] = _time_of(StageFolder(context.folder), whole, looking, every)
+            asked = recipe.stages[index].model_dump()
+            every = min((table["evaluate_every"] for table in _trainings(asked)), default=1)
+            taken = _time_of(StageFolder(context.folder), whole, looking, every)
+            times[name] = replace(taken, image=taken.image * _share_of_pixels(asked, dataset.side))
     return times
 
 
@@ -202,12 +204,19 @@ def _time_of(folder: StageFolder, whole: float, looking: float, evaluate_every: 
     return StageTime(1 / fastest, looking / evaluate_every, beside)
 
 
+def _share_of_pixels(stage: dict[str, Any], side: int) -> float:
+    """How much of the pixels a stage's trainings look at, where they reduce images (`sizes`); of several the most."""
+    sizes = [table["sizes"] or [side] for table in _trainings(stage)]
+    return max((sum(min(1, size / side) ** 2 for size in own) / len(own) for own in sizes), default=1.0)
+
+
 def _in_small(recipe: Recipe) -> Recipe:
     """The recipe with EPOCHS epochs in every round of every training."""
     values = recipe.values
     for table in _trainings(values):
         table["epochs"] = EPOCHS * table.get("rounds", 1)
         table["schedule"]["warmup"] = 0.0
+        table["sizes"] = []
     return check_recipe(values)
 
 
