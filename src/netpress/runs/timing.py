@@ -200,8 +200,9 @@ def _time_of(folder: StageFolder, whole: float, looking: float, evaluate_every: 
     beside = max(0.0, whole - sum(line["seconds"] for line in lines)) + looking
     if not lines:
         return StageTime(0.0, 0.0, beside + looking)
-    fastest = max(line["images_per_second"] for line in lines)
-    return StageTime(1 / fastest, looking / evaluate_every, beside)
+    settled = [line for line in lines if line["epoch"] == EPOCHS] or lines
+    images = sum(line["images_per_second"] * line["seconds"] for line in settled)
+    return StageTime(sum(line["seconds"] for line in settled) / images, looking / evaluate_every, beside)
 
 
 def _share_of_pixels(stage: dict[str, Any], side: int) -> float:
