@@ -1,7 +1,7 @@
 """`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from netpress.cli.options import (
     DeviceName,
     EpochsScale,
     Flash,
+    Minutes,
     NetworkName,
     Overrides,
     Ram,
@@ -28,6 +29,10 @@ from netpress.cli.options import (
     print_rows,
 )
 from netpress.cli.sizes import print_footprint, tabulate_plan
+
+if TYPE_CHECKING:
+    from netpress.recipe.schema import Recipe
+    from netpress.runs.timing import Fitted
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -55,6 +60,7 @@ def run(
     flash: Flash = None,
     ram: Ram = None,
     tensorboard: TensorBoard = False,
+    minutes: Minutes = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -80,14 +86,14 @@ def run(
         answers_limit=answers_limit,
         tensorboard=tensorboard,
     )
-    if resolved.sweep is not None:
+    if resolved.sweep is not None and minutes is None:
         from netpress.runs.sweep import read_sweep, run_sweep
 
         swept = run_sweep(read_sweep(*asked), folder, options)
         print(swept.table.as_markdown())
         print(f"report      {swept.page}")
         return
-    result = run_recipe(resolved, folder, options)
+    result = run_recipe(resolved, folder, options, minutes)
     if resolved.networks:
         from netpress.folders.chain import ChainFolder
         from netpress.runs.chain.results import as_markdown
@@ -115,6 +121,7 @@ def plan(
     allow_import: AllowImport = False,
     flash: Flash = None,
     ram: Ram = None,
+    minutes: Minutes = None,
 ) -> None:
     """Show what a recipe would do and cost; nothing runs.
 
@@ -127,6 +134,9 @@ def plan(
 
     asked = (recipe, limit_overrides(overrides, flash, ram), None, epochs_scale)
     resolved = read_recipe(*asked)
+    fitted = _fit(resolved, minutes, data, allow_import) if minutes is not None else None
+    if fitted is not None:
+        resolved = fitted.recipe
     if resolved.sweep is not None:
         from netpress.runs.sweep import plan_sweep, read_sweep
 
@@ -135,8 +145,11 @@ def plan(
     planned = plan_recipe(resolved, data, allow_import)
     found = look_at_data(resolved, data, Console(quiet=True)) if data is not None else None
     if as_json:
-        print_json(planned | ({"data": found.as_json()} if found is not None else {}))
+        beside = {"minutes": fitted.line} if fitted is not None else {}
+        print_json(planned | beside | ({"data": found.as_json()} if found is not None else {}))
         return
+    if fitted is not None:
+        print(fitted.line)
     print(planned["summary"])
     if found is not None:
         found.tell(Console())
@@ -148,6 +161,16 @@ def plan(
     for network in planned["networks"]:
         print(f"\n{network['name']}: {network['summary'].partition(': ')[2]}")
         _print_stages(network, f"{network['name']}/")
+
+
+def _fit(recipe: "Recipe", minutes: float, data: Path | None, allow_import: bool) -> "Fitted":
+    """The recipe with the epochs that end in time. As for a run, the images are read for it."""
+    from netpress.process.console import Console
+    from netpress.runs.jobs import RunOptions
+    from netpress.runs.timing import fit_minutes
+
+    quiet = Console(quiet=True)
+    return fit_minutes(recipe, RunOptions(data=data, allow_import=allow_import, console=quiet), minutes)
 
 
 def _print_stages(planned: dict[str, Any], prefix: str = "") -> None:

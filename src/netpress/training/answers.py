@@ -215,6 +215,7 @@ def _stream(student: Network, settings: TrainSettings, context: Context, precisi
         "seed": context.seed,
         "name": context.name,
         **({"sizes": [settings.sizes, settings.epochs, settings.rounds]} if settings.sizes else {}),
+        **({"sampling": settings.sampling} if settings.sampling != "uniform" else {}),
     }
 
 
