@@ -1,5 +1,6 @@
 """`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +17,14 @@ from netpress.cli.options import (
     DeviceName,
     EpochsScale,
     Flash,
+    HighestScore,
     NetworkName,
     Overrides,
     Ram,
     RecipeName,
     Seed,
     Threads,
+    given_limits,
     limit_overrides,
     print_json,
     print_rows,
@@ -53,6 +56,7 @@ def run(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    score: HighestScore = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -63,7 +67,7 @@ def run(
     from netpress.runs.jobs import RunOptions
     from netpress.runs.recipes import run_recipe
 
-    asked = (recipe, limit_overrides(overrides, flash, ram), seed, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram, score), seed, epochs_scale)
     resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
     options = RunOptions(
@@ -96,6 +100,9 @@ def run(
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
     print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
     print_footprint(result.footprint)
+    if result.limits:
+        kept = "all kept" if all(taken.fits for taken in result.limits) else "not all kept"
+        print(f"limits      {', '.join(map(str, result.limits))}: {kept}")
     for name, card in result.beside.items():
         called = "" if name == card.convention else f", {name}"
         counts = f"{card.params:,.0f} values, {card.operations:,.0f} operations"
@@ -112,12 +119,13 @@ def plan(
     allow_import: AllowImport = False,
     flash: Flash = None,
     ram: Ram = None,
+    score: HighestScore = None,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
     from netpress.recipe.reading import read_recipe
     from netpress.runs.recipes import plan_recipe
 
-    asked = (recipe, limit_overrides(overrides, flash, ram), None, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram, score), None, epochs_scale)
     resolved = read_recipe(*asked)
     if resolved.sweep is not None:
         from netpress.runs.sweep import plan_sweep, read_sweep
@@ -129,6 +137,8 @@ def plan(
         print_json(planned)
         return
     print(planned["summary"])
+    if "fit" in planned:
+        _print_fit(planned["fit"])
     if "networks" not in planned:
         _print_stages(planned)
         return
@@ -137,6 +147,12 @@ def plan(
     for network in planned["networks"]:
         print(f"\n{network['name']}: {network['summary'].partition(': ')[2]}")
         _print_stages(network, f"{network['name']}/")
+
+
+def _print_fit(fit: dict[str, Any]) -> None:
+    """What the recipe's [fit] table chose."""
+    print(f"\nchosen by [fit]: number {fit['place']} of {fit['combinations']:,} in order of preference")
+    print_rows([{"setting": path, "value": json.dumps(value)} for path, value in fit["values"].items()])
 
 
 def _print_stages(planned: dict[str, Any], prefix: str = "") -> None:
@@ -199,6 +215,7 @@ def apply(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    score: HighestScore = None,
 ) -> None:
     """Apply one stage to one network, without a recipe.
 
@@ -210,7 +227,6 @@ def apply(
     from netpress.scoring.limits import Limits
     from netpress.settings import parse
 
-    given = {name: size for name, size in (("flash", flash), ("ram", ram)) if size is not None}
     apply_stage(
         stage,
         network,
@@ -219,7 +235,7 @@ def apply(
         dataset=dataset,
         seed=seed or 0,
         classes_by_number=classes_by_number,
-        limits=parse(Limits, given, "limits"),
+        limits=parse(Limits, given_limits(flash, ram, score), "limits"),
         options=RunOptions(
             data=data,
             device=device,
