@@ -53,6 +53,7 @@ def run(
     device: str = "auto",
     seed: int | None = None,
     epochs_scale: float = 1.0,
+    minutes: float | None = None,
     fresh: bool = False,
     save_every: float = 60.0,
     threads: int | None = None,
@@ -64,8 +65,9 @@ def run(
     """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
 
     `set` takes overrides such as "stages.0.epochs=2", and `epochs_scale` multiplies every number of epochs. Both work
-    on a recipe given as values too, which stays as it is. An interrupted run goes on when called again; its state is
-    saved at least every `save_every` seconds.
+    on a recipe given as values too, which stays as it is. `minutes` measures a few steps and chooses the epochs that
+    end in that time. An interrupted run goes on when called again; its state is saved at least every `save_every`
+    seconds.
     A network file that the recipe names, to begin with or as a teacher, may import its author's own class only with
     `allow_import`. `answers` is the folder of teachers' answers that trainings with `keep_answers` share, by default
     `.answers` beside `out`, and `answers_limit` the GB that it may grow to.
@@ -84,7 +86,7 @@ def run(
         answers=Path(answers) if answers else None,
         answers_limit=answers_limit,
     )
-    return run_recipe(recipe, folder, options)
+    return run_recipe(recipe, folder, options, minutes)
 
 
 def load(network: str | Path, *, allow_import: bool = False) -> Network:

@@ -39,6 +39,31 @@ def test_crops_are_windows_of_the_padded_image(
         assert any(torch.equal(changed[place], window) for window in possible)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.booleans(), st.integers(4, 9), st.integers(4, 9), st.integers(0, 99))
+def test_reflected_crops_are_windows_of_what_torch_pads(
+    padding: int, flip: bool, height: int, width: int, seed: int
+) -> None:
+    images = random_images(6, 3, height, width, seed=seed)
+    changed = augment(images, AugmentSettings(crop=padding, flip=flip, fill="reflect"), seeded(seed))
+    padded = torch.nn.functional.pad(images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
+    for place in range(6):
+        windows = [
+            padded[place, :, y : y + height, x : x + width]
+            for y, x in itertools.product(range(2 * padding + 1), repeat=2)
+        ]
+        possible = windows + [window.flip(2) for window in windows] if flip else windows
+        assert any(torch.equal(changed[place], window) for window in possible)
+
+
+def test_an_image_smaller_than_its_padding_is_reflected_again_and_again() -> None:
+    image = torch.tensor([[[[10, 20, 30]]]], dtype=torch.uint8).expand(200, -1, -1, -1)  # one pixel high
+    changed = augment(image, AugmentSettings(crop=7, flip=False, fill="reflect"), seeded())
+    wave = [10, 20, 30, 20] * 8  # each place of the wave, as often as it goes on
+    rows = {tuple(row.flatten().tolist()) for row in changed}
+    assert rows == {tuple(wave[start : start + 3]) for start in range(4)}
+
+
 def test_all_windows_and_both_sides_occur_evenly() -> None:
     image = torch.arange(25, dtype=torch.uint8).view(1, 1, 5, 5)
     changed = augment(image.expand(9000, -1, -1, -1), AugmentSettings(crop=1, fill=200), seeded())

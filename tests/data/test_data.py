@@ -124,6 +124,28 @@ def test_batches_cover_everything_once() -> None:
     assert len(shuffled_batches(3, 10, torch.Generator().manual_seed(3), drop_last=True)) == 1
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 99))
+def test_balanced_batches_show_each_class_equally(labels: list[int], seed: int) -> None:
+    truth = torch.tensor(labels)
+    batches = shuffled_batches(len(labels), 7, torch.Generator().manual_seed(seed), balanced=truth)
+    order = torch.cat(batches)
+    assert len(order) == len(labels)
+    drawn = torch.bincount(order, minlength=len(labels))  # of each image
+    present = truth.unique()
+    by_class = [int(drawn[truth == label].sum()) for label in present]
+    assert max(by_class) - min(by_class) <= 1
+    assert all(drawn[truth == label].max() - drawn[truth == label].min() <= 1 for label in present)
+
+
+def test_balanced_batches_are_mixed_and_differ() -> None:
+    truth = torch.arange(100) // 90  # 90 of one class, 10 of the other
+    first, second = (
+        torch.cat(shuffled_batches(100, 10, torch.Generator().manual_seed(seed), balanced=truth)) for seed in (1, 2)
+    )
+    assert not torch.equal(first, second)
+    assert len(truth[first].unique_consecutive()) > 20  # shuffled: not one class after the other
+
+
 @needs_cifar
 @pytest.mark.slow
 def test_cifar100() -> None:

@@ -175,6 +175,22 @@ def test_impossible_settings(text: str, message: str) -> None:
         parse_model(text)
 
 
+def test_a_stride_in_the_stem_leaves_a_quarter_of_the_pixels() -> None:
+    """The same weights; from the first norm on every tensor is half as high and wide."""
+    shapes: dict[int, list[torch.Size]] = {}
+    for stride in (1, 2):
+        module = parse_model(f"resnet:width=8,blocks=[1,1],stem_stride={stride},classes=5").build().eval()
+        seen = shapes.setdefault(stride, [])
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.register_forward_hook(lambda _layer, _inputs, output, seen=seen: seen.append(output.shape[2:]))
+        assert module(torch.rand(2, 3, 32, 24)).shape == (2, 5)
+    assert shapes[1][0] == (32, 24)
+    assert [(2 * height, 2 * width) for height, width in shapes[2]] == [tuple(shape) for shape in shapes[1]]
+    weights = [parameters_of(f"resnet:width=8,blocks=[1,1],stem_stride={stride}") for stride in (1, 2)]
+    assert weights[0] == weights[1]
+
+
 def test_pyramidnet_grows_evenly() -> None:
     module = build_shapes("pyramidnet:272")
     inside = [block.conv1.out_channels for block in module.blocks]

@@ -32,6 +32,10 @@ DataChanges = Annotated[
 ]
 ByNumber = Annotated[bool, typer.Option("--classes-by-number", help="Match classes by their place, not by their name.")]
 EpochsScale = Annotated[float, typer.Option(help="Multiply every number of epochs, for a trial: 0.01.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", help="Measure a few steps here, and choose the epochs that end in this time: 5."),
+]
 DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Decides every random choice.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core.")]

@@ -18,6 +18,7 @@ from netpress.cli.options import (
     EpochsScale,
     Flash,
     HighestScore,
+    Minutes,
     NetworkName,
     Overrides,
     Ram,
@@ -57,6 +58,7 @@ def run(
     flash: Flash = None,
     ram: Ram = None,
     score: HighestScore = None,
+    minutes: Minutes = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -81,14 +83,14 @@ def run(
         answers=answers,
         answers_limit=answers_limit,
     )
-    if resolved.sweep is not None:
+    if resolved.sweep is not None and minutes is None:
         from netpress.runs.sweep import read_sweep, run_sweep
 
         swept = run_sweep(read_sweep(*asked), folder, options)
         print(swept.table.as_markdown())
         print(f"report      {swept.page}")
         return
-    result = run_recipe(resolved, folder, options)
+    result = run_recipe(resolved, folder, options, minutes)
     if resolved.networks:
         from netpress.folders.chain import ChainFolder
         from netpress.runs.chain.results import as_markdown
@@ -120,6 +122,7 @@ def plan(
     flash: Flash = None,
     ram: Ram = None,
     score: HighestScore = None,
+    minutes: Minutes = None,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
     from netpress.recipe.reading import read_recipe
@@ -127,15 +130,17 @@ def plan(
 
     asked = (recipe, limit_overrides(overrides, flash, ram, score), None, epochs_scale)
     resolved = read_recipe(*asked)
-    if resolved.sweep is not None:
+    if resolved.sweep is not None and minutes is None:
         from netpress.runs.sweep import plan_sweep, read_sweep
 
         _print_sweep(plan_sweep(read_sweep(*asked), data, allow_import), as_json)
         return
-    planned = plan_recipe(resolved, data, allow_import)
+    planned = plan_recipe(resolved, data, allow_import, minutes)
     if as_json:
         print_json(planned)
         return
+    if "minutes" in planned:
+        print(planned["minutes"])
     print(planned["summary"])
     if "fit" in planned:
         _print_fit(planned["fit"])

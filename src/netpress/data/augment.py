@@ -42,8 +42,8 @@ class AugmentSettings(Settings):
     crop: Pixels = 4
     """Pad by this many pixels on each side, then cut out a window of the image's size at a random place; 0: not."""
 
-    fill: Level = 0
-    """Value of the padding, 0 (black) to 255."""
+    fill: Level | Literal["reflect"] = 0
+    """The padding: a value from 0 (black) to 255, or `reflect`, the image itself mirrored at its border."""
 
     flip: bool = True
     """Mirror left and right with probability 1/2."""
@@ -155,10 +155,13 @@ def _change(
     return images
 
 
-def crop_and_flip(images: Tensor, padding: int, fill: int, flip: bool, generator: torch.Generator) -> Tensor:
+def crop_and_flip(
+    images: Tensor, padding: int, fill: int | Literal["reflect"], flip: bool, generator: torch.Generator
+) -> Tensor:
     """A random window of each padded image, mirrored with probability 1/2 if `flip`; one gather for both.
 
-    images: uint8 [batch, channels, height, width]. Same shape back.
+    images: uint8 [batch, channels, height, width]. Same shape back. `fill` is the value of the padding, or "reflect",
+    where it is the image mirrored at its border, whose pixels are not repeated (as torch's own padding reflects).
     """
     batch, channels, height, width = images.shape
     device = images.device
@@ -169,10 +172,21 @@ def crop_and_flip(images: Tensor, padding: int, fill: int, flip: bool, generator
         mirrored = _draw(2, (batch, 1), generator).to(device)
         columns = torch.where(mirrored.bool(), width - 1 - columns, columns)
     columns = columns + offsets[:, 1:]  # [batch, width]
-    padded = torch.nn.functional.pad(images, (padding,) * 4, value=fill)
-    places = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]  # [batch, height, width]
+    if fill == "reflect":  # no pixel of the padding is made: a place outside is one inside
+        padded, wide = images, width
+        rows, columns = _reflect(rows - padding, height), _reflect(columns - padding, width)
+    else:
+        padded, wide = torch.nn.functional.pad(images, (padding,) * 4, value=fill), width + 2 * padding
+    places = rows[:, :, None] * wide + columns[:, None, :]  # [batch, height, width]
     places = places.view(batch, 1, -1).expand(-1, channels, -1)
     return padded.flatten(2).gather(2, places).view(batch, channels, height, width)
+
+
+def _reflect(places: Tensor, length: int) -> Tensor:
+    """Each place outside 0 ... length - 1 mirrored at the nearer end, as often as that takes: -1 is 1."""
+    period = max(1, 2 * (length - 1))
+    places = places.remainder(period)
+    return torch.minimum(places, period - places) if length > 1 else places
 
 
 def cut_out(images: Tensor, size: int, fill: int, generator: torch.Generator) -> Tensor:

@@ -4,14 +4,14 @@ He et al. (arXiv 1512.03385), with the stem that small images need: 3x3, stride 
 """
 
 from collections import OrderedDict
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from netpress.models.blocks import ConvNorm, head
 from netpress.models.registry import Classes, ModelSettings, register_family
-from netpress.settings import Count
+from netpress.settings import Count, at_most
 
 
 class ResNetSettings(ModelSettings):
@@ -23,6 +23,8 @@ class ResNetSettings(ModelSettings):
     """Channels of the first stage; each later stage doubles them."""
     blocks: tuple[Count, ...] = (2, 2, 2, 2)
     """Blocks in each stage; every stage but the first halves the resolution."""
+    stem_stride: Annotated[Count, at_most(8)] = 1
+    """Stride of the first convolution: 2 computes all that follows on half the resolution, a quarter of the pixels."""
 
     @model_validator(mode="after")
     def _has_blocks(self) -> Self:
@@ -53,7 +55,7 @@ class ResNet(nn.Sequential):
 
     def __init__(self, settings: ResNetSettings) -> None:
         channels = settings.width
-        stem = ConvNorm(settings.channels, channels, 3, activation=nn.ReLU())
+        stem = ConvNorm(settings.channels, channels, 3, stride=settings.stem_stride, activation=nn.ReLU())
         blocks: list[nn.Module] = []
         for stage, count in enumerate(settings.blocks):
             outputs = settings.width * 2**stage

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from netpress.data import Dataset
 from netpress.evaluation import evaluate, predictions_of, save_predictions
 from netpress.folders.run import NEEDED, RunFolder
 from netpress.folders.stage import StageFolder
@@ -60,11 +61,16 @@ class RunResult:
 
 
 def run_network(
-    recipe: Recipe, folder: Path, options: RunOptions, members: Mapping[str, Network] | None = None
+    recipe: Recipe,
+    folder: Path,
+    options: RunOptions,
+    members: Mapping[str, Network] | None = None,
+    dataset: Dataset | None = None,
 ) -> RunResult:
     """Run the `recipe` of one network into `folder`, going on where an earlier call with it was interrupted.
 
-    `members` are finished networks of the same chain, which the recipe may name. A network file that it names may
+    `members` are finished networks of the same chain, which the recipe may name. `dataset` is what the recipe reads,
+    where it was read before. A network file that it names may
     itself name a class to import only where the options allow it; a recipe's own `family = "import"` needs no leave.
     Raises UserError if the folder holds a run of another recipe or data, Failure if a stage fails.
     """
@@ -76,7 +82,7 @@ def run_network(
         plan_network(recipe, options.data, library)
     needed = None if members is None else {name: fingerprint(network) for name, network in members.items()}
     with run.claimed(recipe.text, options.fresh, resolve_again):
-        initial, contexts = _begin(recipe, run, options, library, needed)
+        initial, contexts = _begin(recipe, run, options, library, needed, dataset)
         network = copy(initial)
         for settings, context in zip(recipe.stages, contexts, strict=True):
             network = run_stage(network, settings, context)
@@ -84,12 +90,17 @@ def run_network(
 
 
 def _begin(
-    recipe: Recipe, run: RunFolder, options: RunOptions, library: Library, needed: Mapping[str, str] | None
+    recipe: Recipe,
+    run: RunFolder,
+    options: RunOptions,
+    library: Library,
+    needed: Mapping[str, str] | None,
+    dataset: Dataset | None,
 ) -> tuple[Network, list[Context]]:
     """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
     answers = options.answers_beside(run.path)
     named = read_network(recipe, library)
-    dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
+    dataset = dataset or load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     if named is not None:
         adopt(named, dataset)
     seeds = {stage_name(i, stage): seed_for(recipe.seed, "stage", i) for i, stage in enumerate(recipe.stages)}

@@ -181,7 +181,8 @@ class _Training:
             part.begin_step(position.steps_before)
         place = (self.context.name, position.round, position.epoch, position.step)
         indices = batch.to(device, non_blocking=True)
-        figures = self.taken.take(indices, learning_rate, StepRandomness(self.context.seed, place, device))
+        randomness = StepRandomness(self.context.seed, place, device)
+        figures = self.taken.take(indices, learning_rate, randomness, position.size)
         self.figures.add(figures, len(batch), learning_rate)
         position.step += 1
 
@@ -242,7 +243,9 @@ class _Training:
     def _batches(self, round_index: int, epoch: int) -> list[Tensor]:
         """The epoch's batches of indices. A last batch of one image is left out: norms cannot learn from it."""
         generator = generator_for(self.context.seed, self.context.name, round_index, epoch, "order")
-        batches = shuffled_batches(self.count, self.settings.batch_size, generator)
+        labels = self.context.data.train.labels.repeat(self.settings.augment.passes)
+        balanced = labels if self.settings.sampling == "balanced" else None
+        batches = shuffled_batches(self.count, self.settings.batch_size, generator, balanced=balanced)
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
     def _images(self) -> int:

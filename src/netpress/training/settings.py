@@ -47,6 +47,12 @@ class TrainSettings(Settings):
     """Warm restarts: the epochs are shared evenly; each round has a new optimizer and a new schedule."""
     batch_size: Annotated[Count, at_most(2**20)] = 128
     """Images a step."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """Of classes with unequally many images: `uniform` passes over each image once an epoch; `balanced` over as many
+    images, those of each class as often as those of the others, so that the images of a small class return."""
+    sizes: tuple[Annotated[Count, at_most(4096)], ...] = ()
+    """Progressive resizing: sides in pixels to which images are reduced, each for an equal share of a round's steps,
+    such as [16, 24, 32]; empty: never. Smaller images cost less, and a network learns much from them at first."""
     optimizer: OptimizerSettings = Sgd()
     """How the weights move."""
     schedule: ScheduleSettings = Cosine()
