@@ -1,7 +1,8 @@
 """`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from netpress.cli.options import (
     DeviceName,
     EpochsScale,
     Flash,
+    HighestScore,
     Minutes,
     NetworkName,
     Overrides,
@@ -24,15 +26,12 @@ from netpress.cli.options import (
     Seed,
     TensorBoard,
     Threads,
+    given_limits,
     limit_overrides,
     print_json,
     print_rows,
 )
 from netpress.cli.sizes import print_footprint, tabulate_plan
-
-if TYPE_CHECKING:
-    from netpress.recipe.schema import Recipe
-    from netpress.runs.timing import Fitted
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -60,6 +59,7 @@ def run(
     flash: Flash = None,
     ram: Ram = None,
     tensorboard: TensorBoard = False,
+    score: HighestScore = None,
     minutes: Minutes = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
@@ -71,7 +71,7 @@ def run(
     from netpress.runs.jobs import RunOptions
     from netpress.runs.recipes import run_recipe
 
-    asked = (recipe, limit_overrides(overrides, flash, ram), seed, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram, score), seed, epochs_scale)
     resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
     options = RunOptions(
@@ -105,6 +105,9 @@ def run(
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
     print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
     print_footprint(result.footprint)
+    if result.limits:
+        kept = "all kept" if all(taken.fits for taken in result.limits) else "not all kept"
+        print(f"limits      {', '.join(map(str, result.limits))}: {kept}")
     for name, card in result.beside.items():
         called = "" if name == card.convention else f", {name}"
         counts = f"{card.params:,.0f} values, {card.operations:,.0f} operations"
@@ -121,6 +124,7 @@ def plan(
     allow_import: AllowImport = False,
     flash: Flash = None,
     ram: Ram = None,
+    score: HighestScore = None,
     minutes: Minutes = None,
 ) -> None:
     """Show what a recipe would do and cost; nothing runs.
@@ -132,27 +136,25 @@ def plan(
     from netpress.runs.beginning import look_at_data
     from netpress.runs.recipes import plan_recipe
 
-    asked = (recipe, limit_overrides(overrides, flash, ram), None, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram, score), None, epochs_scale)
     resolved = read_recipe(*asked)
-    fitted = _fit(resolved, minutes, data, allow_import) if minutes is not None else None
-    if fitted is not None:
-        resolved = fitted.recipe
-    if resolved.sweep is not None:
+    if resolved.sweep is not None and minutes is None:
         from netpress.runs.sweep import plan_sweep, read_sweep
 
         _print_sweep(plan_sweep(read_sweep(*asked), data, allow_import), as_json)
         return
-    planned = plan_recipe(resolved, data, allow_import)
+    planned = plan_recipe(resolved, data, allow_import, minutes)
     found = look_at_data(resolved, data, Console(quiet=True)) if data is not None else None
     if as_json:
-        beside = {"minutes": fitted.line} if fitted is not None else {}
-        print_json(planned | beside | ({"data": found.as_json()} if found is not None else {}))
+        print_json(planned | ({"data": found.as_json()} if found is not None else {}))
         return
-    if fitted is not None:
-        print(fitted.line)
+    if "minutes" in planned:
+        print(planned["minutes"])
     print(planned["summary"])
     if found is not None:
         found.tell(Console())
+    if "fit" in planned:
+        _print_fit(planned["fit"])
     if "networks" not in planned:
         _print_stages(planned)
         return
@@ -163,14 +165,10 @@ def plan(
         _print_stages(network, f"{network['name']}/")
 
 
-def _fit(recipe: "Recipe", minutes: float, data: Path | None, allow_import: bool) -> "Fitted":
-    """The recipe with the epochs that end in time. As for a run, the images are read for it."""
-    from netpress.process.console import Console
-    from netpress.runs.jobs import RunOptions
-    from netpress.runs.timing import fit_minutes
-
-    quiet = Console(quiet=True)
-    return fit_minutes(recipe, RunOptions(data=data, allow_import=allow_import, console=quiet), minutes)
+def _print_fit(fit: dict[str, Any]) -> None:
+    """What the recipe's [fit] table chose."""
+    print(f"\nchosen by [fit]: number {fit['place']} of {fit['combinations']:,} in order of preference")
+    print_rows([{"setting": path, "value": json.dumps(value)} for path, value in fit["values"].items()])
 
 
 def _print_stages(planned: dict[str, Any], prefix: str = "") -> None:
@@ -234,6 +232,7 @@ def apply(
     flash: Flash = None,
     ram: Ram = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted call with the same --out.")] = False,
+    score: HighestScore = None,
 ) -> None:
     """Apply one stage to one network, without a recipe. Interrupted, it goes on when given again.
 
@@ -245,7 +244,6 @@ def apply(
     from netpress.scoring.limits import Limits
     from netpress.settings import parse
 
-    given = {name: size for name, size in (("flash", flash), ("ram", ram)) if size is not None}
     apply_stage(
         stage,
         network,
@@ -254,7 +252,7 @@ def apply(
         dataset=dataset,
         seed=seed or 0,
         classes_by_number=classes_by_number,
-        limits=parse(Limits, given, "limits"),
+        limits=parse(Limits, given_limits(flash, ram, score), "limits"),
         options=RunOptions(
             data=data,
             device=device,
