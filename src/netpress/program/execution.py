@@ -11,6 +11,7 @@ below 2**53 are made, and many times faster than torch's integers. No library's 
 its network agree to the last bit.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any
@@ -21,9 +22,11 @@ from torch.nn import functional
 
 from netpress.errors import Failure
 from netpress.numerics.claims import LayerSums
+from netpress.numerics.fixed_point import saturate
 from netpress.numerics.formats import Float16
 from netpress.numerics.rounding import quantize
 from netpress.numerics.sums import Window, convolution_sums, linear_sums
+from netpress.program.integers import Saturating
 from netpress.program.operations import (
     Activation,
     AdaptivePool,
@@ -67,22 +70,38 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def execute(program: Program, images: Tensor, sums: Mapping[str, LayerSums] | None = None) -> Tensor:
+def execute(
+    program: Program,
+    images: Tensor,
+    sums: Mapping[str, LayerSums] | None = None,
+    saturated: Counter[str] | None = None,
+) -> Tensor:
     """The program's output for normalised `images` [batch, channels, height, width]: logits [batch, classes].
 
-    `sums` by layer keep the largest accumulators met. Raises Failure where they are given and an input is NaN.
+    `sums` by layer keep the largest accumulators met. `saturated` counts, by the name of the operation, the values that
+    16 bits did not hold. Raises Failure where sums are given and an input is NaN.
     """
     values = {program.input: images}
     for operation, ended in zip(program.operations, program.last_reads, strict=True):
-        values[operation.output] = run(operation, [values[name] for name in operation.inputs], sums)
+        values[operation.output] = run(operation, [values[name] for name in operation.inputs], sums, saturated)
         for name in ended:
             del values[name]
     return values[program.output]
 
 
-def run(operation: Operation, inputs: list[Tensor], sums: Mapping[str, LayerSums] | None = None) -> Tensor:
-    """What one operation makes of the values that it reads, [batch, ...] each. Raises as `execute`."""
+def run(
+    operation: Operation,
+    inputs: list[Tensor],
+    sums: Mapping[str, LayerSums] | None = None,
+    saturated: Counter[str] | None = None,
+) -> Tensor:
+    """What one operation makes of the values that it reads, [batch, ...] each. Records and raises as `execute`."""
     output = calculate(operation, *inputs)
+    if isinstance(operation, Saturating):
+        clamped = saturate(output)
+        if saturated is not None and (beyond := int((output != clamped).sum())):
+            saturated[operation.name] += beyond
+        return clamped
     if sums is not None and isinstance(operation, IntegerSums) and output.numel():
         record = sums[operation.layer]
         lowest, highest = _in_memory_order(output).aminmax()
