@@ -97,7 +97,8 @@ class IntegerRescaling:
     def integers(self, sums: Tensor) -> Tensor:
         """The stored values, int32, for whole sums of any type."""
         (multiplier, amount), bias = self.constants
-        values = rescale(shift(sums.long(), amount), multiplier)
+        narrow = sums.dtype == torch.float32 and int(amount.max()) < 30  # float32 holds no sums beyond 2**24 exactly
+        values = rescale(shift(sums.int() if narrow else sums.long(), amount), multiplier)
         return saturate(values.add_(bias))
 
     def apply(self, sums: Tensor) -> Tensor:
@@ -105,12 +106,13 @@ class IntegerRescaling:
         return self.integers(sums).float() * self.scale
 
     def real(self, sums: Tensor) -> Tensor:
-        """The output before any rounding, float64."""
-        return sums.double() * self.factor + self.bias
+        """The output before any rounding, float32."""
+        return sums.float() * self.factor.float() + self.bias.float()
 
     def shifted(self, sums: Tensor) -> Tensor:
         """What saturates before the multiplication, as the real number that it stands for on the output's grid."""
-        return sums.double() * self.factor / torch.frexp(self.factor)[0].abs().clamp(min=0.5)
+        mantissa, _ = torch.frexp(self.factor)
+        return sums.float() * (self.factor / mantissa.abs().clamp(min=0.5)).float()
 
     def detached(self) -> Self:
         """The same constants without gradients."""

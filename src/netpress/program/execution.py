@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from netpress.errors import Failure
 from netpress.numerics.claims import LayerSums
-from netpress.numerics.fixed_point import saturate
+from netpress.numerics.fixed_point import HIGH, LOW, saturate
 from netpress.numerics.formats import Float16
 from netpress.numerics.rounding import quantize
 from netpress.numerics.sums import Window, convolution_sums, linear_sums
@@ -98,10 +98,7 @@ def run(
     """What one operation makes of the values that it reads, [batch, ...] each. Records and raises as `execute`."""
     output = calculate(operation, *inputs)
     if isinstance(operation, Saturating):
-        clamped = saturate(output)
-        if saturated is not None and (beyond := int((output != clamped).sum())):
-            saturated[operation.name] += beyond
-        return clamped
+        return _saturated(operation.name, output, saturated)
     if sums is not None and isinstance(operation, IntegerSums) and output.numel():
         record = sums[operation.layer]
         lowest, highest = _in_memory_order(output).aminmax()
@@ -109,6 +106,19 @@ def run(
             raise Failure(f"{operation.layer}: what enters it is NaN: values grow beyond what their numbers hold")
         record.largest = max(record.largest, -int(lowest), int(highest))
     return output
+
+
+def _saturated(name: str, values: Tensor, counts: Counter[str] | None) -> Tensor:
+    """The values clamped to 16 bits, as int32; those that this changes are counted."""
+    if not values.numel():
+        return values.int()
+    lowest, highest = (int(end) for end in _in_memory_order(values).aminmax())
+    if lowest >= LOW and highest <= HIGH:
+        return values.int()
+    clamped = saturate(values)
+    if counts is not None:
+        counts[name] += int((values != clamped).sum())
+    return clamped
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from netpress.numerics.fixed_point import HIGH, LOW, rescale, saturate, shift
+from netpress.numerics.fixed_point import HIGH, LOW, rescale, saturate
 from netpress.program.execution import calculate
 from netpress.program.integers import (
     Clamp,
@@ -47,7 +47,10 @@ def _scaled(x: Tensor, multiplier: int, amount: int) -> Tensor:
 
 
 def _shift(x: Tensor, amount: int) -> Tensor:
-    return shift(x, torch.tensor(amount, dtype=torch.int32, device=x.device)) if amount else x
+    """S of values of 16 bits, or of sums which it brings to 16 bits, saturated."""
+    if amount > 0:
+        return (x + (1 << (amount - 1))).bitwise_right_shift_(amount)
+    return (x << -amount).clamp_(LOW, HIGH) if amount else x
 
 
 @calculate.register

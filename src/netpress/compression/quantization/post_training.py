@@ -29,6 +29,7 @@ from netpress.stage import Context
 from netpress.tracing.foldable import find_foldable_norms
 
 CORRECTED = 512  # images that correct biases, all in one batch
+RANGED = 256  # of them, those on which the ranges of 16-bit values are met
 
 
 def quantize_once(network: Network, settings: QuantizeSettings, context: Context) -> Network:
@@ -83,7 +84,7 @@ def calibrate(
     device = next(start.module.parameters()).device
     pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
     if has_integer_arithmetic(quantized):
-        set_output_scales(quantized, pixels)
+        set_output_scales(quantized, pixels[:RANGED])
     if settings.correct_biases:
         correct_biases(start.module, quantized.module, without(layers, kept), pixels)
     return quantized
