@@ -121,16 +121,25 @@ class IntegerRescaling:
 
 @dataclass(frozen=True)
 class TrainedRescaling:
-    """The same in floats that gradients pass straight through, except where the output saturates."""
+    """The same in floats that gradients pass straight through, except where a value saturates.
+
+    The sums are centred here: what the zero point adds to them, in integers, is `zero`.
+    """
 
     factor: Tensor
     bias: Tensor
     scale: Tensor
+    zero: Tensor | None
 
     def apply(self, sums: Tensor) -> Tensor:
         """The outputs, rounded to their grid, for centred sums."""
-        mantissa, exponent = torch.frexp(self.factor.detach())
+        factor, scale = self.factor.detach(), float(self.scale)
+        mantissa, exponent = torch.frexp(factor)
         short = torch.ldexp((mantissa * 2.0**MULTIPLIER_BITS).round(), exponent - MULTIPLIER_BITS)
-        values = sums.float() * pass_through(short, self.factor) + self.bias
-        values = values.clamp(float(self.scale) * LOW, float(self.scale) * HIGH)
+        # Before it is multiplied by the mantissa, a sum is an integer of 16 bits.
+        centre = torch.zeros_like(factor) if self.zero is None else -factor * self.zero
+        products = (sums.float() * pass_through(short, self.factor)).clamp(
+            centre + scale * LOW * mantissa.abs(), centre + scale * HIGH * mantissa.abs()
+        )
+        values = (products + self.bias).clamp(scale * LOW, scale * HIGH)
         return pass_through((values.detach() / self.scale).round_().mul_(self.scale), values)

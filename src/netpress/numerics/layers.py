@@ -202,8 +202,10 @@ class QuantizedLayer(nn.Module):
 
     def _integer_rescaling(self, weight: Tensor, scale: Tensor, bias: Tensor) -> AnyRescaling:
         assert self.output_scale is not None
-        if self.training:  # the sums are centred
-            return TrainedRescaling(self.spread(scale), self.spread(bias), self.output_scale)
+        if self.training:
+            zero = self.zero_sums(weight.detach())
+            spread = None if zero is None else self.spread(zero)
+            return TrainedRescaling(self.spread(scale), self.spread(bias), self.output_scale, spread)
         factor, bias = scale.double(), bias.double()
         if self.input_zero_point is not None:
             bias = bias - factor * weight.double().flatten(1).sum(1) * self.input_zero_point.double()
