@@ -347,7 +347,7 @@ def test_in_training_outputs_lie_on_their_grid_and_saturate_without_gradient() -
     x = torch.tensor([[0.7, -0.3, 0.2, 1.0], [1.7, 1.7, 1.7, 1.7]], requires_grad=True)
     made = layer(x)
     assert torch.equal(made * 2**9, (made * 2**9).round())
-    # 60 * 4 * 1.7 is beyond the range: the sum saturates before the factor's mantissa multiplies it, then comes the bias.
+    # 60 * 4 * 1.7 is beyond the range: the sum saturates before the factor's mantissa multiplies it.
     mantissa = math.frexp(0.5 * 0.013671875)[0]
     assert abs(made[1, 1].item() - (64 * mantissa + 0.2)) < 0.01
     with torch.no_grad():

@@ -4,7 +4,8 @@
     y = S(x, n) = (x + 2**(n - 1)) >> n          a shift that rounds; below 0, x * 2**-n instead
 
 `>>` rounds down, so both round to the nearest number and halves up. Every result that is stored is clamped to 16 bits,
--32768 ... 32767. pmulhrsw (x86), sqrdmulh (Arm) and q15mulr (WebAssembly) are R; S(x, n) is R(x, 2**(15 - n)) where x has 16 bits.
+-32768 ... 32767. pmulhrsw (x86), sqrdmulh (Arm) and q15mulr (WebAssembly) are R; S(x, n) is R(x, 2**(15 - n)) where x
+has 16 bits.
 
 Here values lie in int32, sums in int64 where a rounding shift could leave 32 bits. docs/formats.md has the whole
 arithmetic; `netpress.program.integers` has the operations.

@@ -1,7 +1,7 @@
 """Which values of a program share one scale in integer arithmetic, and how large they grow.
 
-A residual stream is one chain: what is added to it, its sums, and what its activations, pools and concatenations make of
-them. Layers and norms choose their chain's scale, so that adding needs no scaling.
+A residual stream is one chain: what is added to it, its sums, and what its activations, pools and concatenations make
+of them. Layers and norms choose their chain's scale, so that adding needs no scaling.
 """
 
 from collections.abc import Iterable

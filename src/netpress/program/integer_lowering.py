@@ -98,7 +98,7 @@ class _Translation:
     def _write(
         self, of: Operation, kind: Callable[..., Operation], *fields: Any, fraction: int, read: Any = None
     ) -> None:
-        """Add the operation that stands for `of`, whose output it writes. `read`: buffers, by default those that it reads."""
+        """Add the operation that stands for `of` and writes its output. `read`: buffers, by default those it reads."""
         inputs = tuple(self._read(name) for name in of.inputs) if read is None else read
         self._add(kind(of.name, inputs, of.output, *fields), self._shape(of), fraction)
         self.names[of.output] = of.output
@@ -195,7 +195,7 @@ class _Translation:
 
     @translate.register
     def _(self, operation: ops.Activation) -> None:
-        name, fraction = self._one(operation)
+        _, fraction = self._one(operation)
         arguments = dict(operation.arguments)
         function = operation.function
         bounds = _bounds(function, arguments)
@@ -236,7 +236,7 @@ class _Translation:
             names, fraction = self._aligned(operation)
             self._write(operation, IntegerAdd, fraction=fraction, read=names)
             return
-        name, fraction = self._one(operation)
+        _, fraction = self._one(operation)
         constant = saturate((_constant(operation) * 2.0**fraction).round())
         self._write(operation, IntegerAdd, constant, fraction=fraction)
 

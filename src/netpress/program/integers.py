@@ -96,8 +96,9 @@ class LeakyRelu(Operation):
 
 @dataclass(frozen=True, eq=False)
 class HardGate(Operation):
-    """x / 6 + 1/2 within 0 ... 1: S(R(v, multiplier), amount) + 2**14 within 0 ... 2**15 - 1, of scale 2**-15; v is first
-    shifted to the left where amount < 0.
+    """x / 6 + 1/2 within 0 ... 1: S(R(v, multiplier), amount) + 2**14 within 0 ... 2**15 - 1, of scale 2**-15.
+
+    v is first shifted to the left where amount < 0.
     """
 
     multiplier: int
@@ -142,8 +143,8 @@ class IntegerMean(Operation):
 class IntegerUnitLength(Operation):
     """Vectors along `axis` become those of length 1, of scale 2**-15.
 
-    s: the sum of squares; 4**e * s within 2**60 ... 2**62 - 1; n = isqrt(4**e * s); (v * 2**(15 + e) + n // 2) // n, rounded
-    down, saturated. Zeros stay zeros.
+    s: the sum of squares; 4**e * s within 2**60 ... 2**62 - 1; n = isqrt(4**e * s); (v * 2**(15 + e) + n // 2) // n,
+    rounded down, saturated. Zeros stay zeros.
     """
 
     axis: int

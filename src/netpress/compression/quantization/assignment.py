@@ -56,13 +56,8 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
     for index, rule in enumerate(settings.rules):
         names = [name for name, _ in select(module, rule.layers, f"rules.{index}.layers")]
         _apply(rule, names, chosen)
-    if general.arithmetic == "integer" and left_out:
-        raise UserError(
-            f'leave_out: {min(left_out)} would stay in floats, and arithmetic = "integer" has none; give it integers by '
-            'rules, or choose arithmetic = "float16"'
-        )
-    if general.arithmetic == "float16":
-        chosen |= {name: _half(name, module.get_submodule(name)) for name in sorted(left_out)}
+    if general.arithmetic != "float32":
+        chosen |= {name: _half(name, module.get_submodule(name), general) for name in sorted(left_out)}
     for name, formats in chosen.items():
         try:
             check_formats(formats)
@@ -71,8 +66,13 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
     return chosen
 
 
-def _half(name: str, layer: nn.Module) -> LayerFormats:
+def _half(name: str, layer: nn.Module, general: LayerFormats) -> LayerFormats:
     """Formats of a layer left in floats: what enters it are float16 numbers, so it computes with such."""
+    if general.arithmetic == "integer":
+        raise UserError(
+            f'leave_out: {name} would stay in floats, and arithmetic = "integer" has none; give it integers by rules, '
+            'or choose arithmetic = "float16"'
+        )
     if type(layer) not in QUANTIZABLE:
         kind = type(layer).__name__
         raise UserError(
@@ -90,7 +90,7 @@ def _apply(rule: FormatRule, names: list[str], chosen: dict[str, LayerFormats]) 
 
 
 def round_others(network: Network) -> None:
-    """Round what no quantized layer owns to float16, in place, where the layers do not compute in float32; note formats.
+    """Round what no quantized layer owns to float16, in place, unless the layers compute in float32; note the formats.
 
     So the other tensors become float16 numbers, or powers of two where they are scales. Under `*` stands what all other
     values are: float16 numbers too, or integers of 16 bits.

@@ -1,8 +1,8 @@
 """Setting the scales of 16-bit values: what a unit of each layer's and each norm's output is worth.
 
-Values of one chain (`netpress.program.chains`) share one scale, the finest power of two whose range holds twice what was
-met on training images. Half a bit more or less matters little: 8-bit inputs are rounded 32 times as coarsely. What is beyond
-the range saturates, though, and costs accuracy silently: evaluation counts it.
+Values of one chain (`netpress.program.chains`) share one scale, the finest power of two whose range holds twice what
+was met on training images. Half a bit more or less matters little: 8-bit inputs are rounded 32 times as coarsely. What
+is beyond the range saturates, though, and costs accuracy silently: evaluation counts it.
 """
 
 import math
