@@ -22,7 +22,8 @@ from netpress.models.blocks import CosineLinear
 from netpress.network import Network, copy, create, inspect_file, load, save
 from netpress.numerics.calibration import SquaredError
 from netpress.numerics.formats import Binary, Integer
-from netpress.numerics.layers import LayerFormats, QuantizedLinear, quantized_layers, quantized_like
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import QuantizedLinear, quantized_layers, quantized_like
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.program import lower

@@ -26,7 +26,7 @@ from netpress.evaluation import evaluate_exactly
 from netpress.imports.kaist import import_kaist
 from netpress.network import Network, copy, create, load, save
 from netpress.network.edits.quantizing import Quantize
-from netpress.numerics.layers import LayerFormats
+from netpress.numerics.layer_formats import LayerFormats
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.scoring import CONVENTIONS, choose_settings, score

@@ -20,7 +20,8 @@ from netpress.network import Network, build, create, load, save
 from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.claims import layer_sums
 from netpress.numerics.formats import Binary, Fixed, Float16, Integer, Ternary, parse_format
-from netpress.numerics.layers import LayerFormats, QuantizedConv2d, quantized_layers
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import QuantizedConv2d, quantized_layers
 from netpress.numerics.packing import encode_tensor, part_bits
 from netpress.process.console import Console
 from netpress.process.devices import generator_for

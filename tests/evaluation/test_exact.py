@@ -19,7 +19,8 @@ from netpress.evaluation import ExactEvaluation, evaluate_exactly, predict
 from netpress.network import Architecture, InputSpec, Network, create, load, save
 from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.claims import layer_sums
-from netpress.numerics.layers import LayerFormats, quantized_layers
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.program import exact_layers

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from netpress.data import Images, Mixed
 from netpress.evaluation import best_class, evaluate, evaluate_exactly, rank_classes
 from netpress.network import Architecture, InputSpec, Network
-from netpress.numerics.layers import LayerFormats, quantized_like
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_like
 from netpress.training.step import count_right
 
 CLASSES = 7

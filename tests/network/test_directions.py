@@ -15,7 +15,8 @@ from netpress.network.edits import replay
 from netpress.network.edits.directions import FoldDirections, find_directions
 from netpress.network.edits.quantizing import Quantize
 from netpress.network.selection import used_weights
-from netpress.numerics.layers import LayerFormats, QuantizedLinear
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import QuantizedLinear
 
 HEAD = "classifier.cosine"
 LENGTHS = torch.tensor([[1.0], [30.0], [0.05], [7.0]])

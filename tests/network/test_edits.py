@@ -21,7 +21,8 @@ from netpress.network.edits import EDITS, Edit, replace_module, replay
 from netpress.network.edits.folding import FoldNorms
 from netpress.network.edits.quantizing import Quantize
 from netpress.numerics.formats import Ternary
-from netpress.numerics.layers import LayerFormats, quantized_layers
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.scoring import score

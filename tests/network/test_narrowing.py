@@ -11,7 +11,8 @@ from netpress.errors import Failure
 from netpress.network import build, create
 from netpress.network.edits import replay
 from netpress.network.edits.narrowing import Narrow, Sizes, sizes_of
-from netpress.numerics.layers import LayerFormats, quantized_like
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_like
 
 
 def layers() -> nn.ModuleDict:

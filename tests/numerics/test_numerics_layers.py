@@ -23,7 +23,8 @@ from netpress.numerics.calibration import (
 )
 from netpress.numerics.claims import check_claims, layer_sums
 from netpress.numerics.formats import Binary, Fixed, Float16, Float32, GridFormat, Integer, Ternary, integer_range
-from netpress.numerics.layers import LayerFormats, QuantizedConv2d, freeze, plain_layers, quantized_like
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import QuantizedConv2d, freeze, plain_layers, quantized_like
 from netpress.numerics.packing import decode_tensor, encode_tensor
 from netpress.numerics.rounding import dequantize, quantize
 from netpress.program import exact_layers

@@ -18,7 +18,8 @@ from netpress.network import Architecture, InputSpec, Network
 from netpress.numerics import sums
 from netpress.numerics.claims import layer_sums
 from netpress.numerics.formats import Fixed, Integer
-from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from netpress.numerics.sums import Window, convolution_sums, floats_sum_exactly, linear_sums
 from netpress.process.console import Console
 from netpress.process.world import World

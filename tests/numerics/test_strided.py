@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from netpress.models.registry import parse_model
-from netpress.numerics.layers import LayerFormats, quantized_like
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_like
 from netpress.numerics.strided import is_narrow_and_strided, keep_in_bounds
 from netpress.scoring import score
 from netpress.training.placement import lay_out

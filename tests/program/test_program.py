@@ -20,7 +20,8 @@ from netpress.network import Architecture, InputSpec, Network, create
 from netpress.network.edits.quantizing import Quantize as QuantizeEdit
 from netpress.numerics.claims import layer_sums
 from netpress.numerics.formats import Float16, Integer
-from netpress.numerics.layers import LayerFormats, quantized_layers, quantized_like
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_layers, quantized_like
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.program import exact_layers, execute, lower

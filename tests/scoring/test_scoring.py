@@ -187,7 +187,8 @@ def quantized(accumulators: object = "tree") -> Network:
     from netpress.network.selection import layers_with_weights
     from netpress.numerics.calibration import MinMax
     from netpress.numerics.formats import Integer
-    from netpress.numerics.layers import LayerFormats, freeze, quantized_like
+    from netpress.numerics.layer_formats import LayerFormats
+    from netpress.numerics.layers import freeze, quantized_like
     from netpress.tracing.foldable import find_foldable_norms
 
     made = network()

@@ -1,5 +1,6 @@
 """`netpress evaluate`: the accuracy of a network."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -139,6 +140,17 @@ def _print_exact(measured: "ExactEvaluation") -> None:
     print(f"accuracy    {measured.accuracy:.2%} of {measured.count:,} test images, in exact integers")
     print(f"simulated   {measured.simulated_accuracy:.2%}, {measured.equal_answers:.2%} of the answers equal")
     print(f"logits      differ by at most {measured.largest_difference:.2g} of the largest")
+    if measured.saturated is not None:
+        print(f"saturated   {_say_saturated(measured.saturated)}")
+
+
+def _say_saturated(saturated: Mapping[str, int]) -> str:
+    """How many values 16 bits did not hold, and where most of them."""
+    if not saturated:
+        return "no value: 16 bits held all"
+    worst = max(saturated, key=lambda name: saturated[name])
+    total = sum(saturated.values())
+    return f"{total:,} values that 16 bits did not hold, {saturated[worst]:,} of them in {visible(worst)}"
 
 
 def _print_rest(measured: "Evaluation") -> None:

@@ -19,7 +19,8 @@ from netpress.network import Network, copy
 from netpress.numerics.accumulators import operand_bits
 from netpress.numerics.claims import check_claims, layer_sums
 from netpress.numerics.formats import Fixed, Integer
-from netpress.numerics.layers import LayerFormats, quantized_layers
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_layers
 from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.tracing.foldable import find_foldable_norms
 from netpress.training import run_training

@@ -1,5 +1,6 @@
 """How good a quantized network is in exact integers, and whether its simulation in floats says the same."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,10 +18,11 @@ from netpress.evaluation.ranking import best_class, probabilities_of, rank_class
 from netpress.network import Network
 from netpress.numerics.claims import LayerSums, layer_sums
 from netpress.numerics.layers import quantized_layers
-from netpress.program import exact_layers, execute, lower
+from netpress.program import exact_layers, execute, has_integer_arithmetic, lower
 
 _APART = (
     "sums",
+    "saturated",
     "count",
     "predicted",
     "labels",
@@ -43,6 +45,8 @@ class ExactEvaluation(Evaluation):
     """The accumulators of every integer layer, by its name."""
     float_layers: tuple[str, ...]
     """Quantized layers whose weights or inputs are floats: they compute as always."""
+    saturated: Mapping[str, int] | None = None
+    """In integer arithmetic, for each operation how many values 16 bits did not hold; None where there are floats."""
 
     def as_json(self) -> dict[str, Any]:
         """A dict of plain values; `layers` has a row for each integer layer."""
@@ -58,6 +62,8 @@ class ExactEvaluation(Evaluation):
             }
             for record in self.sums.values()
         ]
+        if self.saturated is not None:
+            figures["saturated"] = dict(self.saturated)
         return figures
 
 
@@ -77,7 +83,8 @@ def evaluate_exactly(
     module = network.module
     sums = integer_layers(network)
     floats = tuple(name for name, layer in quantized_layers(module).items() if not layer.formats.integer)
-    with exact_answers(network, sums) as answer:
+    saturated = Counter[str]()
+    with exact_answers(network, sums, saturated) as answer:
         exact = collect_answers(answer, network, images, batch_size)  # [images, classes]
     simulated = predict(network, images, batch_size)
     answers, others = rank_classes(exact, 5), best_class(simulated)
@@ -97,6 +104,7 @@ def evaluate_exactly(
         largest_difference=float((exact - simulated).abs().max() / simulated.abs().max().clamp(min=1e-30)),
         sums=sums,
         float_layers=floats,
+        saturated=saturated if has_integer_arithmetic(network) else None,
     )
     check_answers(measured)
     return measured
@@ -111,19 +119,24 @@ def integer_layers(network: Network) -> dict[str, LayerSums]:
 
 
 @contextmanager
-def exact_answers(network: Network, sums: Mapping[str, LayerSums]) -> Iterator[Callable[[Tensor], Tensor]]:
+def exact_answers(
+    network: Network, sums: Mapping[str, LayerSums], saturated: Counter[str] | None = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
     """What answers in exact integers: the network's program.
 
     None can be made of, say, a user's own class whose flow depends on values. There it is the module itself, each of
-    whose layers computes as its part of a program would.
+    whose layers computes as its part of a program would. With integers between the layers, too, only a program will do:
+    raises UserError where there is none.
     """
     try:
         program = lower(network)
     except UserError:
+        if has_integer_arithmetic(network):
+            raise
         with evaluation_mode(network.module), exact_layers(network.module, sums):
             yield network.module
     else:
-        yield partial(execute, program, sums=sums)
+        yield partial(execute, program, sums=sums, saturated=saturated)
 
 
 def _share(hits: Tensor) -> float:

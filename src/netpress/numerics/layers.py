@@ -18,73 +18,37 @@ them as usual.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from netpress.numerics.accumulators import is_integer, product_bits, sum_range, tree_width
+from netpress.numerics.accumulators import product_bits, sum_range, tree_width
 from netpress.numerics.calibration import AnyCalibration, calibrate_tensor
+from netpress.numerics.fixed_point import IntegerRescaling, TrainedRescaling
 from netpress.numerics.formats import (
     AnyFormat,
     Binary,
     Fixed,
     Float16,
-    Float32,
     GridFormat,
     Integer,
-    NumberFormat,
     Power,
     integer_range,
     scale_format,
     significant_bits,
     zero_point_format,
 )
-from netpress.numerics.rescaling import Arithmetic, Rescaling
+from netpress.numerics.layer_formats import LayerFormats, check_formats
+from netpress.numerics.rescaling import Rescaling, safe_shifts
 from netpress.numerics.rounding import dequantize, pass_through, quantize, scale_gradient, snap, stored_scale
 from netpress.numerics.strided import keep_in_bounds
 from netpress.numerics.sums import Window, convolution_sums, floats_sum_exactly, linear_sums
-from netpress.settings import Settings, between
 
+AnyRescaling = Rescaling | IntegerRescaling | TrainedRescaling
 Scales = tuple[Tensor | None, Tensor | None]
 """Of the weights, [] or [outputs], and of the input, []."""
-
-
-class LayerFormats(Settings):
-    """How one layer stores and computes."""
-
-    weight: NumberFormat = Integer(bits=8, scale="channel")
-    """Format of the weights."""
-    input: NumberFormat = Integer(bits=8, scale="tensor", signed=False, zero_point=True)
-    """Format of the values that enter the layer: one scale for the tensor."""
-    bias: Annotated[Float16 | Float32 | Fixed, Field(discriminator="kind")] = Float16()
-    """Format of the bias; fixed point takes its exponent from the biases when the layer is frozen."""
-    arithmetic: Arithmetic = "float16"
-    """Arithmetic outside the sums, in evaluation: scale, bias, and what other modules do with the output."""
-    accumulators: Literal["tree"] | Annotated[int, between(2, 64)] = Field(default="tree")
-    """Width of the sums: an adder tree that grows a bit a level, or one width in bits for all."""
-
-    @property
-    def integer(self) -> bool:
-        """Whether the sums are of integers."""
-        return is_integer(self.weight) and is_integer(self.input)
-
-
-def check_formats(formats: LayerFormats) -> None:
-    """Raise ValueError for formats that a layer cannot compute with."""
-    weight, value = formats.weight, formats.input
-    if isinstance(weight, Integer) and (weight.zero_point or weight.scale == "none" or not weight.signed):
-        raise ValueError("weights are signed integers with a scale and without a zero point")
-    if isinstance(value, Integer) and value.scale != "tensor":
-        raise ValueError('inputs have one scale: use scale = "tensor"')
-    if not isinstance(value, Float16 | Float32 | Fixed | Integer):
-        raise ValueError(f"inputs cannot be {value.kind}; use int, fixed, float16 or float32")
-    if isinstance(weight, Power):
-        raise ValueError("weights cannot be power, which is for scales; use int, fixed, ternary, binary or floats")
-    if isinstance(weight, Integer) and weight.bits < 2:
-        raise ValueError("weights of 1 bit are kind = 'binary'")
 
 
 class QuantizedLayer(nn.Module):
@@ -96,6 +60,7 @@ class QuantizedLayer(nn.Module):
     weight_scale: nn.Parameter | None  # [] or [outputs]
     input_scale: nn.Parameter | None  # []
     input_zero_point: Tensor | None  # [], a whole number
+    output_scale: nn.Parameter | None  # [], a power of two: what a unit of a 16-bit output is worth
     plain: bool  # compute as the float layer that this was: for tracing and exports
     unit_rows = False
     """Whether each row of a linear layer's weight is scaled to length 1, before it is rounded and after: the directions
@@ -113,6 +78,8 @@ class QuantizedLayer(nn.Module):
             self.weight_scale = nn.Parameter(torch.ones(shape, device=device), requires_grad=False)
         if isinstance(formats.input, Fixed | Integer):
             self.input_scale = nn.Parameter(torch.ones((), device=device), requires_grad=False)
+        integer = formats.arithmetic == "integer"
+        self.output_scale = nn.Parameter(torch.ones((), device=device), requires_grad=False) if integer else None
         has_zero_point = isinstance(formats.input, Integer) and formats.input.zero_point
         self.register_buffer("input_zero_point", torch.zeros((), device=device) if has_zero_point else None)
 
@@ -127,6 +94,8 @@ class QuantizedLayer(nn.Module):
             formats["input_scale"] = scale_format(self.formats.input)
         if isinstance(self.formats.input, Integer) and self.formats.input.zero_point:
             formats["input_zero_point"] = zero_point_format(self.formats.input)
+        if self.output_scale is not None:
+            formats["output_scale"] = Power()
         return formats
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,12 +180,14 @@ class QuantizedLayer(nn.Module):
         """What the input's zero point adds to the sums of stored integers: [outputs]; None without a zero point."""
         return None if self.input_zero_point is None else weight.flatten(1).sum(1) * self.input_zero_point
 
-    def rescaling(self, weight: Tensor, scales: Scales, zero: Tensor | None) -> Rescaling:
+    def rescaling(self, weight: Tensor, scales: Scales, zero: Tensor | None) -> AnyRescaling:
         """What makes the output of the sums. `zero`: what `zero_sums` says where the sums are not centred."""
         scale, of_weight = self.weight.new_ones(()), scales[0]
         for factor in (self.unit_scale(weight, of_weight) if self.unit_rows else of_weight, scales[1]):
             scale = scale if factor is None else scale * factor
         bias = self.bias if self.bias is not None else scale.new_zeros(())
+        if self.output_scale is not None:
+            return self._integer_rescaling(weight, scale, bias)
         if zero is not None:
             bias = bias - scale * zero
         if self.formats.arithmetic == "float32" or self.training:
@@ -224,12 +195,21 @@ class QuantizedLayer(nn.Module):
         if not self.formats.integer:
             scaled = self.weight_scale is not None or self.input_scale is not None
             return Rescaling("float16", None, self.spread(scale).half() if scaled else None, self.spread(bias).half())
-        # A shift that brings the largest possible sum to 2**8 keeps both factors within float16's normal range.
         low, high = integer_range(self.formats.input)  # type: ignore[arg-type]
-        bound = weight.abs().flatten(1).sum(1).clamp(min=1) * max(-low, high)
-        shift = torch.exp2(torch.ceil(torch.log2(bound)) - 8)
+        shift = safe_shifts(weight, max(-low, high))
         factor = self.spread(scale * shift).half()
         return Rescaling("float16", self.spread(shift), factor, self.spread(bias).half())
+
+    def _integer_rescaling(self, weight: Tensor, scale: Tensor, bias: Tensor) -> AnyRescaling:
+        assert self.output_scale is not None
+        if self.training:
+            zero = self.zero_sums(weight.detach())
+            spread = None if zero is None else self.spread(zero)
+            return TrainedRescaling(self.spread(scale), self.spread(bias), self.output_scale, spread)
+        factor, bias = scale.double(), bias.double()
+        if self.input_zero_point is not None:
+            bias = bias - factor * weight.double().flatten(1).sum(1) * self.input_zero_point.double()
+        return IntegerRescaling(self.spread(factor), self.spread(bias), self.output_scale)
 
     def sum_range(self) -> tuple[int, int]:
         """The least and the largest partial sum that any input could give; for layers that compute with integers."""

@@ -12,9 +12,11 @@ normal range.
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+import torch
 from torch import Tensor
 
-Arithmetic = Literal["float16", "float32"]
+Arithmetic = Literal["float16", "float32", "integer"]
+"""integer: 16-bit integers with one rescale (`netpress.numerics.fixed_point`)."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,12 @@ class Rescaling:
         """The same constants without gradients."""
         shift, factor = (None if tensor is None else tensor.detach() for tensor in (self.shift, self.factor))
         return replace(self, shift=shift, factor=factor, bias=self.bias.detach())
+
+
+def safe_shifts(weight: Tensor, largest: int) -> Tensor:
+    """The powers of two that bring the largest possible sum of each channel to 2**8: [outputs].
+
+    Both factors are then within float16's normal range. weight: stored integers; `largest`: magnitude of an input.
+    """
+    bound = weight.abs().flatten(1).sum(1).clamp(min=1) * largest
+    return torch.exp2(torch.ceil(torch.log2(bound)) - 8)

@@ -5,9 +5,10 @@ print(program.describe())
 logits = execute(program, images)
 """
 
+from netpress.program import integer_execution as integer_execution  # registers what integer operations calculate
 from netpress.program.execution import execute
 from netpress.program.layers import exact_layers
-from netpress.program.lowering import lower
+from netpress.program.lowering import has_integer_arithmetic, lower
 from netpress.program.operations import Buffer, Operation, Program
 
-__all__ = ["Buffer", "Operation", "Program", "exact_layers", "execute", "lower"]
+__all__ = ["Buffer", "Operation", "Program", "exact_layers", "execute", "has_integer_arithmetic", "lower"]

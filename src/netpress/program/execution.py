@@ -11,6 +11,7 @@ below 2**53 are made, and many times faster than torch's integers. No library's 
 its network agree to the last bit.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any
@@ -21,9 +22,11 @@ from torch.nn import functional
 
 from netpress.errors import Failure
 from netpress.numerics.claims import LayerSums
+from netpress.numerics.fixed_point import HIGH, LOW, saturate
 from netpress.numerics.formats import Float16
 from netpress.numerics.rounding import quantize
 from netpress.numerics.sums import Window, convolution_sums, linear_sums
+from netpress.program.integers import Saturating
 from netpress.program.operations import (
     Activation,
     AdaptivePool,
@@ -67,22 +70,35 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def execute(program: Program, images: Tensor, sums: Mapping[str, LayerSums] | None = None) -> Tensor:
+def execute(
+    program: Program,
+    images: Tensor,
+    sums: Mapping[str, LayerSums] | None = None,
+    saturated: Counter[str] | None = None,
+) -> Tensor:
     """The program's output for normalised `images` [batch, channels, height, width]: logits [batch, classes].
 
-    `sums` by layer keep the largest accumulators met. Raises Failure where they are given and an input is NaN.
+    `sums` by layer keep the largest accumulators met. `saturated` counts, by the name of the operation, the values that
+    16 bits did not hold. Raises Failure where sums are given and an input is NaN.
     """
     values = {program.input: images}
     for operation, ended in zip(program.operations, program.last_reads, strict=True):
-        values[operation.output] = run(operation, [values[name] for name in operation.inputs], sums)
+        values[operation.output] = run(operation, [values[name] for name in operation.inputs], sums, saturated)
         for name in ended:
             del values[name]
     return values[program.output]
 
 
-def run(operation: Operation, inputs: list[Tensor], sums: Mapping[str, LayerSums] | None = None) -> Tensor:
-    """What one operation makes of the values that it reads, [batch, ...] each. Raises as `execute`."""
+def run(
+    operation: Operation,
+    inputs: list[Tensor],
+    sums: Mapping[str, LayerSums] | None = None,
+    saturated: Counter[str] | None = None,
+) -> Tensor:
+    """What one operation makes of the values that it reads, [batch, ...] each. Records and raises as `execute`."""
     output = calculate(operation, *inputs)
+    if isinstance(operation, Saturating):
+        return _saturated(operation.name, output, saturated)
     if sums is not None and isinstance(operation, IntegerSums) and output.numel():
         record = sums[operation.layer]
         lowest, highest = _in_memory_order(output).aminmax()
@@ -90,6 +106,19 @@ def run(operation: Operation, inputs: list[Tensor], sums: Mapping[str, LayerSums
             raise Failure(f"{operation.layer}: what enters it is NaN: values grow beyond what their numbers hold")
         record.largest = max(record.largest, -int(lowest), int(highest))
     return output
+
+
+def _saturated(name: str, values: Tensor, counts: Counter[str] | None) -> Tensor:
+    """The values clamped to 16 bits, as int32; those that this changes are counted."""
+    if not values.numel():
+        return values.int()
+    lowest, highest = (int(end) for end in _in_memory_order(values).aminmax())
+    if lowest >= LOW and highest <= HIGH:
+        return values.int()
+    clamped = saturate(values)
+    if counts is not None:
+        counts[name] += int((values != clamped).sum())
+    return clamped
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:

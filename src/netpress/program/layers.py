@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from netpress.errors import Failure
 from netpress.numerics.claims import LayerSums
+from netpress.numerics.fixed_point import TrainedRescaling
 from netpress.numerics.formats import Fixed, Float16, Float32, Integer
 from netpress.numerics.layers import QuantizedConv2d, QuantizedLayer, quantized_layers
 from netpress.numerics.sums import Window
@@ -40,6 +41,7 @@ def layer_operations(layer: QuantizedLayer, name: str, source: str, output: str)
     weight = layer.stored_weight(weight_scale).detach()
     zero = layer.zero_sums(weight)
     rescaling = layer.rescaling(weight, (weight_scale, input_scale), zero)
+    assert not isinstance(rescaling, TrainedRescaling)  # programs are of layers in evaluation
     values, sums = f"{output}.input", f"{output}.sums"
     operations: list[Operation] = [_enter(layer, name, source, values)]
     if layer.formats.integer:

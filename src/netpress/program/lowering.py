@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 
 from netpress.errors import UserError
 from netpress.network import Network
-from netpress.numerics.layers import QuantizedLayer
+from netpress.numerics.layers import QuantizedLayer, quantized_layers
 from netpress.program.execution import run
+from netpress.program.integer_lowering import to_integers
 from netpress.program.layers import layer_operations
 from netpress.program.operations import Buffer, IntegerSums, Operation, Permute, Program, Quantize, Reshape
 from netpress.program.rules import FUNCTIONS, METHODS, MODULES, PASSED_ON, Call, NoOperation
@@ -24,11 +25,25 @@ from netpress.program.rules import FUNCTIONS, METHODS, MODULES, PASSED_ON, Call,
 INPUT = "image"
 
 
-@torch.no_grad()
 def lower(network: Network) -> Program:
-    """The program of a network, on the device where the network is.
+    """The program of a network, on the device where the network is: of integers alone where that is its arithmetic.
 
     Raises UserError, naming the layer, for what has no operation; Failure for sums that could reach 2**53.
+    """
+    program = lower_floats(network)
+    return to_integers(program, network.input) if has_integer_arithmetic(network) else program
+
+
+def has_integer_arithmetic(network: Network) -> bool:
+    """Whether what is between the sums is integers, too."""
+    return any(layer.formats.arithmetic == "integer" for layer in quantized_layers(network.module).values())
+
+
+@torch.no_grad()
+def lower_floats(network: Network) -> Program:
+    """The program of a network whose values between the sums are floats; in integer arithmetic, what simulates it.
+
+    Raises as `lower`.
     """
     module = network.module
     training = module.training

@@ -18,6 +18,7 @@ from typing import Literal
 from torch import Tensor
 
 from netpress.numerics.accumulators import range_width
+from netpress.numerics.fixed_point import IntegerRescaling
 from netpress.numerics.formats import Fixed, Float16, Float32, Integer
 from netpress.numerics.rescaling import Rescaling
 from netpress.numerics.sums import Window
@@ -85,7 +86,7 @@ class Cast(Operation):
 class Rescale(Operation):
     """A layer's sums become its output."""
 
-    constants: Rescaling
+    constants: Rescaling | IntegerRescaling
 
 
 # --- sums of products
@@ -177,6 +178,8 @@ class BatchNorm(Operation):
     weight: Tensor | None
     bias: Tensor | None
     epsilon: float
+    scale: Tensor | None = None
+    """In integer arithmetic: what a unit of the output is worth, []."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -298,7 +298,8 @@ def _batch_norm(layer: Any, x: Buffer) -> Call:
     _require(layer.running_mean is not None, "it normalises by each batch's own statistics")
     statistics = {"mean": layer.running_mean, "variance": layer.running_var, "bias": _bias(layer)}
     weight = None if layer.weight is None else layer.weight.detach()
-    return Call(BatchNorm, (x,), {**statistics, "weight": weight, "epsilon": layer.eps})
+    scale = getattr(layer, "output_scale", None)
+    return Call(BatchNorm, (x,), {**statistics, "weight": weight, "epsilon": layer.eps, "scale": scale})
 
 
 PASSED_ON: tuple[type[nn.Module], ...] = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)

@@ -23,7 +23,9 @@ from netpress.scoring.official_rules import (
     CLAMP_OPERATIONS,
     CLAMPS,
     NORMS,
+    SATURATIONS,
     dot_products,
+    integer_scalings,
     move,
     scalings,
     sums_of,
@@ -119,6 +121,7 @@ class _Counter:
         self.folded = self.norms(trace)
         self.shifted = {source: norm for norm, source in self.folded.items()}
         self.clamps = CLAMPS[settings.clamp]
+        self.scalings = integer_scalings if is_integer(widths.float) else scalings
         self.dead = trace.dead()
         self.quantized_values = 0.0
         self.quantized: set[str] = set()
@@ -139,6 +142,8 @@ class _Counter:
         if operation.kind != "norm":
             self.storage.charge(operation, tally)
         self._quantize(operation, tally)
+        if is_integer(self.widths.float) and self.settings.clamp == "charged":
+            tally.multiply(SATURATIONS.get(operation.kind, 0) * operation.outputs, self.widths.float.bits)
         return tally.row()
 
     # --- products with weights
@@ -162,7 +167,7 @@ class _Counter:
         if "factors" in operation.attributes:  # alpha and beta of addmm and its like
             tally.multiply(operation.attributes["factors"], widths.element(operation)[0])
         if widths.needs_scaling(weight, value):
-            tally.multiply(scalings(alive), widths.float.bits)
+            tally.multiply(self.scalings(alive), widths.float.bits)
         if as_bias and not operation.has_bias and operation.weight not in self.storage.charged:
             tally.store(operation.channels * widths.real_bits)
         self._check_overflow(operation, weight, value)
@@ -177,7 +182,9 @@ class _Counter:
         return max(widths.last_sum(operation, terms, weight, value), stored.bits)
 
     def _float_add(self, bits: float) -> float:
-        """Width of an addition outside sums of products; the board has those of the winner at 32 bits."""
+        """Width of an addition outside sums of products; the board has those of the winner at 32 bits, in floats."""
+        if is_integer(self.widths.float):
+            return bits
         return max(bits, 32) if self.winner or self.settings.float_adds == "32" else bits
 
     def _check_overflow(self, operation: Operation, weight: AnyFormat, value: AnyFormat) -> None:
@@ -212,6 +219,8 @@ class _Counter:
         tally.multiply(operation.outputs, multiplication_bits)
         tally.add(operation.outputs, self._float_add(addition_bits))
         self.storage.charge_values(operation, 2 * operation.channels, tally)
+        if (scale := f"{operation.module}.output_scale") in self.widths.formats:
+            tally.store(self.widths.formats[scale].bits)
 
     # --- everything else
 
@@ -239,7 +248,11 @@ class _Counter:
                 tally.add(share, adder_tree(window, sources[0].bits))
         else:
             # Review of OSI AI: sums in half precision are accumulated in 32 bits unless shown otherwise.
-            tally.add(cost.additions, float(self.widths.accumulator(operation, self.widths.float)))
+            accumulator = self.widths.accumulator(operation, self.widths.float)
+            if accumulator == "tree":  # of squares, the products of two values
+                tally.add(cost.additions, adder_tree(operation.window, 2 * self.widths.float.bits))
+            else:
+                tally.add(cost.additions, float(accumulator))
 
     # --- quantizers
 
@@ -273,7 +286,7 @@ class _Counter:
         applied += [sums_of, arithmetic.counter_activation, arithmetic.entry_activation, arithmetic.other_function]
         applied += [arithmetic.pool, arithmetic.elementwise, arithmetic.permutation, arithmetic.upsampling, move]
         if self.widths.quantized:
-            applied += [adder_tree, scalings, self.clamps]
+            applied += [adder_tree, self.scalings, self.clamps]
         return tuple(applied)
 
     def assumed(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from netpress.scoring.rules import rule
 from netpress.tracing.operations import Operation, Trace
 
 CLAMP_OPERATIONS = 3  # scale, round, clamp
+SATURATIONS = {"conv": 2, "linear": 2, "norm": 2, "add": 1}
+"""Operations by which a value of 16-bit integer arithmetic is rounded and clamped, by what makes it."""
 
 
 @rule(
@@ -70,6 +72,11 @@ def sums_of(operation: Operation, sparsity: float | None) -> tuple[tuple[float, 
 
 @rule("a finished sum of integers is scaled by 1 multiplication in floating point", "RIAIR, MSUNet")
 def scalings(sums: float) -> float:
+    return sums
+
+
+@rule("a finished sum of integers is scaled by 1 multiplication of 16-bit integers", "RIAIR: in floating point")
+def integer_scalings(sums: float) -> float:
     return sums
 
 

@@ -9,6 +9,8 @@ from netpress.scoring.rules import Rule, rule
 from netpress.scoring.widths import Widths
 from netpress.tracing.operations import Operation, Stored, Trace
 
+PARTS = ("weight_scale", "input_scale", "input_zero_point", "output_scale")
+"""A quantized layer's own tensors that say what its integers are worth."""
 Kept = tuple[float, float]
 """Stored values, and bits of the mask that says which these are."""
 
@@ -46,7 +48,7 @@ class Storage:
         """Charge the tensors that an operation reads. Text: every value that inference needs."""
         # A layer's scales and zero points (tensors with formats that the plain layer does not read) go with it.
         formats, stored = self.widths.formats, self.trace.stored
-        own = (f"{operation.module}.{part}" for part in ("weight_scale", "input_scale", "input_zero_point"))
+        own = (f"{operation.module}.{part}" for part in PARTS)
         scales = [name for name in own if name in formats and name in stored] if operation.weight else []
         for name in (*operation.tensors, *scales):
             if name not in self.charged:

@@ -10,8 +10,9 @@ from netpress.models.blocks import CosineLinear
 from netpress.network import Network
 from netpress.network.formats import REST, brief
 from netpress.network.selection import kinds_of, layers_with_weights, select
-from netpress.numerics.formats import AnyFormat, Binary, Float16, Ternary, parse_format
-from netpress.numerics.layers import LayerFormats, QuantizedConv2d, QuantizedLinear, check_formats, quantized_layers
+from netpress.numerics.formats import AnyFormat, Binary, Float16, Integer, Power, Ternary, parse_format
+from netpress.numerics.layer_formats import LayerFormats, check_formats
+from netpress.numerics.layers import QuantizedConv2d, QuantizedLinear, quantized_layers
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear, CosineLinear, QuantizedConv2d, QuantizedLinear)
 
@@ -55,8 +56,8 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
     for index, rule in enumerate(settings.rules):
         names = [name for name, _ in select(module, rule.layers, f"rules.{index}.layers")]
         _apply(rule, names, chosen)
-    if general.arithmetic == "float16":
-        chosen |= {name: _half(name, module.get_submodule(name)) for name in sorted(left_out)}
+    if general.arithmetic != "float32":
+        chosen |= {name: _half(name, module.get_submodule(name), general) for name in sorted(left_out)}
     for name, formats in chosen.items():
         try:
             check_formats(formats)
@@ -65,8 +66,13 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
     return chosen
 
 
-def _half(name: str, layer: nn.Module) -> LayerFormats:
+def _half(name: str, layer: nn.Module, general: LayerFormats) -> LayerFormats:
     """Formats of a layer left in floats: what enters it are float16 numbers, so it computes with such."""
+    if general.arithmetic == "integer":
+        raise UserError(
+            f'leave_out: {name} would stay in floats, and arithmetic = "integer" has none; give it integers by rules, '
+            'or choose arithmetic = "float16"'
+        )
     if type(layer) not in QUANTIZABLE:
         kind = type(layer).__name__
         raise UserError(
@@ -84,17 +90,23 @@ def _apply(rule: FormatRule, names: list[str], chosen: dict[str, LayerFormats]) 
 
 
 def round_others(network: Network) -> None:
-    """Round what no quantized layer owns to float16, in place, where the layers compute in float16; note it as formats.
+    """Round what no quantized layer owns to float16, in place, unless the layers compute in float32; note the formats.
 
-    So the other tensors become float16 numbers, and under `*` stands that all other values are such too.
+    So the other tensors become float16 numbers, or powers of two where they are scales. Under `*` stands what all other
+    values are: float16 numbers too, or integers of 16 bits.
     """
     network.other_formats = {}
-    if all(layer.formats.arithmetic != "float16" for layer in quantized_layers(network.module).values()):
+    arithmetics = {layer.formats.arithmetic for layer in quantized_layers(network.module).values()}
+    if not arithmetics - {"float32"}:
         return
+    rest = Integer(bits=16, scale="none") if "integer" in arithmetics else Float16()
     half, owned = brief(Float16()), network.formats
-    network.other_formats[REST] = half
+    network.other_formats[REST] = brief(rest)
     for name, tensor in network.module.state_dict().items():
         if name not in owned and tensor.is_floating_point():
+            if name.endswith(".output_scale"):
+                network.other_formats[name] = brief(Power())
+                continue
             tensor.copy_(tensor.half())
             network.other_formats[name] = half
 

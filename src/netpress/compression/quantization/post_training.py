@@ -4,7 +4,15 @@ import torch
 
 from netpress.compression.fold import FoldSettings, fold
 from netpress.compression.quantization.assignment import choose_formats, round_others
-from netpress.compression.quantization.scales import calibrate_weights, correct_biases, set_inputs, watch_inputs
+from netpress.compression.quantization.output_scales import set_output_scales
+from netpress.compression.quantization.scales import (
+    calibrate_weights,
+    correct_biases,
+    keep_grids,
+    set_inputs,
+    watch_inputs,
+    without,
+)
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images, normalize
 from netpress.errors import UserError
@@ -12,12 +20,16 @@ from netpress.models.blocks import CosineLinear
 from netpress.network import Network, copy
 from netpress.network.edits.folding import merge_statistics
 from netpress.network.edits.quantizing import Quantize
-from netpress.numerics.layers import LayerFormats, freeze, quantized_layers
+from netpress.network.edits.ranging import ScaleNorms, unscaled_norms
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import freeze, quantized_layers
 from netpress.process.devices import generator_for
+from netpress.program import has_integer_arithmetic
 from netpress.stage import Context
 from netpress.tracing.foldable import find_foldable_norms
 
 CORRECTED = 512  # images that correct biases, all in one batch
+RANGED = 256  # of them, those on which the ranges of 16-bit values are met
 
 
 def quantize_once(network: Network, settings: QuantizeSettings, context: Context) -> Network:
@@ -64,12 +76,17 @@ def calibrate(
     layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
     for name, layer in layers.items():
         layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
-    calibrate_weights(layers, settings.weight_calibration or preset.weight_calibration)
-    set_inputs(layers, observers)
-    if images is not None and settings.correct_biases:
-        device = next(start.module.parameters()).device
-        pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
-        correct_biases(start.module, quantized.module, layers, pixels)
+    kept = keep_grids(start.module, layers)
+    calibrate_weights(without(layers, kept), settings.weight_calibration or preset.weight_calibration)
+    set_inputs(layers, without(observers, kept))
+    if images is None:
+        return quantized
+    device = next(start.module.parameters()).device
+    pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
+    if has_integer_arithmetic(quantized):
+        set_output_scales(quantized, pixels[:RANGED])
+    if settings.correct_biases:
+        correct_biases(start.module, quantized.module, without(layers, kept), pixels)
     return quantized
 
 
@@ -82,7 +99,11 @@ def settle(quantized: Network, settings: QuantizeSettings) -> None:
 
 def put_layers(network: Network, formats: dict[str, LayerFormats]) -> None:
     """Put quantized layers in the places of those named, values stay. Raises UserError where one cannot be."""
+    integer = any(layer.arithmetic == "integer" for layer in formats.values())
+    norms = unscaled_norms(network.module) if integer else ()
     try:
         network.edit(Quantize.of(formats))
+        if norms:
+            network.edit(ScaleNorms(norms=norms))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error

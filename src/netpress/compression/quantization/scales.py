@@ -3,8 +3,8 @@
 Then correcting the biases, so that rounding does not move the means. `netpress.numerics.calibration` has the methods.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Container, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from netpress.data import Images, normalize
 from netpress.errors import Failure
 from netpress.numerics.calibration import AnyCalibration, Observer, calibrate_tensor
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
-from netpress.numerics.layers import LayerFormats, QuantizedLayer
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import QuantizedLayer
 from netpress.process.devices import generator_for
 
 BATCH = 128
+Part = TypeVar("Part")
 
 
 def calibrate_weights(layers: Mapping[str, QuantizedLayer], method: AnyCalibration) -> None:
@@ -30,6 +32,31 @@ def calibrate_weights(layers: Mapping[str, QuantizedLayer], method: AnyCalibrati
             except Failure as error:
                 raise Failure(f"{name}.weight: {error}") from error
             layer.weight_scale.data.copy_(scale)
+
+
+def keep_grids(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[str]:
+    """Let new layers of integer arithmetic keep the scales and zero points that layers of `module` have, in place.
+
+    These are layers that compute otherwise only outside the sums: their integers stay what they are. Returns the names.
+    """
+    kept = set()
+    for name, layer in layers.items():
+        old = module.get_submodule(name)
+        if not isinstance(old, QuantizedLayer) or layer.formats.arithmetic != "integer" or old.unit_rows:
+            continue
+        if old.formats.model_copy(update={"arithmetic": "integer"}) != layer.formats or old.formats == layer.formats:
+            continue
+        kept.add(name)
+        for part in ("weight_scale", "input_scale", "input_zero_point"):
+            values = getattr(old, part)
+            if values is not None:
+                getattr(layer, part).data.copy_(values)
+    return kept
+
+
+def without(parts: Mapping[str, Part], names: Container[str]) -> dict[str, Part]:
+    """Those of `parts` that `names` does not name."""
+    return {name: part for name, part in parts.items() if name not in names}
 
 
 @torch.inference_mode()

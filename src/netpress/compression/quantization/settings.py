@@ -52,7 +52,8 @@ class QuantizeSettings(Settings):
     leave_out: tuple[str, ...] = ()
     """Kinds or patterns of layers that stay in floats."""
     arithmetic: Arithmetic | None = None
-    """Arithmetic outside the sums of products (scales, biases, activations, pools), in place of the preset's."""
+    """Arithmetic outside the sums of products (scales, biases, activations, pools), in place of the preset's: that of
+    floats, or 16-bit integers alone."""
     accumulators: Literal["tree"] | Annotated[int, between(2, 64)] = "tree"
     """Width of the sums: an adder tree that grows by a bit a level, or so many bits; too few is an error."""
     calibration: Calibration | None = None

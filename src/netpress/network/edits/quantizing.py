@@ -16,7 +16,8 @@ from torch import nn
 from netpress.models.blocks import CosineLinear
 from netpress.network.edits import EDITS, Edit, replace_module
 from netpress.network.edits.directions import fixed_directions, scale_directions
-from netpress.numerics.layers import LayerFormats, quantized_like
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_like
 from netpress.settings import Settings
 
 

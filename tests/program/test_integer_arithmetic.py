@@ -1,0 +1,361 @@
+"""Integer arithmetic: its programs give the integers that docs/formats.md defines, whatever a network is made of."""
+
+import math
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_integers import answer, rescaled, shifted, unit_length
+from torch import Tensor, nn
+from torch.nn import functional
+
+from netpress.compression.quantization.post_training import quantize_once
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
+from netpress.data import Dataset, Images, normalize
+from netpress.errors import UserError
+from netpress.evaluation import evaluate_exactly, predict
+from netpress.network import Architecture, InputSpec, Network, create, load, save
+from netpress.numerics.fixed_point import as_factor, rescale, shift
+from netpress.numerics.formats import Integer
+from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import quantized_layers, quantized_like
+from netpress.process.console import Console
+from netpress.process.world import World
+from netpress.program import execute, lower
+from netpress.program.curves import CURVES, table
+from netpress.program.execution import calculate
+from netpress.program.integers import IntegerUnitLength
+from netpress.settings import parse
+from netpress.stage import Context
+
+SIZE = 8
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "c_efficientnet": ("c_efficientnet", {"widths": "tiny", "width_factor": 0.25}),
+    "shortcut": ("c_efficientnet", {"widths": "tiny", "width_factor": 0.25, "downsample": "shortcut"}),
+    "efficientnet": ("efficientnet", {"width": 0.25, "depth": 0.2, "head": "linear"}),
+    "cosine": ("efficientnet", {"width": 0.25, "depth": 0.2, "head": "cosine"}),
+    "densenet": ("densenet", {"blocks": [1, 1], "growth": 4}),
+    "grouped": ("densenet", {"blocks": [1, 1], "growth": 4, "groups": 2, "grouped": ["bottleneck1", "bottleneck2"]}),
+    "pyramidnet": ("pyramidnet", {"depth": 20, "alpha": 8}),
+    "resnet": ("resnet", {"width": 4, "blocks": [1, 1]}),
+    "wide_resnet": ("wide_resnet", {"depth": 10, "width": 1}),
+}
+QUICK = {"arithmetic": "integer", "calibration_images": 8, "calibration": {"kind": "minmax"}}
+
+
+def images(count: int, seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> Images:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.randint(0, 10, (count,), generator=generator))
+
+
+def context(folder: Path, size: tuple[int, int] = (SIZE, SIZE)) -> Context:
+    names, half = tuple("0123456789"), (0.5,) * 3
+    data = Dataset("random", images(8, 1, size), images(4, 2, size), images(4, 3, size), names, half, half, "")
+    return Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data, name="quantize")
+
+
+def family(name: str) -> Network:
+    kind, values = FAMILIES[name]
+    network = create(kind, {"classes": 10, "image_size": SIZE, **values}, seed=5)
+    generator = torch.Generator().manual_seed(6)
+    for norm in (part for part in network.module.modules() if isinstance(part, nn.BatchNorm2d)):
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.normal_(0, 0.1, generator=generator)
+        norm.running_var.uniform_(0.5, 1.5, generator=generator)
+    return network
+
+
+def logits(network: Network, shown: Images) -> Tensor:
+    """Of the reference, all images in one batch."""
+    with torch.inference_mode():
+        return execute(lower(network), normalize(shown.images, network.input.mean, network.input.std))
+
+
+def check_against_definitions(network: Network, shown: Images) -> None:
+    program, exact = lower(network), logits(network, shown)
+    scale = program.operations[-1].scale  # type: ignore[attr-defined]
+    for pixels, answered in zip(shown.images.numpy(), exact, strict=True):
+        assert torch.equal(torch.from_numpy(answer(program, pixels)).float() * scale, answered)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["int8", "int4", "fixed-9-12", "binary"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_defined_integers(name: str, preset: str, tmp_path: Path) -> None:
+    if preset != "int8" and name not in ("c_efficientnet", "cosine", "densenet"):
+        pytest.skip("every preset on three families, one on all")
+    network = quantize(family(name), parse(QuantizeSettings, {"preset": preset, **QUICK}), context(tmp_path))
+    save(network, tmp_path / "q.netpress")
+    loaded, shown = load(tmp_path / "q.netpress"), images(3, 9)
+    check_against_definitions(loaded, shown)
+    measured = evaluate_exactly(loaded, shown)
+    assert measured.largest_difference < 0.2
+    if preset == "int8":  # 8 images say less of the sums of one bit's weights
+        assert measured.saturated == {}
+    assert torch.equal(logits(network, shown), logits(loaded, shown))
+
+
+@pytest.mark.slow
+def test_batches_and_threads_change_no_bit(tmp_path: Path) -> None:
+    network = quantize_once(family("c_efficientnet"), parse(QuantizeSettings, QUICK), context(tmp_path))
+    shown, program = images(259, 4), lower(network)
+    expected, threads = logits(network, shown), torch.get_num_threads()
+    x = normalize(shown.images, network.input.mean, network.input.std)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for size in (1, 7, 256):
+                some = x[:21] if size == 1 else x
+                with torch.inference_mode():
+                    parts = torch.cat([execute(program, part) for part in some.split(size)])
+                assert torch.equal(parts, expected[: len(some)])
+    finally:
+        torch.set_num_threads(threads)
+
+
+# --- networks drawn at random
+
+
+class Block(nn.Module):
+    """A convolution, an activation, perhaps a gate, then nothing more, a shortcut, or a concatenation."""
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module, gate: bool, joins: str) -> None:
+        super().__init__()
+        channels = conv.out_channels
+        self.conv, self.activation, self.joins = conv, activation, joins
+        self.squeeze = nn.Conv2d(channels, channels, 1) if gate else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.conv(x))
+        if self.squeeze is not None:
+            y = y * torch.sigmoid(self.squeeze(functional.adaptive_avg_pool2d(y, 1)))
+        if self.joins == "add":
+            return x + y
+        return torch.cat([y, x], 1) if self.joins == "concatenate" else y
+
+
+ACTIVATIONS = (nn.ReLU, nn.Hardswish, nn.SiLU, nn.ReLU6, nn.Identity, nn.Mish, nn.GELU, nn.Tanh)
+
+
+@st.composite
+def modules(draw: st.DrawFn) -> nn.Module:
+    parts: list[nn.Module] = []
+    channels = 3
+    for _ in range(draw(st.integers(1, 4))):
+        joins = draw(st.sampled_from(["", "add", "concatenate"]))
+        grouped = draw(st.sampled_from(["dense", "depthwise", "grouped"]))
+        outputs = channels if joins == "add" or grouped != "dense" else draw(st.integers(1, 8))
+        groups = {"depthwise": channels, "grouped": 2 if channels % 2 == 0 else 1}.get(grouped, 1)
+        kernel, stride = draw(st.sampled_from([1, 3, (1, 3)])), 1 if joins else draw(st.integers(1, 2))
+        padding: Any = "same" if stride == 1 else 1
+        conv = nn.Conv2d(channels, outputs, kernel, stride, padding, 1, groups, draw(st.booleans()))
+        parts.append(Block(conv, draw(st.sampled_from(ACTIVATIONS))(), draw(st.booleans()), joins))
+        channels = outputs + channels if joins == "concatenate" else outputs
+        if draw(st.booleans()):
+            parts.append(draw(st.sampled_from([nn.AvgPool2d(2, 1), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)])))
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(
+    module=modules(),
+    height=st.integers(7, 9),
+    width=st.integers(7, 10),
+    bits=st.integers(2, 8),
+    seed=st.integers(0, 99),
+)
+def test_random_networks_give_the_defined_integers(
+    tmp_path_factory: pytest.TempPathFactory, module: nn.Module, height: int, width: int, bits: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data.normal_(0, 0.5, generator=generator)
+    spec = InputSpec(3, height, width, (0.4, 0.5, 0.6), (0.25, 0.2, 0.3))
+    network = Network(module.eval(), Architecture("import", {}), spec, tuple("0123456789"))
+    formats = (
+        {"kind": "int", "bits": bits},
+        {"kind": "int", "bits": bits, "scale": "tensor", "signed": False, "zero_point": True},
+    )
+    values = {**QUICK, "weights": formats[0], "inputs": formats[1], "correct_biases": False, "fold": False}
+    folder = tmp_path_factory.mktemp("random")
+    made = quantize_once(network, parse(QuantizeSettings, values), context(folder, (height, width)))
+    check_against_definitions(made, images(2, seed, (height, width)))
+
+
+# --- the primitives
+
+
+WORD = st.integers(-(2**15), 2**15 - 1)
+
+
+@given(st.lists(st.tuples(WORD, WORD), min_size=1, max_size=20), st.integers(-15, 30))
+def test_the_primitives_are_those_of_whole_numbers(pairs: list[tuple[int, int]], amount: int) -> None:
+    x, m = (torch.tensor(values, dtype=torch.int32) for values in zip(*pairs, strict=True))
+    for value, (a, b) in zip(rescale(x, m).tolist(), pairs, strict=True):
+        assert value == math.floor(Fraction(a * b, 2**15) + Fraction(1, 2))
+    for value, (a, _) in zip(shift(x, torch.tensor(amount)).tolist(), pairs, strict=True):
+        exact = Fraction(a) / Fraction(2) ** amount
+        rounded = math.floor(exact + Fraction(1, 2)) if amount > 0 else int(exact)
+        assert value == max(-(2**15), min(2**15 - 1, rounded))
+
+
+@given(st.floats(2.0**-31, 2.0**14), st.sampled_from([11, 15]), st.sampled_from([1, -1]))
+def test_a_factor_is_the_nearest_of_so_many_bits(real: float, bits: int, sign: int) -> None:
+    factor = as_factor(torch.tensor(sign * real, dtype=torch.float64), bits)
+    multiplier, amount = int(factor.multiplier), int(factor.amount)
+    assert 2**14 <= abs(multiplier) < 2**15 and multiplier % 2 ** (15 - bits) == 0
+    stands_for = Fraction(multiplier, 2**15) / Fraction(2) ** amount
+    assert abs(stands_for / Fraction(sign * real) - 1) <= Fraction(1, 2**bits)
+
+
+def test_factors_beyond_the_shifts() -> None:
+    factor = as_factor(torch.tensor([0.0, 2.0**-40, 2.0**20, -(2.0**20)], dtype=torch.float64))
+    assert factor.multiplier.tolist() == [0, 0, 2**15 - 1, -(2**15 - 1)]
+    assert factor.amount.tolist() == [0, 0, -15, -15]
+
+
+@given(st.lists(WORD, min_size=1, max_size=12))
+def test_unit_lengths_by_whole_roots(vector: list[int]) -> None:
+    made = calculate(IntegerUnitLength("x", ("x",), "y", 1), torch.tensor([vector], dtype=torch.int32))
+    assert made[0].tolist() == unit_length(np.array(vector, dtype=np.int64)).tolist()
+    if any(vector):
+        length = math.sqrt(sum((value / 2**15) ** 2 for value in made[0].tolist()))
+        assert abs(length - 1) < 1e-3
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_are_the_functions_to_a_few_units(name: str) -> None:
+    function, fraction = CURVES[name]
+    points = np.array(table(name).values)
+    v = np.arange(-(2**15), 2**15)
+    u = v + 2**15
+    made = points[u >> 8] + (((points[(u >> 8) + 1] - points[u >> 8]) * (u & 255) + 128) >> 8)
+    exact = np.array([function(value / 2**fraction) for value in v]) * 2**15
+    assert np.abs(made - exact).max() < 6
+    # No entry hangs on a library's last bit.
+    entries = np.array([function((place - 128) * 2.0 ** (8 - fraction)) * 2**15 for place in range(257)])
+    assert np.abs(np.abs(entries - np.floor(entries)) - 0.5).min() > 1e-6
+
+
+def test_shifts_of_whole_arrays_agree() -> None:
+    x = np.array([-32768, -3, -2, -1, 0, 1, 2, 3, 32767], dtype=np.int64)
+    assert shifted(x, 1).tolist() == shift(torch.from_numpy(x), torch.tensor(1)).tolist()
+    assert rescaled(x, 2**14).tolist() == shifted(x, 1).tolist()  # S(x, 1) = R(x, 2**14)
+
+
+# --- what is counted, refused and kept
+
+
+@pytest.mark.slow
+def test_saturations_are_counted_by_name(tmp_path: Path) -> None:
+    network = quantize_once(family("resnet"), parse(QuantizeSettings, QUICK), context(tmp_path))
+    assert evaluate_exactly(network, images(4, 9)).saturated == {}
+    layer = quantized_layers(network.module)["stem.conv"]
+    assert layer.output_scale is not None
+    layer.output_scale.data /= 16
+    measured = evaluate_exactly(network, images(4, 9))
+    assert measured.saturated is not None and measured.saturated["stem.conv"] > 0
+    assert measured.as_json()["saturated"]["stem.conv"] == measured.saturated["stem.conv"]
+    counts, program = Counter[str](), lower(network)
+    execute(program, normalize(images(4, 9).images, network.input.mean, network.input.std), saturated=counts)
+    assert counts == measured.saturated
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"leave_out": ["stem"]}, 'leave_out: stem.conv would stay in floats, and arithmetic = "integer" has none'),
+        ({"preset": "half"}, 'stem.conv: arithmetic = "integer" needs weights and inputs that are integers'),
+        (
+            {"inputs": {"kind": "int", "bits": 16, "scale": "tensor"}},
+            "stem.conv: .* takes inputs of at most 15 bits, not 16",
+        ),
+    ],
+)
+def test_floats_are_refused_by_name(values: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=reason):
+        quantize(family("resnet"), parse(QuantizeSettings, {**QUICK, **values}), context(tmp_path))
+
+
+class Odd(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.part, self.linear = nn.Conv2d(3, 4, 3), part, nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.part(self.conv(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (nn.ELU(), 'part: arithmetic = "integer" has no operation for the activation elu; .* "float16"'),
+        (nn.AvgPool2d(4, ceil_mode=True), "part: .* windows that are cut off"),
+        (nn.AvgPool2d(2, padding=1, count_include_pad=False), "part: .* count padding in some places only"),
+        (nn.AdaptiveAvgPool2d(4), "part: .* means of 6 x 6 values in 4 x 4 unequal windows"),
+    ],
+)
+def test_what_has_no_integer_operation_is_refused_by_name(part: nn.Module, reason: str, tmp_path: Path) -> None:
+    spec = InputSpec(3, SIZE, SIZE, (0.5,) * 3, (0.25,) * 3)
+    network = Network(Odd(part).eval(), Architecture("import", {}), spec, tuple("0123456789"))
+    with pytest.raises(UserError, match=reason):
+        quantize_once(network, parse(QuantizeSettings, {**QUICK, "fold": False}), context(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_quantized_network_keeps_its_integers(tmp_path: Path) -> None:
+    values = {**QUICK, "arithmetic": "float16"}
+    before = quantize(family("densenet"), parse(QuantizeSettings, values), context(tmp_path))
+    after = quantize(before, parse(QuantizeSettings, QUICK), context(tmp_path))
+    old, new = before.module.state_dict(), after.module.state_dict()
+    added = set(new.keys() - old.keys())
+    assert added and all(name.endswith(".output_scale") for name in added)
+    assert all(torch.equal(new[name], old[name]) for name in old)
+    shown = images(64, 5)
+    a, b = predict(before, shown), predict(after, shown)
+    assert (a - b).abs().max() < 0.05 * a.abs().max()
+
+
+# --- training
+
+
+@pytest.mark.slow
+def test_training_simulates_the_arithmetic(tmp_path: Path) -> None:
+    values = {**QUICK, "train": {"epochs": 1, "batch_size": 4}}
+    network = quantize(family("resnet"), parse(QuantizeSettings, values), context(tmp_path))
+    check_against_definitions(network, images(2, 9))
+
+
+def test_in_training_outputs_lie_on_their_grid_and_saturate_without_gradient() -> None:
+    formats = LayerFormats(input=Integer(bits=8, scale="tensor"), arithmetic="integer")
+    layer = quantized_like(nn.Linear(4, 2, bias=True), formats).train()
+    assert layer.weight_scale is not None and layer.input_scale is not None and layer.output_scale is not None
+    layer.weight.data = torch.tensor([[0.5, 0.25, -0.5, 1.0], [60.0, 60.0, 60.0, 60.0]])
+    layer.bias.data = torch.tensor([0.1, 0.2])
+    layer.weight_scale.data.copy_(torch.tensor([2.0**-7, 0.5]))
+    layer.input_scale.data.fill_(0.013671875)
+    layer.output_scale.data.fill_(2.0**-9)
+    x = torch.tensor([[0.7, -0.3, 0.2, 1.0], [1.7, 1.7, 1.7, 1.7]], requires_grad=True)
+    made = layer(x)
+    assert torch.equal(made * 2**9, (made * 2**9).round())
+    # 60 * 4 * 1.7 is beyond the range: the sum saturates before the factor's mantissa multiplies it.
+    mantissa = math.frexp(0.5 * 0.013671875)[0]
+    assert abs(made[1, 1].item() - (64 * mantissa + 0.2)) < 0.01
+    with torch.no_grad():
+        assert (layer.eval()(x) - made).abs().max() <= 2.0**-9  # as it evaluates, to a unit
+    layer.train()
+    made[:, 1].sum().backward()
+    assert x.grad is not None
+    assert bool((x.grad == 0).all())
+    x.grad = None
+    layer(x)[:, 0].sum().backward()
+    assert bool((x.grad[0] != 0).all())
