@@ -247,4 +247,6 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside, dataset.tested, limits)
+    return RunResult(
+        run.path, evaluation.accuracy, *counted, report, network, footprint, beside, dataset.tested, limits
+    )
