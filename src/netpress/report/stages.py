@@ -49,7 +49,7 @@ def tabulate_stages(run: RunFacts, measured: dict[str, StageAnswers], select_on:
 
 
 def _row(stage: StageFacts, answers: StageAnswers | None) -> list[Cell]:
-    figures = answers.figures if answers else {}
+    figures = {**stage.done, **(answers.figures if answers else {})}  # a stage knows its costs before the test
     zeros = sparsity(stage.done)
     low = answers.interval if answers else None
     costs = [
