@@ -65,6 +65,15 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return values.mul_(scale).add_(shift)
 
 
+def scale_and_shift(
+    mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """What `normalize` multiplies pixels of 0 to 255 by, and adds: float32 [1, channels, 1, 1] both."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
+    return scale, shift
+
+
 def shrink(images: Tensor, size: int | None) -> Tensor:
     """Images whose shorter side is `size` pixels; as they are where `size` is None or that side is no longer.
 
@@ -76,12 +85,3 @@ def shrink(images: Tensor, size: int | None) -> Tensor:
         return images
     height, width = (max(1, round(side * size / shorter)) for side in images.shape[2:])
     return functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
-
-
-def scale_and_shift(
-    mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """What `normalize` multiplies pixels of 0 to 255 by, and adds: float32 [1, channels, 1, 1] both."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
-    return scale, shift

@@ -84,10 +84,11 @@ def calls(network: Network, takes: Takes = "pixels") -> dict[str, str]:
     spec, rules = network.input, known_rules(network)
     size, bilinear = f"({spec.width}, {spec.height})", "Image.Resampling.BILINEAR"
     image = f'image.convert("{"RGB" if spec.channels == 3 else "L"}")'
+    bars = rules.background if spec.channels == 1 else (rules.background,) * spec.channels
     square = {
         "squash": f"{image}.resize({size}, {bilinear})",
         "crop": f"ImageOps.fit({image}, {size}, {bilinear})",
-        "pad": f"ImageOps.pad({image}, {size}, {bilinear}, {(rules.background,) * spec.channels})",
+        "pad": f"ImageOps.pad({image}, {size}, {bilinear}, {bars})",
     }[rules.resize]
     pixels = f"numpy.asarray({square})"
     pixels += ".transpose(2, 0, 1)[None]" if spec.channels == 3 else "[None, None]"
