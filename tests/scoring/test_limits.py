@@ -74,7 +74,9 @@ def test_the_score_is_that_of_the_convention_and_its_parts_add_up() -> None:
     for convention in ("official", "kaist"):
         card = score(network, convention=convention)
         text = list_excess(Limits(score=card.score / 2), card, network)["score"]
-        assert f"scores {card.score:.5f} of {card.score / 2:.5f}, " in text and f"by the {convention} convention" in text
+        assert (
+            f"scores {card.score:.5f} of {card.score / 2:.5f}, " in text and f"by the {convention} convention" in text
+        )
         stored, operations = (float(part) for part in re.findall(r"(0\.\d+) for", text))
         assert stored + operations == pytest.approx(card.score, abs=2e-5)
 

@@ -13,6 +13,7 @@ import copy
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,10 @@ def find_wrong_candidates(values: Mapping[str, Any], check: Callable[[Values], A
     """
     problems = []
     for path, candidates in values["fit"].items():
+        keys = split_path(path)
+        if keys[0] == "networks" and (len(keys) < 3 or keys[1] not in values.get("networks", {})):
+            problems.append(f'fit."{path}": the recipe has no network {".".join(keys[1:2])} with such a setting')
+            continue
         for candidate in candidates:
             try:
                 check(put_values(values, {path: candidate}))
@@ -83,7 +88,7 @@ def find_wrong_candidates(values: Mapping[str, Any], check: Callable[[Values], A
 
 def _say(path: str, candidate: Any, problem: str) -> str:
     where, _, what = problem.partition(": ")
-    if where == path:
+    if re.sub(r"(stages\.\d+)\.\w+", r"\1", where) == path or where == path:  # a stage's path tells its kind, too
         return f'fit."{path}": {what}'
     return f'fit."{path}": with {write_value(candidate)}: {problem}'
 

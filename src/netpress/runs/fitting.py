@@ -11,7 +11,7 @@ prunes whole layers away, is passed over, and that is told.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,17 @@ class Fitted:
 
 
 def fit_recipe(
-    recipe: Recipe, data: Path | None = None, allow_import: bool = False, folder: Path | None = None
+    recipe: Recipe,
+    data: Path | None = None,
+    allow_import: bool = False,
+    folder: Path | None = None,
+    others: Sequence[Recipe] = (),
 ) -> Fitted:
     """The recipe with the choice made; as it is where it has no [fit] table, or no limits.
 
-    A run that was begun in `folder` keeps its choice. Raises UserError, which says by how much each limit is missed and
-    what would fit, where no combination keeps all limits.
+    A run that was begun in `folder` keeps its choice. `others` are recipes with the same table, such as those of other
+    seeds, that must keep their limits with the same values. Raises UserError, which says by how much each limit is
+    missed and what would fit, where no combination keeps all limits.
     """
     if not has_choice(recipe):
         return Fitted(recipe)
@@ -98,12 +103,26 @@ def fit_recipe(
     counted = []
     for combination in list_counted(recipe, data, allow_import, refused, until_missed=True):
         if combination.fits:
+            combination = _count_others(combination, others, data, allow_import)
+        if combination.fits:
             combinations = count_combinations(recipe.fit)
             return Fitted(combination.recipe, combination.values, combination, combinations, tuple(refused.values()))
         counted.append(combination)
     if not all(map(_is_whole, counted)):
         counted = list(list_counted(recipe, data, allow_import))
     raise UserError(_tell_failure(counted, tuple(refused.values())))
+
+
+def _count_others(
+    combination: Combination, others: Sequence[Recipe], data: Path | None, allow_import: bool
+) -> Combination:
+    """The combination with what it takes of the limits of the first of `others` that misses one, if any does."""
+    for other in others:
+        alone = other.model_copy(update={"fit": {path: (value,) for path, value in combination.values.items()}})
+        for counted in list_counted(alone, data, allow_import):
+            if not counted.fits:
+                return replace(combination, taken=counted.taken)
+    return combination
 
 
 def _is_whole(combination: Combination) -> bool:
