@@ -2,8 +2,8 @@
 
     [fit]
     "model.width" = [48, 32, 24, 16]                  # each list in falling order of preference
-    "stages.1.amount" = [0.3, 0.5, 0.7]
     "stages.2.preset" = ["int8", "int6", "int4"]
+    "stages.1.amount" = [0.5, 0.75]                   # the last list gives way first
 
 Where the recipe has [limits], a run takes one value of each list (`netpress.runs.fitting` chooses which). Without any,
 it is the recipe as it stands.
