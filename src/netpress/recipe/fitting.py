@@ -2,8 +2,8 @@
 
     [fit]
     "model.width" = [48, 32, 24, 16]                  # each list in falling order of preference
-    "stages.1.amount" = [0.3, 0.5, 0.7]
     "stages.2.preset" = ["int8", "int6", "int4"]
+    "stages.1.amount" = [0.5, 0.75]                   # the last list gives way first
 
 Where the recipe has [limits], a run takes one value of each list (`netpress.runs.fitting` chooses which). Without any,
 it is the recipe as it stands.
@@ -13,6 +13,7 @@ import copy
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +28,8 @@ MOST_COMBINATIONS = 512
 ROOTS = ("data", "model", "networks", "stages")
 WIDTHS = ("width", "width_factor", "growth", "alpha")
 """What the families of networks call the setting that makes all layers narrower."""
-AMOUNTS = {"prune": "amount", "prune_channels": "amount", "quantize": "preset"}
-"""Of each kind of stage the setting by which it leaves a smaller network."""
+AMOUNTS = {"prune": ("amount",), "prune_channels": ("keep", "compression", "score"), "quantize": ("preset",)}
+"""Of each kind of stage the settings by which it leaves a smaller network."""
 
 Candidates = Mapping[str, Sequence[Any]]
 Values = dict[str, Any]
@@ -68,6 +69,10 @@ def find_wrong_candidates(values: Mapping[str, Any], check: Callable[[Values], A
     """
     problems = []
     for path, candidates in values["fit"].items():
+        keys = split_path(path)
+        if keys[0] == "networks" and (len(keys) < 3 or keys[1] not in values.get("networks", {})):
+            problems.append(f'fit."{path}": the recipe has no network {".".join(keys[1:2])} with such a setting')
+            continue
         for candidate in candidates:
             try:
                 check(put_values(values, {path: candidate}))
@@ -83,7 +88,7 @@ def find_wrong_candidates(values: Mapping[str, Any], check: Callable[[Values], A
 
 def _say(path: str, candidate: Any, problem: str) -> str:
     where, _, what = problem.partition(": ")
-    if where == path:
+    if re.sub(r"(stages\.\d+)\.\w+", r"\1", where) == path or where == path:  # a stage's path tells its kind, too
         return f'fit."{path}": {what}'
     return f'fit."{path}": with {write_value(candidate)}: {problem}'
 
@@ -136,10 +141,7 @@ def suggest_table(values: Mapping[str, Any]) -> str:
     model = values.get("model", {})
     known = FAMILIES[model["family"]].settings.model_fields if "family" in model else ()
     paths = [f"model.{name}" for name in WIDTHS if name in known]
-    paths += [
-        f"stages.{place}.{AMOUNTS[stage['kind']]}"
-        for place, stage in enumerate(values.get("stages", ()))
-        if stage["kind"] in AMOUNTS
-    ]
+    for place, stage in enumerate(values.get("stages", ())):
+        paths += [f"stages.{place}.{name}" for name in AMOUNTS.get(stage["kind"], ()) if name in stage]
     named = ", ".join(paths) or "settings"
     return f"or let netpress choose: a [fit] table in the recipe names values to choose from, here of {named}"
