@@ -162,7 +162,8 @@ class Plan:
     network: Network
     """What it would leave, as far as later stages must know: structure, masks, and the weights of the outlook."""
     undecided: tuple[str, ...] = ()
-    """Which of `flash` and `ram` the stage may lower below what `network` needs: how far, only running it shows."""
+    """Which of `flash`, `ram` and `score` the stage may lower below what `network` needs: how far, only running it
+    shows."""
 
 
 RunFunction = Callable[[Network, Any, Context], Network]
@@ -210,16 +211,17 @@ STAGES = Registry[Stage](
 )
 
 
-def foresee(settings: Sequence[Settings], outlook: Outlook) -> dict[str, Plan]:
+def foresee(settings: Sequence[Settings], outlook: Outlook, known: Sequence[Plan] = ()) -> dict[str, Plan]:
     """The plan of each stage by the stage's name; each plans on the network that the one before would leave.
 
+    `known` are the plans of the first stages, where they are there already.
     Raises UserError, which names the stage, for the first stage that would be refused.
     """
     plans: dict[str, Plan] = {}
     for index, one in enumerate(settings):
         name = stage_name(index, one)
         try:
-            plans[name] = stage_of(one).plan(outlook, one)
+            plans[name] = known[index] if index < len(known) else stage_of(one).plan(outlook, one)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         outlook = replace(outlook, network=plans[name].network)

@@ -75,7 +75,7 @@ def test_limits_are_those_of_what_the_last_stage_leaves() -> None:
 
 def test_what_only_the_run_finds_is_not_refused_but_told() -> None:
     gate = {"kind": "prune_to_gate", "gate": 0.5}
-    assert plan(recipe(TRAIN, gate, limits={"flash": 2 * KIB}))["stages"][1]["undecided"] == ["flash"]
+    assert plan(recipe(TRAIN, gate, limits={"flash": 2 * KIB}))["stages"][1]["undecided"] == ["flash", "score"]
     rows = tabulate_plan(plan(recipe(TRAIN, gate)))
     assert [row["flash"].startswith("at most ") for row in rows] == [False, False, True]
     assert not any(row["RAM"].startswith("at most ") for row in rows)
@@ -90,9 +90,14 @@ def test_a_run_that_turns_out_too_large_says_so(tmp_path: Path, call: Call) -> N
     (tmp_path / "gate.toml").write_text(dump_toml(values))
     code, out, err = call("run", "gate.toml", "--flash", "2K")
     assert code == 0 and "limits.flash: the network takes" in err + out
-    assert [line.split()[0] for line in out.strip().splitlines()[-8:]] == [
-        *("accuracy", "parameters", "operations", "score", "flash", "RAM", "products", "report")
+    assert [line.split()[0] for line in out.strip().splitlines()[-9:]] == [
+        *("accuracy", "parameters", "operations", "score", "flash", "RAM", "products", "limits", "report")
     ]
+    found = json.loads(Path("runs/small/score.json").read_text())
+    assert found["limits"] == [
+        {"name": "flash", "limit": 2 * KIB, "found": found["footprint"]["flash_bytes"], "fits": False}
+    ]
+    assert "of 2.0 KiB: not all kept" in out
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])

@@ -8,7 +8,7 @@ import torch
 from netpress.compression.masks import add_masks
 from netpress.errors import UserError
 from netpress.network import Network, create
-from netpress.scoring import Limits, check_limits, list_excess, measure_footprint, trace_network
+from netpress.scoring import Limits, check_limits, list_excess, list_taken, score
 from netpress.settings import SettingsError, parse
 from netpress.stage import STAGES, Outlook
 
@@ -21,7 +21,7 @@ def tiny(**more: object) -> Network:
 
 
 def flash_of(network: Network) -> int:
-    return measure_footprint(trace_network(network), network).flash_bytes
+    return score(network).footprint.flash_bytes  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,12 @@ def test_sizes(text: object, bytes: int) -> None:
     assert parse(Limits, {"flash": text}).flash == bytes
 
 
+@pytest.mark.parametrize("value", [0, -0.1, True, "0.002", "2K", 1e31])
+def test_what_is_no_score_is_refused(value: object) -> None:
+    with pytest.raises(SettingsError, match=r"limits\.score"):
+        parse(Limits, {"score": value}, "limits")
+
+
 @pytest.mark.parametrize("text", ["", "K", "-1K", "256 kilo", "1e3", "0", 0, "9999999G", "1" * 400, True, 1.5])
 def test_what_is_no_size_is_refused(text: object) -> None:
     with pytest.raises(SettingsError, match=r"limits\.ram"):
@@ -47,21 +53,40 @@ def test_what_is_no_size_is_refused(text: object) -> None:
 
 def test_what_fits_is_let_through() -> None:
     network = tiny()
-    footprint = measure_footprint(trace_network(network), network)
-    limits = Limits(flash=footprint.flash_bytes, ram=footprint.ram_bytes)
-    check_limits(limits, footprint, network)
-    tight = Limits(flash=footprint.flash_bytes - 1, ram=footprint.ram_bytes - 1)
-    assert list(list_excess(tight, footprint, network)) == ["flash", "ram"]
-    check_limits(tight, footprint, network, undecided=("flash", "ram"))
+    card = score(network)
+    footprint = card.footprint
+    assert footprint is not None
+    limits = Limits(flash=footprint.flash_bytes, ram=footprint.ram_bytes, score=card.score)
+    check_limits(limits, card, network)
+    tight = Limits(flash=footprint.flash_bytes - 1, ram=footprint.ram_bytes - 1, score=card.score * 0.999)
+    assert list(list_excess(tight, card, network)) == ["flash", "ram", "score"]
+    check_limits(tight, card, network, undecided=("flash", "ram", "score"))
     with pytest.raises(UserError, match=r"limits\.ram") as refused:
-        check_limits(tight, footprint, network, undecided=("flash",))
+        check_limits(tight, card, network, undecided=("flash", "score"))
     assert "flash" not in str(refused.value)
+    assert [taken.fits for taken in list_taken(limits, card)] == [True] * 3
+    assert [taken.fits for taken in list_taken(tight, card)] == [False] * 3
+    assert list_taken(Limits(), card) == []
+
+
+def test_the_score_is_that_of_the_convention_and_its_parts_add_up() -> None:
+    network = tiny()
+    for convention in ("official", "kaist"):
+        card = score(network, convention=convention)
+        text = list_excess(Limits(score=card.score / 2), card, network)["score"]
+        assert (
+            f"scores {card.score:.5f} of {card.score / 2:.5f}, " in text and f"by the {convention} convention" in text
+        )
+        stored, operations = (float(part) for part in re.findall(r"(0\.\d+) for", text))
+        assert stored + operations == pytest.approx(card.score, abs=2e-5)
 
 
 def test_the_words_say_how_much_and_where() -> None:
     network = tiny()
-    footprint = measure_footprint(trace_network(network), network)
-    text = list_excess(Limits(ram=10 * KIB), footprint, network)["ram"]
+    card = score(network)
+    footprint = card.footprint
+    assert footprint is not None
+    text = list_excess(Limits(ram=10 * KIB), card, network)["ram"]
     most = max(footprint.needs, key=lambda need: need.bytes)
     assert f"{most.bytes / KIB:.1f} KiB of 10.0 KiB, {most.bytes / KIB - 10:.1f} KiB too many, at {most.name} " in text
     for name, size in footprint.alive:
@@ -72,8 +97,7 @@ def test_the_words_say_how_much_and_where() -> None:
 def test_the_sparsity_that_is_said_to_fit_does_and_a_smaller_one_does_not(share: float) -> None:
     network = tiny()
     limit = int(flash_of(network) * share)
-    footprint = measure_footprint(trace_network(network), network)
-    text = list_excess(Limits(flash=limit), footprint, network)["flash"]
+    text = list_excess(Limits(flash=limit), score(network), network)["flash"]
     percent = int(re.search(r"(\d+)% of all weights pruned", text)[1])  # type: ignore[index]
 
     def sizes(amount: float, scope: str) -> int:
@@ -89,7 +113,7 @@ def test_the_sparsity_that_is_said_to_fit_does_and_a_smaller_one_does_not(share:
 def test_the_width_that_is_said_to_fit_does(share: float, bits: int | None) -> None:
     network = tiny()
     limit = int(flash_of(network) * share)
-    text = list_excess(Limits(flash=limit), measure_footprint(trace_network(network), network), network)["flash"]
+    text = list_excess(Limits(flash=limit), score(network), network)["flash"]
     said = re.search(r"weights of (\d+) bits \(now 32\)", text)
     assert said is not None and (bits is None or int(said[1]) == bits)
     weights = {"kind": "float16"} if bits == 16 else {"kind": "int", "bits": int(said[1])}
@@ -103,13 +127,11 @@ def test_masks_and_widths_that_are_there_are_told() -> None:
     add_masks(
         network, {name: torch.arange(one.numel()).view(one.shape) % 2 == 0 for name, one in network.weights().items()}
     )
-    text = list_excess(
-        Limits(flash=flash_of(network) * 2 // 3), measure_footprint(trace_network(network), network), network
-    )["flash"]
+    text = list_excess(Limits(flash=flash_of(network) * 2 // 3), score(network), network)["flash"]
     assert "(now 50%)" in text and "(now 32)" in text
 
 
 def test_what_nothing_fits_is_said() -> None:
     network = tiny()
-    text = list_excess(Limits(flash=1), measure_footprint(trace_network(network), network), network)["flash"]
+    text = list_excess(Limits(flash=1), score(network), network)["flash"]
     assert text.endswith("would fit: take a smaller network")

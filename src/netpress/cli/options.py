@@ -46,10 +46,13 @@ AnswersLimit = Annotated[
     float, typer.Option("--answers-limit", min=0, metavar="GB", help="How large that folder may grow.")
 ]
 Flash = Annotated[
-    str | None, typer.Option("--flash", metavar="SIZE", help="Refuse what would store more, as 256K (of 1024 bytes).")
+    str | None, typer.Option("--flash", metavar="SIZE", help="Most that may be stored, as 256K (of 1024 bytes).")
 ]
 Ram = Annotated[
-    str | None, typer.Option("--ram", metavar="SIZE", help="Refuse what would need more for activations, as 64K.")
+    str | None, typer.Option("--ram", metavar="SIZE", help="Most that activations may need at their peak, as 64K.")
+]
+HighestScore = Annotated[
+    float | None, typer.Option("--score", help="Highest score that is allowed, by the convention of [score].")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
@@ -67,17 +70,23 @@ def given_options(**options: Any) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names]
 
 
-def limit_overrides(overrides: list[str] | None, flash: str | None, ram: str | None) -> list[str]:
-    """The overrides, and those that --flash and --ram stand for. Raises UserError where both say the same."""
+def limit_overrides(
+    overrides: list[str] | None, flash: str | None, ram: str | None, score: float | None = None
+) -> list[str]:
+    """The overrides, and those that --flash, --ram and --score stand for. Raises UserError where two say the same."""
     joined = list(overrides or [])
-    for name, size in (("flash", flash), ("ram", ram)):
+    for name, limit in given_limits(flash, ram, score).items():
         path = f"limits.{name}"
-        if size is None:
-            continue
         if any(override.partition("=")[0].strip() == path for override in joined):
             raise UserError(f"--{name} and --set {path} say the same; give one of them")
-        joined.append(f"{path}={json.dumps(size)}")
+        joined.append(f"{path}={json.dumps(limit)}")
     return joined
+
+
+def given_limits(flash: str | None, ram: str | None, score: float | None) -> dict[str, str | float]:
+    """The limits that were given by their options, by name."""
+    limits = {"flash": flash, "ram": ram, "score": score}
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def refuse_together(**options: Any) -> None:

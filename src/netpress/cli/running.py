@@ -1,7 +1,8 @@
 """`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from netpress.cli.options import (
     DeviceName,
     EpochsScale,
     Flash,
+    HighestScore,
     Minutes,
     NetworkName,
     Overrides,
@@ -23,15 +25,12 @@ from netpress.cli.options import (
     RecipeName,
     Seed,
     Threads,
+    given_limits,
     limit_overrides,
     print_json,
     print_rows,
 )
 from netpress.cli.sizes import print_footprint, tabulate_plan
-
-if TYPE_CHECKING:
-    from netpress.recipe.schema import Recipe
-    from netpress.runs.timing import Fitted
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -58,6 +57,7 @@ def run(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    score: HighestScore = None,
     minutes: Minutes = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
@@ -69,7 +69,7 @@ def run(
     from netpress.runs.jobs import RunOptions
     from netpress.runs.recipes import run_recipe
 
-    asked = (recipe, limit_overrides(overrides, flash, ram), seed, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram, score), seed, epochs_scale)
     resolved = read_recipe(*asked)
     folder = out or Path("runs") / resolved.name
     options = RunOptions(
@@ -102,6 +102,9 @@ def run(
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
     print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
     print_footprint(result.footprint)
+    if result.limits:
+        kept = "all kept" if all(taken.fits for taken in result.limits) else "not all kept"
+        print(f"limits      {', '.join(map(str, result.limits))}: {kept}")
     for name, card in result.beside.items():
         called = "" if name == card.convention else f", {name}"
         counts = f"{card.params:,.0f} values, {card.operations:,.0f} operations"
@@ -118,29 +121,29 @@ def plan(
     allow_import: AllowImport = False,
     flash: Flash = None,
     ram: Ram = None,
+    score: HighestScore = None,
     minutes: Minutes = None,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
     from netpress.recipe.reading import read_recipe
     from netpress.runs.recipes import plan_recipe
 
-    asked = (recipe, limit_overrides(overrides, flash, ram), None, epochs_scale)
+    asked = (recipe, limit_overrides(overrides, flash, ram, score), None, epochs_scale)
     resolved = read_recipe(*asked)
-    fitted = _fit(resolved, minutes, data, allow_import) if minutes is not None else None
-    if fitted is not None:
-        resolved = fitted.recipe
-    if resolved.sweep is not None:
+    if resolved.sweep is not None and minutes is None:
         from netpress.runs.sweep import plan_sweep, read_sweep
 
         _print_sweep(plan_sweep(read_sweep(*asked), data, allow_import), as_json)
         return
-    planned = plan_recipe(resolved, data, allow_import)
+    planned = plan_recipe(resolved, data, allow_import, minutes)
     if as_json:
-        print_json(planned | ({"minutes": fitted.line} if fitted is not None else {}))
+        print_json(planned)
         return
-    if fitted is not None:
-        print(fitted.line)
+    if "minutes" in planned:
+        print(planned["minutes"])
     print(planned["summary"])
+    if "fit" in planned:
+        _print_fit(planned["fit"])
     if "networks" not in planned:
         _print_stages(planned)
         return
@@ -151,14 +154,10 @@ def plan(
         _print_stages(network, f"{network['name']}/")
 
 
-def _fit(recipe: "Recipe", minutes: float, data: Path | None, allow_import: bool) -> "Fitted":
-    """The recipe with the epochs that end in time. As for a run, the images are read for it."""
-    from netpress.process.console import Console
-    from netpress.runs.jobs import RunOptions
-    from netpress.runs.timing import fit_minutes
-
-    quiet = Console(quiet=True)
-    return fit_minutes(recipe, RunOptions(data=data, allow_import=allow_import, console=quiet), minutes)
+def _print_fit(fit: dict[str, Any]) -> None:
+    """What the recipe's [fit] table chose."""
+    print(f"\nchosen by [fit]: number {fit['place']} of {fit['combinations']:,} in order of preference")
+    print_rows([{"setting": path, "value": json.dumps(value)} for path, value in fit["values"].items()])
 
 
 def _print_stages(planned: dict[str, Any], prefix: str = "") -> None:
@@ -221,6 +220,7 @@ def apply(
     answers_limit: AnswersLimit = 10.0,
     flash: Flash = None,
     ram: Ram = None,
+    score: HighestScore = None,
 ) -> None:
     """Apply one stage to one network, without a recipe.
 
@@ -232,7 +232,6 @@ def apply(
     from netpress.scoring.limits import Limits
     from netpress.settings import parse
 
-    given = {name: size for name, size in (("flash", flash), ("ram", ram)) if size is not None}
     apply_stage(
         stage,
         network,
@@ -241,7 +240,7 @@ def apply(
         dataset=dataset,
         seed=seed or 0,
         classes_by_number=classes_by_number,
-        limits=parse(Limits, given, "limits"),
+        limits=parse(Limits, given_limits(flash, ram, score), "limits"),
         options=RunOptions(
             data=data,
             device=device,

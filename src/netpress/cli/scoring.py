@@ -45,6 +45,9 @@ def score(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of a recipe's [score] table; repeatable."),
     ] = None,
     per: Annotated[Grouping | None, typer.Option(help="Rows of the table: by default block, in JSON layer.")] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Print the operations with the bytes that are alive while each runs.")
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Print the rules applied, with their sources.")] = False,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a row.")] = False,
@@ -59,9 +62,11 @@ def score(
     from netpress.scoring import choose_settings
     from netpress.scoring import score as count
 
-    refuse_together(json=as_json, csv=as_csv, explain=explain)
-    if per is not None and (explain or (len(networks) > 1 and not as_json and not as_csv)):
-        raise UserError(f"--per {per}: there are no rows of layers with --explain, nor where networks are compared")
+    refuse_together(json=as_json, csv=as_csv, explain=explain, memory=memory)
+    if per is not None and (explain or memory or (len(networks) > 1 and not as_json and not as_csv)):
+        raise UserError(
+            f"--per {per}: there are no rows of layers with --explain or --memory, nor where networks are compared"
+        )
     options = {"convention": convention, "track": track, "weight_bits": weight_bits}
     options |= {"activation_bits": activation_bits, "accumulator": accumulator}
     values = join_options(overrides or [], options)
@@ -82,6 +87,9 @@ def score(
             print(visible(card.as_csv(per or "block")), end="")
     elif explain:
         print(visible("\n\n".join(f"{name}: {card.explain()}" for name, card in cards)))
+    elif memory:
+        for name, card in cards:
+            _print_memory(name, card)
     elif len(cards) == 1:
         _print_card(*cards[0], per or "block")
     else:
@@ -146,6 +154,26 @@ def _print_card(name: str, card: "ScoreCard", per: Grouping) -> None:
     if card.printed:
         print(f"\nas the authors of {card.convention} print it")
         print("\n".join(card.printed))
+
+
+def _print_memory(name: str, card: "ScoreCard") -> None:
+    """Every operation with its result and what is alive meanwhile, then the figures of the whole."""
+    assert card.footprint is not None
+    peak = card.footprint.peak
+    print_table(
+        [
+            {
+                "operation": need.name,
+                "kind": need.function,
+                "result": "x".join(map(str, need.output[1:])),
+                "alive_bytes": need.bytes,
+                "": "peak" if need is peak else "",
+            }
+            for need in card.footprint.needs
+        ]
+    )
+    print(f"\nnetwork     {name}")
+    print_footprint(card.footprint)
 
 
 def _print_ranks(card: "ScoreCard") -> None:

@@ -38,14 +38,16 @@ def tabulate_plan(planned: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     "at most" stands before what a stage lowers by an amount that only the run finds.
     """
-    rows = [
-        {"network": "as it begins", **tabulate_sizes(planned["footprint"]), "peak_at": planned["footprint"]["ram_at"]}
-    ]
+
+    def row(network: str, counted: Mapping[str, Any], score: float) -> dict[str, Any]:
+        return {"network": network, **tabulate_sizes(counted), "score": f"{score:.5f}", "peak_at": counted["ram_at"]}
+
+    rows = [row("as it begins", planned["footprint"], planned["dense"]["score"])]
     undecided: set[str] = set()
     for stage in planned["stages"]:
         undecided |= set(stage["undecided"])
-        cells = tabulate_sizes(stage["footprint"])
-        for name, column in (("flash", "flash"), ("ram", "RAM")):
+        cells = row(f"after {stage['name']}", stage["footprint"], stage["score"])
+        for name, column in (("flash", "flash"), ("ram", "RAM"), ("score", "score")):
             cells[column] = f"at most {cells[column]}" if name in undecided else cells[column]
-        rows.append({"network": f"after {stage['name']}", **cells, "peak_at": stage["footprint"]["ram_at"]})
+        rows.append(cells)
     return rows

@@ -159,7 +159,7 @@ def plan(outlook: Outlook, settings: PruneToGateSettings) -> Plan:
     if settings.search == "bisection":
         looks = min(looks, looks.bit_length() + settings.confirm)
     row = {"what": "sweep", "weights": total.weights, "nonzero": total.nonzero, "evaluations": looks, "epochs": 0}
-    return Plan([row], outlook.network, undecided=("flash",))
+    return Plan([row], outlook.network, undecided=("flash", "score"))
 
 
 def _amounts(network: Network, settings: PruneToGateSettings) -> Iterator[float]:

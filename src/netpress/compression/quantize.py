@@ -97,7 +97,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
     put_layers(planned, formats)
     round_others(planned)  # a network that begins with this one is counted as what its file will say
-    return Plan(rows, planned, undecided=("flash", "ram") if settings.bits == "auto" else ())
+    return Plan(rows, planned, undecided=("flash", "ram", "score") if settings.bits == "auto" else ())
 
 
 def _check_accumulators(formats: dict[str, LayerFormats]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from netpress.settings import find_unreadable
 
-OF_THE_WHOLE = ("name", "networks", "sweep", "result", "extends")
+OF_THE_WHOLE = ("name", "networks", "sweep", "fit", "result", "extends")
 """Keys that stand at the top of a recipe, and in no table of a network."""
 LIMITS = "limits"
 OWN = (*OF_THE_WHOLE, "description", LIMITS)

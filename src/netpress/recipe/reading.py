@@ -13,6 +13,7 @@ from typing import Any
 
 from netpress.errors import UserError
 from netpress.files import is_folder, is_there, parse_toml, read_file
+from netpress.recipe.fitting import without_pinned
 from netpress.recipe.networks import join, state_networks
 from netpress.recipe.overrides import apply_overrides, set_for_all, split_path
 from netpress.recipe.scaling import has_epochs, scale_recipe
@@ -48,6 +49,7 @@ def read_values(
 ) -> tuple[dict[str, Any], str]:
     """The plain values of a recipe with overrides and seed applied, unchecked, and where they come from.
 
+    What an override sets is out of the choice of [fit].
     Raises UserError as `read_recipe` does.
     """
     if isinstance(recipe, Recipe):
@@ -55,6 +57,8 @@ def read_values(
     values, source = load_values(recipe) if isinstance(recipe, str) else (_own_values(recipe), "")
     if overrides or seed is not None:
         state_networks(values)
+    if "fit" in values:
+        values["fit"] = without_pinned(values["fit"], overrides)
     apply_overrides(values, overrides)
     if seed is not None:
         if any(split_path(override.partition("=")[0].strip()) in SEED_PATHS for override in overrides):

@@ -26,8 +26,9 @@ from netpress.data import DataSettings
 from netpress.errors import UserError
 from netpress.files import dump_toml, parse_toml
 from netpress.models.registry import FAMILIES, choose_model
+from netpress.recipe.fitting import check_table, find_wrong_candidates
 from netpress.recipe.networks import expand, find_lost_places, find_needs, find_table_problems, put_in_order
-from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths
+from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths, overlap
 from netpress.scoring import Limits, ScoreSettings, choose_settings
 from netpress.settings import Natural, Settings, SettingsError, find_unreadable, parse
 from netpress.stage import STAGES
@@ -57,7 +58,9 @@ class Recipe(Settings):
     beside: dict[CardName, SerializeAsAny[ScoreSettings]] = Field(default_factory=dict)
     """Name -> further counts of the result. Each is called as its convention, or names one: [beside.wave]."""
     limits: Limits = Limits()
-    """How much flash and memory the result may take: a run that would need more is refused before it begins."""
+    """What the result may take: a run that would need more is refused before it begins, or fitted."""
+    fit: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Setting path in quotes -> values, the preferred first, of which a run with limits takes what keeps them."""
     networks: dict[NetworkName, Any] = Field(default_factory=dict)
     """Name -> recipe of one network: where there are some, this is a chain of networks that can teach each other, and
     `model` and `stages` are what they have in common. See `netpress.recipe.networks`."""
@@ -91,7 +94,7 @@ class Recipe(Settings):
             values["networks"] = {name: member.values for name, member in self.networks.items()}
             for member in values["networks"].values():
                 del member["name"]  # it follows from that of the whole
-        unsaid = ("beside", "limits", "model", "stages")
+        unsaid = ("beside", "fit", "limits", "model", "stages")
         return {key: value for key, value in values.items() if value or key not in unsaid}
 
     @property
@@ -110,6 +113,20 @@ class Recipe(Settings):
             name: {"convention": name, **table} if isinstance(table, Mapping) else table
             for name, table in tables.items()
         }
+
+    @field_validator("fit")
+    @classmethod
+    def _can_be_fitted(cls, table: dict[str, tuple[Any, ...]]) -> Any:
+        return check_table(table)
+
+    @model_validator(mode="after")
+    def _sets_nothing_twice(self) -> Self:
+        swept = [] if self.sweep is None else self.sweep.paths
+        for path in self.fit:
+            twice = next((other for other in swept if overlap(path, other)), None)
+            if twice is not None:
+                raise ValueError(f'fit."{path}" and the sweep\'s "{twice}" set the same')
+        return self
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
@@ -199,9 +216,17 @@ def _explain_family(name: str, presets: Sequence[str], settings: dict[str, Any])
 
 def check_recipe(values: dict[str, Any], source: str = "") -> Recipe:
     """Validate a recipe given as plain values. Raises SettingsError with all problems."""
-    if "networks" in values:
-        return _check_networks(values, source)
-    problems = find_unquoted_paths(values.get("sweep"))
+    recipe = _check_networks(values, source) if "networks" in values else _check_one(values, source)
+    if recipe.fit:  # what it may be changed to is looked at once it is a recipe itself
+        problems = find_wrong_candidates(values, check_recipe)
+        if problems:
+            raise SettingsError(problems, source)
+    return recipe
+
+
+def _check_one(values: dict[str, Any], source: str) -> Recipe:
+    """`check_recipe` of one network."""
+    problems = find_unquoted_paths(values)
     model = values.get("model")
     if isinstance(model, dict):
         try:
@@ -227,7 +252,7 @@ def _check_networks(values: dict[str, Any], source: str) -> Recipe:
     if problems:
         raise SettingsError(problems, source)
     unchecked = {"model": {}, "stages": [], **values, "networks": dict.fromkeys(values["networks"], True)}
-    problems = find_unquoted_paths(values.get("sweep"))
+    problems = find_unquoted_paths(values)
     try:
         recipe = parse(recipe_schema(), unchecked)
     except SettingsError as error:

@@ -8,6 +8,7 @@
 is six runs: every value of the grid with every seed. `netpress.runs.sweep` makes and runs them.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -33,6 +34,11 @@ class Sweep(Settings):
     epochs_scale: Positive = 1.0
     """Multiplies every number of epochs of every member, as --epochs-scale does."""
 
+    @property
+    def paths(self) -> list[str]:
+        """Every setting path that differs between members, but for that of the seeds."""
+        return [*self.grid, *(path for changes in self.variants.values() for path in changes)]
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if not (self.variants or self.grid or self.seeds):
@@ -40,8 +46,7 @@ class Sweep(Settings):
         for path, entries in self.grid.items():
             if not entries:
                 raise ValueError(f'grid."{path}": needs at least one value')
-        changed = [*self.grid, *(path for changes in self.variants.values() for path in changes)]
-        for path in changed:
+        for path in self.paths:
             if path == "name" or path == "sweep" or path.startswith("sweep."):
                 raise ValueError(f"{path} cannot be swept")
             if path == "seed" and self.seeds:
@@ -54,10 +59,11 @@ class Sweep(Settings):
         return self
 
 
-def find_unquoted_paths(sweep: Any) -> list[str]:
-    """Problems of a [sweep] table as written: TOML takes an unquoted model.expansion for a table of tables."""
+def find_unquoted_paths(values: Mapping[str, Any]) -> list[str]:
+    """Problems of [sweep] and [fit] as written: TOML takes an unquoted model.expansion for a table of tables."""
+    sweep = values.get("sweep")
     grid, variants = (sweep.get(key) if isinstance(sweep, dict) else None for key in ("grid", "variants"))
-    places = [("sweep.grid", grid)]
+    places = [("sweep.grid", grid), ("fit", values.get("fit"))]
     if isinstance(variants, dict):
         places += [(f"sweep.variants.{name}", changes) for name, changes in variants.items()]
     return [

@@ -22,7 +22,7 @@ from netpress.process.world import World
 from netpress.recipe.overrides import apply_overrides, data_changes
 from netpress.runs.jobs import RunOptions
 from netpress.runs.pipeline import save_result
-from netpress.scoring import Limits, check_limits, choose_settings, list_excess, measure_footprint, trace_network
+from netpress.scoring import Limits, check_limits, choose_settings, list_excess, score
 from netpress.settings import Settings, parse
 from netpress.stage import STAGES, Context, Outlook, Stage
 
@@ -47,7 +47,7 @@ def apply_stage(
     it is removed at the end. Data is loaded where the options or `dataset` name it, or where the network was
     trained on a data set that comes with netpress; it is divided as the network's file says, or as overrides that
     begin with `data.` ask for. `seed` divides it only where the file says nothing.
-    `limits` are for the result, as in a recipe.
+    `limits` are for the result, as in a recipe; the score is by the official convention.
     Raises UserError for an unknown stage, wrong settings, a stage that needs data and has none, or data that is not
     what the network was trained on.
     """
@@ -88,8 +88,7 @@ def apply_stage(
             evaluation = evaluate(result, images.selection, device=device)
             options.console.say(f"{kind}: {evaluation.accuracy:.2%} on the {images.select_on} images")
     if limits != Limits():
-        footprint = measure_footprint(trace_network(result), result)
-        for excess in list_excess(limits, footprint, result).values():
+        for excess in list_excess(limits, score(result), result).values():
             options.console.warn(excess)
     return result
 
@@ -111,8 +110,7 @@ def _check(stage: Stage, network: Network, settings: Settings, options: RunOptio
         outlook = Outlook(network, library=Library(options.allow_import), score_settings=choose_settings())
         planned = stage.plan(outlook, settings)
         if limits != Limits():
-            footprint = measure_footprint(trace_network(planned.network), planned.network)
-            check_limits(limits, footprint, planned.network, planned.undecided)
+            check_limits(limits, score(planned.network), planned.network, planned.undecided)
     except UserError as error:
         raise UserError(f"{stage.kind}: {error}") from None
 

@@ -5,7 +5,7 @@
 `netpress.folders.run` lists what lies in the folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from netpress.scoring import (
     Footprint,
     ScoreCard,
     ScoreSettings,
+    Taken,
     list_excess,
+    list_taken,
     measure_footprint,
     score_trace,
     trace_network,
@@ -43,7 +45,7 @@ class RunResult:
     """What a run came to.
 
     `accuracy` is a fraction, `score` by the recipe's convention, `beside` its further cards. `footprint` is what the
-    network takes on a device.
+    network takes on a device, `limits` what it takes of each limit that the recipe sets.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class RunResult:
     network: Network
     footprint: Footprint
     beside: Mapping[str, ScoreCard] = field(default_factory=dict)
+    limits: Sequence[Taken] = ()
 
 
 def run_network(
@@ -184,9 +187,10 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
         return score_trace(traced, settings, network.formats, accuracy=evaluation.accuracy, dataset=dataset.name)
 
     footprint = measure_footprint(traced, network)
-    for excess in list_excess(recipe.limits, footprint, network).values():
-        context.console.warn(excess)
     card = replace(count(recipe.score), footprint=footprint)
+    for excess in list_excess(recipe.limits, card, network).values():
+        context.console.warn(excess)
+    limits = list_taken(recipe.limits, card)
     beside = {name: count(settings) for name, settings in recipe.beside.items()}
     save(network, run.network)
     save_predictions(predictions_of(evaluation, dataset.test, dataset.classes, dataset.name), run.predictions)
@@ -197,10 +201,12 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
         "dataset": dataset.name,
         "select_on": dataset.select_on,
     }
+    if limits:
+        figures["limits"] = [taken.as_json() for taken in limits]
     if beside:
         figures["beside"] = {name: other.as_json() for name, other in beside.items()}
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside)
+    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside, limits)

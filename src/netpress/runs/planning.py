@@ -7,19 +7,20 @@ finds nothing to fold. So a run refuses before it begins what it would otherwise
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from netpress.data import survey_dataset
+from netpress.data import Survey, survey_dataset
 from netpress.errors import UserError
 from netpress.models.bounds import check_activations, check_answers
 from netpress.models.registry import IMPORTED
 from netpress.network import FILES, Library, Network, create
 from netpress.network.data import check_fit
+from netpress.recipe.fitting import suggest_table
 from netpress.recipe.schema import Recipe
 from netpress.runs.beginning import create_for, read_network, split_seed_of
-from netpress.scoring import Footprint, ScoreCard, check_limits, measure_footprint, score_trace, trace_network
+from netpress.scoring import ScoreCard, check_limits, measure_footprint, score_trace, trace_network
 from netpress.stage import Outlook, Plan, foresee, stage_of
 from netpress.tracing import Trace
 
@@ -36,6 +37,39 @@ class Planned:
     network: Network
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What a run would begin with, before any image is read: `outlook` is what its first stage plans on.
+
+    `network` is the one that the recipe names, or a new one as shapes.
+    """
+
+    survey: Survey
+    named: Network | None
+    network: Network
+    outlook: Outlook
+
+
+def foresee_beginning(
+    recipe: Recipe, data: Path | None, library: Library = FILES, *, weighs: bool = False, survey: Survey | None = None
+) -> Beginning:
+    """What the recipe of one network begins with; `weighs` as for `plan_network`.
+
+    `survey` is what is known of its images, where the caller has asked already.
+    Raises UserError where there are no such images or no such network.
+    """
+    if recipe.data.dataset == "folder" and data is None:
+        raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
+    named = read_network(recipe, library)
+    survey = survey or survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, named))
+    # A new one as shapes: a weight drawn as 0 is no sparsity.
+    network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
+    edits = tuple(network.architecture.edits)
+    beginning = _with_weights(recipe, network, weighs)
+    outlook = Outlook(beginning, survey.train_images, edits, library, recipe.score)
+    return Beginning(survey, named, network, outlook)
+
+
 def plan_network(
     recipe: Recipe, data: Path | None = None, library: Library = FILES, *, weighs: bool = False
 ) -> Planned:
@@ -44,44 +78,51 @@ def plan_network(
     `weighs` says that what comes after looks at weights. Of a folder it counts the files and opens none; of published
     data sets it knows what their authors state. Raises UserError for what a run would refuse, now or later.
     """
-    if recipe.data.dataset == "folder" and data is None:
-        raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
-    named = read_network(recipe, library)
-    survey = survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, named))
-    # A new one as shapes: a weight drawn as 0 is no sparsity.
-    network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
-    edits = tuple(network.architecture.edits)
-    beginning = _with_weights(recipe, network, weighs)
-    plans = foresee(recipe.stages, Outlook(beginning, survey.train_images, edits, library, recipe.score))
+    first = foresee_beginning(recipe, data, library, weighs=weighs)
+    network, survey = first.network, first.survey
+    plans = foresee(recipe.stages, first.outlook)
     traced = trace_network(network)
-    if named is not None:
-        check_fit(named, recipe.data, survey)
+    if first.named is not None:
+        check_fit(first.named, recipe.data, survey)
     check_activations(sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move"))
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))
-    dataset = network.facts.get("dataset")
-    counts = [(recipe.score.convention, recipe.score), *recipe.beside.items()]
-    cards = [(name, score_trace(traced, settings, network.formats, dataset=dataset)) for name, settings in counts]
-    footprints = _measure(network, traced, plans)
+    cards = _count_each(recipe, survey, network, traced, plans)
+    beside = {
+        name: score_trace(traced, settings, network.formats, dataset=survey.name)
+        for name, settings in recipe.beside.items()
+    }
     left = list(plans.values())[-1].network
-    check_limits(recipe.limits, footprints[-1], left, _undecided(plans))
-    values = _tell(recipe, network, survey.train_images, plans, cards, footprints)
+    try:
+        check_limits(recipe.limits, cards[-1], left, _undecided(plans))
+    except UserError as error:
+        raise UserError(f"{error}\n{suggest_table(recipe.values)}") from None
+    values = _tell(recipe, network, survey.train_images, plans, cards, beside)
     return Planned(values, left)
 
 
-def _measure(network: Network, traced: Trace, plans: Mapping[str, Plan]) -> list[Footprint]:
-    """The footprint of the first network, and of what each stage would leave."""
-    measured = [(network, measure_footprint(traced, network))]
+def count_network(recipe: Recipe, survey: Survey, network: Network, traced: Trace | None = None) -> ScoreCard:
+    """What a network, of which there may be shapes alone, scores by the recipe's convention, with its footprint."""
+    traced = traced or trace_network(network)
+    card = score_trace(traced, recipe.score, network.formats, dataset=survey.name)
+    return replace(card, footprint=measure_footprint(traced, network))
+
+
+def _count_each(
+    recipe: Recipe, survey: Survey, network: Network, traced: Trace, plans: Mapping[str, Plan]
+) -> list[ScoreCard]:
+    """The card of the first network, and of what each stage would leave."""
+    counted = [(network, count_network(recipe, survey, network, traced))]
     for plan in plans.values():
-        before, footprint = measured[-1]
+        before, card = counted[-1]
         if plan.network is not before:
-            footprint = measure_footprint(trace_network(plan.network), plan.network)
-        measured.append((plan.network, footprint))
-    return [footprint for _, footprint in measured]
+            card = count_network(recipe, survey, plan.network)
+        counted.append((plan.network, card))
+    return [card for _, card in counted]
 
 
 def _undecided(plans: Mapping[str, Plan]) -> list[str]:
-    """Which of flash and ram only the run itself can tell."""
+    """Which of the limits only the run itself can tell to be kept."""
     return sorted({name for plan in plans.values() for name in plan.undecided})
 
 
@@ -90,30 +131,38 @@ def _tell(
     network: Network,
     images: int,
     plans: Mapping[str, Plan],
-    cards: list[tuple[str, ScoreCard]],
-    footprints: list[Footprint],
+    cards: list[ScoreCard],
+    beside: Mapping[str, ScoreCard],
 ) -> dict[str, Any]:
-    """The plan as plain values."""
+    """The plan as plain values: `cards` as `_count_each` gives them, `beside` further ones of the first network."""
     weights = sum(weight.numel() for weight in network.weights().values())
     epochs = sum(row.get("epochs", 0) or 0 for plan in plans.values() for row in plan.rows)
+    dense = {recipe.score.convention: cards[0], **beside}
+    footprints = [card.footprint.totals() for card in cards if card.footprint is not None]
     summary = (
         f"{recipe.name}: {weights:,} weights, "
-        f"dense score {', '.join(f'{counted.score:.5f} ({name})' for name, counted in cards)}; "
+        f"dense score {', '.join(f'{card.score:.5f} ({name})' for name, card in dense.items())}; "
         f"{len(plans)} stages, {epochs:,} epochs of {images:,} images"
     )
     return {
         "name": recipe.name,
         "summary": summary,
         "weights": weights,
-        "dense": _headline(cards[0][1]),
-        "dense_beside": {name: _headline(other) for name, other in cards[1:]},
+        "dense": _headline(cards[0]),
+        "dense_beside": {name: _headline(other) for name, other in beside.items()},
         "train_images": images,
         "epochs": epochs,
         "stages": [
-            {"name": name, "rows": plan.rows, "footprint": footprint.totals(), "undecided": list(plan.undecided)}
-            for (name, plan), footprint in zip(plans.items(), footprints[1:], strict=True)
+            {
+                "name": name,
+                "rows": plan.rows,
+                "footprint": footprint,
+                "score": card.score,
+                "undecided": list(plan.undecided),
+            }
+            for (name, plan), card, footprint in zip(plans.items(), cards[1:], footprints[1:], strict=True)
         ],
-        "footprint": footprints[0].totals(),
+        "footprint": footprints[0],
         "limits": recipe.limits.model_dump(exclude_none=True),
     }
 

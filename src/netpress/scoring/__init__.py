@@ -16,7 +16,7 @@ from netpress.network import Network
 from netpress.scoring.card import Counted, Row, ScoreCard, relative_score
 from netpress.scoring.conventions import CONVENTIONS, ScoreSettings, choose_settings, conventions
 from netpress.scoring.footprint import Footprint
-from netpress.scoring.limits import Limits, check_limits, list_excess
+from netpress.scoring.limits import Limits, Taken, check_limits, list_excess, list_taken
 from netpress.scoring.memory import measure_footprint
 from netpress.scoring.rules import Rule
 from netpress.scoring.tracks import TRACKS, Track, choose_track
@@ -37,6 +37,7 @@ __all__ = [
     "ScoreCard",
     "ScoreSettings",
     "Stored",
+    "Taken",
     "Trace",
     "Track",
     "Verification",
@@ -45,6 +46,7 @@ __all__ = [
     "conventions",
     "count_multiply_adds",
     "list_excess",
+    "list_taken",
     "measure_footprint",
     "score",
     "score_trace",

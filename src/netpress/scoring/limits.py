@@ -1,15 +1,17 @@
-"""The `[limits]` table of a recipe: how much flash and memory the device has, and what to do where a network has none.
+"""The `[limits]` table of a recipe: what the result may take, and what to do where it would take more.
 
     [limits]
     flash = "256K"     # K is 1024 bytes, M 1024 K; a plain number is bytes
     ram = "64K"
+    score = 0.002      # by the recipe's convention
 
-`netpress plan`, and every run before it begins, refuses a recipe whose result would need more. How either is counted:
-`netpress.scoring.memory`.
+`netpress plan`, and every run before it begins, refuses a recipe whose result would need more, or lets its [fit] table
+choose (`netpress.runs.fitting`). How flash and memory are counted: `netpress.scoring.memory`.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -20,9 +22,9 @@ from netpress.network import Network
 from netpress.network.tensors import stored_bytes
 from netpress.numerics.formats import parse_format
 from netpress.process.console import write_bytes
-from netpress.scoring.footprint import Footprint
+from netpress.scoring.card import ScoreCard
 from netpress.scoring.memory import tensor_bytes
-from netpress.settings import Settings, at_least, at_most
+from netpress.settings import Positive, Settings, at_least, at_most
 
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 WIDTHS = (16, 8, 7, 6, 5, 4, 3, 2)
@@ -49,33 +51,87 @@ class Limits(Settings):
     """Bytes for what the network stores, as "256K" or 262144: K is 1024 bytes, M 1024 K."""
     ram: Size | None = None
     """Bytes for activations at their peak, likewise."""
+    score: Positive | None = None
+    """The highest score, by the convention of [score]."""
 
 
-def list_excess(limits: Limits, footprint: Footprint, network: Network) -> dict[str, str]:
-    """For each limit that the network does not keep a sentence: by how much, where, and what would fit."""
+@dataclass(frozen=True)
+class Taken:
+    """What a network takes of what one limit allows, in bytes or as a score."""
+
+    name: str
+    limit: float
+    found: float
+
+    @property
+    def fits(self) -> bool:
+        return self.found <= self.limit
+
+    def __str__(self) -> str:
+        """For people: flash 201.3 KiB of 256.0 KiB."""
+        called = "RAM" if self.name == "ram" else self.name
+        return f"{called} {write_amount(self.name, self.found)} of {write_amount(self.name, self.limit)}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "limit": self.limit, "found": self.found, "fits": self.fits}
+
+
+def write_amount(name: str, amount: float) -> str:
+    """An amount of what the limit called `name` limits, with its unit."""
+    return f"{amount:.5f}" if name == "score" else write_bytes(round(amount))
+
+
+def list_taken(limits: Limits, card: ScoreCard) -> list[Taken]:
+    """What the network of the `card`, which must carry a footprint, takes of each limit that there is."""
+    return list(_take(limits, card))
+
+
+def _take(limits: Limits, card: ScoreCard) -> Iterator[Taken]:
+    assert card.footprint is not None
+    found = {"flash": card.footprint.flash_bytes, "ram": card.footprint.ram_bytes, "score": card.score}
+    for name, limit in limits:
+        if limit is not None:
+            yield Taken(name, limit, found[name])
+
+
+def list_excess(limits: Limits, card: ScoreCard, network: Network) -> dict[str, str]:
+    """For each limit that the network does not keep a sentence: by how much, where, and what would fit.
+
+    `card` is the network's, with its footprint.
+    """
+    assert card.footprint is not None
     problems = {}
-    if limits.flash is not None and footprint.flash_bytes > limits.flash:
-        problems["flash"] = (
-            f"limits.flash: the network takes {_beyond(footprint.flash_bytes, limits.flash)}; "
-            f"{suggest_flash(network, limits.flash)}"
-        )
-    if limits.ram is not None and footprint.ram_bytes > limits.ram:
-        problems["ram"] = (
-            f"limits.ram: activations take {_beyond(footprint.ram_bytes, limits.ram)}, {footprint.tell_peak()}; a "
-            "narrower network, smaller images or fewer bits for what enters layers need less"
-        )
+    for taken in list_taken(limits, card):
+        if taken.fits:
+            continue
+        if taken.name == "flash":
+            problem = f"the network takes {_beyond(taken)}; {suggest_flash(network, int(taken.limit))}"
+        elif taken.name == "ram":
+            problem = (
+                f"activations take {_beyond(taken)}, {card.footprint.tell_peak()}; a narrower network, smaller images "
+                "or fewer bits for what enters layers need less"
+            )
+        else:
+            problem = (
+                f"the network scores {_beyond(taken)} by the {card.convention} convention: {card.params_score:.5f} for "
+                f"what it stores and {card.operations_score:.5f} for operations; fewer channels, more zeros or fewer "
+                "bits score less"
+            )
+        problems[taken.name] = f"limits.{taken.name}: {problem}"
     return problems
 
 
-def check_limits(limits: Limits, footprint: Footprint, network: Network, undecided: Collection[str] = ()) -> None:
+def check_limits(limits: Limits, card: ScoreCard, network: Network, undecided: Collection[str] = ()) -> None:
     """Raise UserError for a limit that the network would not keep, unless what it limits is `undecided` as yet."""
-    problems = [text for name, text in list_excess(limits, footprint, network).items() if name not in undecided]
+    problems = [text for name, text in list_excess(limits, card, network).items() if name not in undecided]
     if problems:
         raise UserError("\n".join(problems))
 
 
-def _beyond(bytes: int, limit: int) -> str:
-    return f"{write_bytes(bytes)} of {write_bytes(limit)}, {write_bytes(bytes - limit)} too many"
+def _beyond(taken: Taken) -> str:
+    over = write_amount(taken.name, taken.found - taken.limit)
+    found, limit = (write_amount(taken.name, amount) for amount in (taken.found, taken.limit))
+    return f"{found} of {limit}, {over} too {'high' if taken.name == 'score' else 'many'}"
 
 
 def suggest_flash(network: Network, limit: int) -> str:

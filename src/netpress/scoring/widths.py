@@ -4,6 +4,7 @@ Widths come from one of three places: the network's number formats; what the set
 quantized, the challenge's gift of 16 bits for stored values and multiplications.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -79,7 +80,12 @@ def widest(bits: Iterable[float]) -> float:
 @rule("exact adder tree: weight + activation bits at the first level, 1 more at each next", "RIAIR")
 def adder_tree(terms: int, bits: int) -> float:
     """Mean width of the additions of a tree over `terms` values of `bits` bits."""
-    return int(tree_bits(torch.tensor(terms), bits)) / (terms - 1) if terms > 1 else 0.0
+    return _add_up(terms, bits) / (terms - 1) if terms > 1 else 0.0
+
+
+@functools.lru_cache(maxsize=2**16)  # the outputs of a pruned layer have few different numbers of terms
+def _add_up(terms: int, bits: int) -> int:
+    return int(tree_bits(torch.tensor(terms), bits))
 
 
 def assumed_format(bits: int) -> AnyFormat:

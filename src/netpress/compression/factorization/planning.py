@@ -81,7 +81,7 @@ def plan(outlook: Outlook, settings: FactorizeSettings) -> Plan:
     rows = [_plan_rounds(settings, sizes, state, sum(lengths)) | kept]
     rows += [_plan_layer(one, state, masked) for one in found.candidates]
     rows += [{"what": name, "stays_whole": reason} for name, reason in found.left.items()]
-    return Plan(rows, planned, undecided=("flash", "ram") if share is None and not targeted else ())
+    return Plan(rows, planned, undecided=("flash", "ram", "score") if share is None and not targeted else ())
 
 
 def _plan_rounds(settings: FactorizeSettings, sizes: Sizes, state: State, epochs: int) -> PlanRow:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netpress.errors import UserError
+from netpress.errors import NetpressError, UserError
 from netpress.recipe.networks import state_networks
 from netpress.recipe.overrides import set_for_all, split_path
 from netpress.recipe.reading import read_values
@@ -122,6 +122,11 @@ def _expand(recipe: Recipe, values: dict[str, Any], source: str) -> list[Member]
         resolved = scale_recipe(check_recipe(own, f"{source}: sweep, member {name}"), table.epochs_scale)
         members[name] = Member(name, variant, dict(zip(columns, point, strict=True)), resolved)
     return list(members.values())
+
+
+def name_member(member: Member, error: NetpressError) -> UserError:
+    """The error, with the member that it is of."""
+    return UserError(f"member {member.name}: {error}")
 
 
 def name_columns(paths: Sequence[str]) -> list[str]:

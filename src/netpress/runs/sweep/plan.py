@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from netpress.errors import NetpressError, UserError
+from netpress.errors import UserError
 from netpress.runs.recipes import plan_recipe
-from netpress.runs.sweep.members import Member, SweepMembers
+from netpress.runs.sweep.fitting import fit_members
+from netpress.runs.sweep.members import Member, SweepMembers, name_member
 from netpress.runs.sweep.sharing import find_shared, tell_shared
 
 
@@ -14,9 +15,12 @@ def plan_sweep(sweep: SweepMembers, data: Path | None = None, allow_import: bool
 
     Raises UserError, which names the member, where a stage does not fit the network.
     """
+    sweep, choices = fit_members(sweep, data, allow_import)
     members = []
     for place, member in enumerate(sweep.members):
         planned = plan_member(member, data, allow_import)
+        if member.name in choices:
+            planned["fit"] = choices[member.name].as_json()
         members.append(
             {**planned, "name": member.name, "begins_with": tell_shared(find_shared(member, sweep.members[:place]))}
         )
@@ -34,8 +38,3 @@ def plan_member(member: Member, data: Path | None, allow_import: bool = False) -
         return plan_recipe(member.recipe, data, allow_import)
     except UserError as error:
         raise name_member(member, error) from None
-
-
-def name_member(member: Member, error: NetpressError) -> UserError:
-    """The error, with the member that it is of."""
-    return UserError(f"member {member.name}: {error}")

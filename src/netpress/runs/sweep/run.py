@@ -12,8 +12,9 @@ from netpress.folders.sweep import SweepFolder
 from netpress.recipe.schema import resolve_again
 from netpress.runs.jobs import Executor, InTurn, Job, Outcome, RunOptions
 from netpress.runs.recipes import run_recipe
-from netpress.runs.sweep.members import Member, SweepMembers
-from netpress.runs.sweep.plan import name_member, plan_member
+from netpress.runs.sweep.fitting import fit_members
+from netpress.runs.sweep.members import Member, SweepMembers, name_member
+from netpress.runs.sweep.plan import plan_member
 from netpress.runs.sweep.results import measure_stages, write_tables
 from netpress.runs.sweep.sharing import take_over
 from netpress.runs.sweep.table import SweepTable
@@ -40,6 +41,9 @@ def run_sweep(
     Failure, when all have been tried, if some failed.
     """
     options, place = options or RunOptions(), SweepFolder(folder)
+    sweep, choices = fit_members(sweep, options.data, options.allow_import, None if options.fresh else place)
+    for name, fitted in choices.items():
+        options.console.say(f"{name}: {fitted.told()}")
     members = {member.name: member for member in sweep.members}
     texts = {name: member.recipe.text for name, member in members.items()}
     with place.claimed(sweep.recipe.text, texts, options.fresh, resolve_again):
