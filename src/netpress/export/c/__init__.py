@@ -22,26 +22,6 @@ from netpress.numerics.layers import quantized_layers
 from netpress.program import has_integer_arithmetic, lower
 from netpress.program.integers import Restore
 
-KEYWORDS = {
-    *(
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-    ),
-    *("for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof"),
-    *("static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "main"),
-}
-
 
 @dataclass(frozen=True)
 class CFiles:
@@ -57,7 +37,7 @@ class CFiles:
 
 def check_name(name: str) -> None:
     """Raise UserError for a name that C cannot have."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in KEYWORDS:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise UserError(
             f"--name {quote(name)}: no name in C; give letters, digits and underscores, beginning with a letter"
         )
