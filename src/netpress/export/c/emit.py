@@ -251,7 +251,7 @@ def _factors(name: str, amount: Tensor, multiplier: Tensor) -> list[int]:
     fits = zero | ((multipliers % 16 == 0) & (top >= 0) & (top < 1024) & (amounts >= -15) & (amounts < 32))
     if not bool(fits.all()):
         raise Failure(f"{name}: a factor is beyond what its scale can be; quantize the network again")
-    return torch.where(zero, 63 << 10, ((amounts + 15) << 10) + top).tolist()  # type: ignore[no-any-return]
+    return torch.where(zero, 63 << 10, ((amounts + 15) << 10) + top).tolist()
 
 
 def _wrap(body: str, width: int = 118) -> str:

@@ -148,9 +148,8 @@ def _join(program: Program) -> tuple[list[Node], dict[str, str]]:
         before = nodes[-1] if nodes else None
         if isinstance(operation, Reshape):
             names[operation.output] = read[0]
-        elif (
-            before and isinstance(before.operation, IntegerSums) and isinstance(operation, Shift) and not before.finish
-        ):
+        elif before and isinstance(before.operation, IntegerSums) and not before.finish:
+            assert isinstance(operation, Shift)
             nodes[-1] = replace(before, output=operation.output, finish=(operation, None))
         elif before and before.finish and before.finish[1] is None and isinstance(operation, Scale):
             nodes[-1] = replace(before, output=operation.output, finish=(before.finish[0], operation))
