@@ -139,14 +139,15 @@ class Writer:
     def _window(self, operation: IntegerSums) -> str:
         if not isinstance(operation, Convolution):
             outputs, inputs = operation.weight.shape
-            return f"{inputs}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, {outputs}, 0"
+            return f"{inputs}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, {outputs}, 0, 1"
         window = operation.window
         outputs, inputs, rows, columns = operation.weight.shape
         _, height, width = self.plan.program.buffers[operation.inputs[0]].shape
         _, high, wide = self.plan.program.buffers[operation.output].shape
         left, _, top, _ = window.padding
         numbers = (inputs, rows, columns, height, width, high, wide, *window.stride, *window.dilation, top, left)
-        return ", ".join(map(str, (*numbers, outputs // window.groups, int(operation.padding_value))))
+        flat = rows == columns == 1 and window.stride == (1, 1) and not any(window.padding)
+        return ", ".join(map(str, (*numbers, outputs // window.groups, int(operation.padding_value), int(flat))))
 
     def _stream(self, operation: IntegerSums) -> str:
         format, weight = self.formats[operation.layer], operation.weight.flatten().long()

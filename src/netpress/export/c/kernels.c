@@ -44,6 +44,7 @@ typedef struct {
     int top, left;                 /* padding */
     int each;                      /* outputs a group */
     int32_t zero;                  /* what padding is */
+    int flat;                      /* a kernel of one place that meets each place of the input once */
 } window;
 
 /* The sums of one output channel. */
@@ -61,6 +62,10 @@ typedef struct {
                     int from = ahead > 0 ? (ahead + k->across - 1) / k->across : 0;                        \
                     int to = last < 0 ? 0 : last / k->across + 1;                                          \
                     if (w == 0) continue;                                                                  \
+                    if (k->flat) {                                                                         \
+                        for (p = 0; p < count; p++) sums[p] += w * in[p];                                  \
+                        continue;                                                                          \
+                    }                                                                                      \
                     if (to > k->wide) to = k->wide;                                                        \
                     if (from > k->wide) from = k->wide;                                                    \
                     if (to < from) to = from;                                                              \
