@@ -1,5 +1,6 @@
-"""`netpress export onnx`: a network in another format."""
+"""`netpress export`: a network in another format, onnx or c."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
-    group = typer.Typer(no_args_is_help=True, help="Write a network in another format: onnx.")
+    group = typer.Typer(no_args_is_help=True, help="Write a network in another format: onnx, c.")
     group.command(name="onnx")(export_as_onnx)
+    group.command(name="c")(export_as_c)
     app.add_typer(group, name="export")
 
 
@@ -91,6 +93,42 @@ def export_as_onnx(
     else:
         _print(result, network_bytes)
         _print_call(out, loaded, kind)
+
+
+def export_as_c(
+    network: NetworkName,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder where the two files are written.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What files and functions are called; the network's by default.")
+    ] = None,
+    as_json: AsJson = False,
+    allow_import: AllowImport = False,
+) -> None:
+    """Write a network of integer arithmetic as C99: NAME.c and NAME.h, without floats, malloc or dependencies.
+
+    NAME_run(arena, pixels, logits) gives the same integers as `netpress evaluate --exact`, bit for bit.
+    """
+    from netpress import api
+    from netpress.export.c import check_name, export_c
+
+    named = name or _stem(network)
+    check_name(named)
+    written = export_c(api.load(network, allow_import=allow_import), out, named)
+    if as_json:
+        print_json({key: str(value) if isinstance(value, Path) else value for key, value in asdict(written).items()})
+        return
+    print(f"arena       {written.arena:,} bytes of memory")
+    print(f"flash       {written.flash:,} bytes of constants")
+    print(f"files       {written.source}")
+    print(f"            {written.header}")
+    print(f"as program  cc -O3 -D{named.upper()}_MAIN -o {named} {written.source}")
+
+
+def _stem(network: str) -> str:
+    """A name for C from that of a network's file or folder."""
+    path = Path(network)
+    stem = path.parent.name if path.name == "network.netpress" else path.stem
+    return re.sub(r"[^A-Za-z0-9_]", "_", stem)
 
 
 def _print(result: "OnnxCheck", network_bytes: int) -> None:
