@@ -20,7 +20,7 @@ def describe_stage(stage: StageFacts) -> list[str]:
     own = WORK.get(stage.kind, _nothing)(stage.settings)
     training = stage.settings if stage.kind == "train" else _table(stage.settings, "train")
     phrases = describe_training(training) if training else []
-    if own and phrases:
+    if own and _length(training):
         phrases[0] = f"then trains {phrases[0]}"
     return own + phrases
 
