@@ -32,6 +32,13 @@ def test_version_and_help(call):
         assert "Usage" in out
 
 
+def test_the_list_of_commands_cuts_no_sentence(call):
+    code, out, _ = call("--help")
+    commands = out.partition("Commands:")[2].splitlines()
+    assert code == 0 and len([line for line in commands if line.startswith("  ")]) > 15
+    assert not [line for line in commands if not line.endswith(".") and line]
+
+
 @pytest.mark.parametrize(
     "what", ["recipes", pytest.param("models", marks=pytest.mark.slow), "stages", "datasets", "conventions"]
 )
@@ -108,6 +115,8 @@ def test_new_plan(call, tmp_path):
     ("words", "code", "expected"),
     [
         (["run", "nonsense"], 2, "no recipe of this name"),
+        (["run", "."], 2, ".: is a folder, not a recipe; --data takes folders of images"),
+        (["evaluate", "nonsense"], 2, "nor is there a file or a run folder of this name"),
         (["run", "digits", "--set", "stages.1.amount=1.4"], 2, "stages.1.prune.amount: 1.4 is not between 0 and 1"),
         (["run", "digits", "--set", "stages.0.layers=3"], 2, "stages.0.train.layers: no such setting"),
         (["run", "digits", "--device", "tpu"], 2, "--device"),

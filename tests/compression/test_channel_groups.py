@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from narrowable import NETWORKS, SMALL
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,15 +26,6 @@ from netpress.network import copy as copied
 
 pruning: Any = pytest.importorskip("torch_pruning")
 
-SMALL = {"classes": 4, "image_size": 8}
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "densenet": ("densenet", {"growth": 4, "blocks": [2, 3], **SMALL}),
-    "grouped densenet": ("densenet", {"growth": 4, "blocks": [2, 2], "groups": 2, "grouped": ["bottleneck2"], **SMALL}),
-    "resnet": ("resnet", {"blocks": [1, 2], "width": 8, **SMALL}),
-    "efficientnet": ("efficientnet", {"width": 0.3, "depth": 0.5, "strides": [1] * 7, **SMALL}),
-    "c_efficientnet": ("c_efficientnet", {"widths": "tiny", "width_factor": 0.5, **SMALL}),
-    "pyramidnet": ("pyramidnet", {"depth": 11, "alpha": 12.0, **SMALL}),
-}
 RELEASED = ("c_efficientnet", {"widths": "v1", "width_factor": 0.25, "expansion": 3.0, "released": True, **SMALL})
 
 

@@ -12,19 +12,13 @@ from netpress.compression.masks import densities, total_density
 from netpress.compression.prune_to_gate import PruneToGateSettings, plan, prune_to_gate
 from netpress.data import Dataset
 from netpress.errors import UserError
-from netpress.network import Network, create
+from netpress.network import Network
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
 
 Accuracy = Callable[[int], float]  # of the network with so many hundredths of its weights gone
-
-
-@pytest.fixture
-def network() -> Network:
-    settings = {"blocks": [1], "width": 8, "classes": 4, "image_size": 8}
-    return create("resnet", settings, classes=("a", "b", "c", "d"), seed=3)
 
 
 @pytest.fixture

@@ -16,19 +16,13 @@ from netpress.compression.masks import densities, total_density
 from netpress.compression.prune import PruneSettings, plan, prune, prune_once
 from netpress.data import Dataset
 from netpress.errors import UserError
-from netpress.network import Network, copy, create
+from netpress.network import Network, copy
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
 
 TRAIN: dict[str, Any] = {"epochs": 1, "batch_size": 32, "augment": {"crop": 1}}
-
-
-@pytest.fixture
-def network() -> Network:
-    settings = {"blocks": [1], "width": 8, "classes": 4, "image_size": 8}
-    return create("resnet", settings, classes=("a", "b", "c", "d"), seed=3)
 
 
 @pytest.fixture

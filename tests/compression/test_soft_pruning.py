@@ -12,19 +12,13 @@ from netpress.compression.gate import selection_accuracy
 from netpress.compression.prune import PruneSettings, prune, prune_once
 from netpress.compression.soft_pruning import SoftPruning
 from netpress.data import Dataset
-from netpress.network import Network, create, load
+from netpress.network import Network, load
 from netpress.process.console import Console
 from netpress.process.world import World
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 
 TRAIN: dict[str, Any] = {"epochs": 3, "batch_size": 16, "optimizer": {"kind": "sgd", "learning_rate": 0.1}}
-
-
-@pytest.fixture
-def network() -> Network:
-    settings = {"blocks": [1], "width": 8, "classes": 4, "image_size": 8}
-    return create("resnet", settings, classes=("a", "b", "c", "d"), seed=3)
 
 
 @pytest.fixture

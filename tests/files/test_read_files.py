@@ -67,6 +67,10 @@ def test_toml_of_every_kind_ends_in_values_or_a_message():
     ):
         with pytest.raises(UserError, match=message):
             parse_toml(text, "r")
+    assert [parse_toml_value(text) for text in (".5", "-.25", "3.", " .5 ")] == [0.5, -0.25, 3.0, 0.5]
+    assert [parse_toml_value(text) for text in (".", "..5", ".5.", ".é", ".5e", "1.2.3", '".5"')] == [
+        *(".", "..5", ".5.", ".é", ".5e", "1.2.3", ".5")
+    ]
     assert [parse_toml_value(text) for text in ("2", "true", "word", "[1, 2]", "1\nb = 2")] == [
         2,
         True,

@@ -139,6 +139,16 @@ def test_the_command(call):
     assert code == 2 and "conventions, runs" in err
 
 
+def test_a_run_on_a_medium_that_takes_no_lock_is_listed(tmp_path, monkeypatch):
+    begin(tmp_path / "run", 2, finished=True)
+
+    def refuse(*_: object, **more: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("netpress.folders.holding.FileLock.acquire", refuse)
+    assert list_runs(tmp_path)[0].state == "done"
+
+
 def test_refused_folders(tmp_path):
     (tmp_path / "file").touch()
     for name, message in (("file", "is a file"), ("none", "no such folder")):

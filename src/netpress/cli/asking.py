@@ -42,7 +42,7 @@ def predict(
     network: NetworkName,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Image files, folders of images, or - for one on standard input."),
+        typer.Argument(metavar="IMAGE", help="Image files, folders of images, or - for one on standard input."),
     ],
     top: Annotated[int, typer.Option(min=1, help="Show so many of the likeliest classes.")] = 1,
     exact: Annotated[bool, typer.Option("--exact", help="Compute in integers.")] = False,

@@ -31,7 +31,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def compare(
     networks: Annotated[
-        list[str], typer.Argument(metavar="RUN_OR_NETWORK...", help="Run folders and network files, two or more.")
+        list[str], typer.Argument(metavar="RUN_OR_NETWORK", help="Run folders and network files, two or more.")
     ],
     convention: Annotated[str | None, typer.Option(help="Whose rules: see `netpress list conventions`.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page that opens offline.")] = None,
@@ -51,10 +51,11 @@ def compare(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a network or a class.")] = False,
     allow_import: AllowImport = False,
 ) -> None:
-    """Show accuracy, cost and score of runs and networks, and the settings and classes in which they differ.
+    """Show runs and networks beside each other.
 
-    All are counted by one convention, the official one by default. Accuracies are those that the files tell, except
-    with --measure or --data.
+    Shown are accuracy, cost and score, and the settings and classes in which they differ. All are counted by one
+    convention, the official one by default. Accuracies are those that the files tell, except with --measure or
+    --data.
     """
     from netpress import api
     from netpress.files import atomic_write

@@ -25,13 +25,14 @@ def list_choices(
         str, typer.Argument(metavar="WHAT", help="recipes, models, stages, datasets, conventions or runs.")
     ],
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="Of runs: where they lie; by default runs.")
+        Path | None, typer.Argument(metavar="FOLDER", help="Of runs: where they lie; by default runs.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what there is to choose from; or the runs in a folder, the one that changed last at the end.
+    """List what there is to choose from, or the runs there are.
 
-    Of a sweep or a chain, FOLDER can be its own: then its runs are listed.
+    Runs come with the one that changed last at the end. FOLDER can be that of a sweep or a chain, whose runs are then
+    listed.
     """
     if what == "runs":
         _list_runs(folder or Path("runs"), as_json)
@@ -81,7 +82,10 @@ def remove(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, a sweep or a chain.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove what a run, a sweep or a chain wrote into its folder, after asking. Other files there stay."""
+    """Remove what a run wrote into its folder, after asking.
+
+    So for a sweep and a chain. Other files there stay, and links are not followed.
+    """
     from netpress.errors import some_of
     from netpress.folders.removal import find_contents
     from netpress.folders.removal import remove as remove_found

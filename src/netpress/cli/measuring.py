@@ -63,9 +63,9 @@ def evaluate(
     as_csv: AsCsv = False,
     allow_import: AllowImport = False,
 ) -> None:
-    """Measure a network's accuracy on the test images of the data that it was trained on, or of other data.
+    """Measure the accuracy of a network on test images.
 
-    Classes are matched by name.
+    They are those of the data that it was trained on, or of other data, whose classes are matched by name.
     """
     from netpress import api
     from netpress.evaluation import ExactEvaluation, ends_in_cosines

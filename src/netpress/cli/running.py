@@ -116,7 +116,10 @@ def plan(
     flash: Flash = None,
     ram: Ram = None,
 ) -> None:
-    """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
+    """Show what a recipe would do and cost; nothing runs.
+
+    Each stage has a row for every layer that it would touch, and for its training.
+    """
     from netpress.process.console import Console
     from netpress.recipe.reading import read_recipe
     from netpress.runs.beginning import look_at_data
@@ -244,7 +247,10 @@ def apply(
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
-    """Write a run's report.html again, or the tables and the page of a sweep or a chain."""
+    """Write the page of a run, a sweep or a chain again.
+
+    Of a sweep and a chain the tables too.
+    """
     from netpress.folders.run import RunFolder
 
     kind = RunFolder(folder).kind

@@ -27,9 +27,7 @@ def add_commands(app: typer.Typer) -> None:
 def score(
     networks: Annotated[
         list[str],
-        typer.Argument(
-            metavar="NETWORK...", help="Network files, run folders, ONNX files, or models as NAME[:SETTINGS]."
-        ),
+        typer.Argument(metavar="NETWORK", help="Network files, run folders, ONNX files, or models as NAME[:SETTINGS]."),
     ],
     convention: Annotated[str | None, typer.Option(help="Whose rules: see `netpress list conventions`.")] = None,
     track: Annotated[str | None, typer.Option(help="What it is relative to: cifar100, imagenet, ...")] = None,
@@ -50,9 +48,10 @@ def score(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a row.")] = False,
     allow_import: AllowImport = False,
 ) -> None:
-    """Count a network's parameters and operations by a convention; several networks are compared.
+    """Count parameters and operations by a convention.
 
-    --set takes the settings of a recipe's [score] table by their own names, such as mask=cheaper.
+    Several networks are compared. --set takes the settings of a recipe's [score] table by their own names, such as
+    mask=cheaper.
     """
     from netpress.network import resolve
     from netpress.recipe.overrides import join_options
@@ -185,7 +184,10 @@ def verify(
     vectors: Annotated[Path, typer.Argument(metavar="VECTORS.json", help="Cases of the official counter.")],
     as_json: AsJson = False,
 ) -> None:
-    """Run a file of counting cases through the official counter; exit code 1 where any disagrees."""
+    """Check the official counter against a file of cases.
+
+    The exit code is 1 where any disagrees.
+    """
     from netpress.scoring import verify as check
 
     result = check(vectors)

@@ -40,10 +40,11 @@ def sensitivity(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a layer and width.")] = False,
     allow_import: AllowImport = False,
 ) -> None:
-    """Measure how much accuracy each layer loses when it alone is quantized, at each width.
+    """Measure what each layer loses when it alone is quantized.
 
-    --set takes the settings of the stage `quantize`, such as preset, calibration or leave_out, and data.KEY=VALUE
-    where the data is to be read otherwise than the network says.
+    It is the accuracy lost at each width, on images that are selected on. --set takes the settings of the stage
+    `quantize`, such as preset, calibration or leave_out, and data.KEY=VALUE where the data is to be read otherwise
+    than the network says.
     """
     from netpress import api
     from netpress.process.console import Console

@@ -22,7 +22,10 @@ def import_released(
     ],
     out: Annotated[Path, typer.Option(help="Where the network is written.")],
 ) -> None:
-    """Turn weights that KAIST (2019, .t7) or IMT Atlantique (2022, .safetensors) released into a network file."""
+    """Turn weights that KAIST or IMT released into a network.
+
+    KAIST's are of 2019 (.t7), those of IMT Atlantique of 2022 (.safetensors).
+    """
     if source not in ("kaist", "imt"):
         raise UserError(f"import {source}: there are kaist and imt")
     from netpress.imports.imt import import_imt
@@ -42,7 +45,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A network file or a run folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what a network file holds, tensor by tensor, and how many bits each takes on the disk."""
+    """Show the tensors in a network file, with their bits."""
     from netpress.network import find_file, inspect_file
 
     contents = inspect_file(find_file(file))

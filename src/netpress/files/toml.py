@@ -31,15 +31,18 @@ def parse_toml(data: bytes | str, source: str) -> dict[str, Any]:
         raise UserError(f"{source}: not valid TOML: {error}") from None
 
 
+_SHORT_NUMBER = re.compile(r"[+-]?(\.\d{1,99}|\d{1,99}\.)", re.ASCII)
+
+
 def parse_toml_value(text: str) -> Any:
-    """A single value as TOML writes it; what is no TOML is a text, so quotes may be left out.
+    """A single value as TOML writes it, or .5 for 0.5; what else is no TOML is a text, so quotes may be left out.
 
     Raises UserError for a number of thousands of digits and for lists nested deeper than Python's stack allows.
     """
     try:
         values = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return text
+        return float(text) if _SHORT_NUMBER.fullmatch(text.strip()) else text
     except (RecursionError, ValueError):  # ValueError: more digits than Python converts
         raise UserError(f"{text[:40]}...: a number of too many digits, or lists too deep within each other") from None
     return values["value"] if len(values) == 1 else text  # with a line break in it, it may set more than one

@@ -73,7 +73,8 @@ def list_runs(folder: Path) -> list[ListedRun]:
     is no such folder.
     """
     if not is_folder(folder):
-        raise UserError(f"{folder}: is a file, not a folder" if is_there(folder) else f"{folder}: no such folder")
+        there = "is a file" if is_there(folder) else "no such folder"
+        raise UserError(f"{folder}: {there}; name a folder that holds runs, as runs/ where `netpress run` was called")
     top = open_folder(folder)
     found = [member.path for member in top.members()] if isinstance(top, SeveralFolder) else list(_find(folder))
     return sorted((_describe(path) for path in found), key=lambda run: (run.changed, run.path))

@@ -57,7 +57,12 @@ def resolve(text: str, *, allow_import: bool | str = False) -> Network:
         return load(find_file(path), allow_import=allow_import)
     if path.suffix == SUFFIX or "/" in text.partition(":")[0]:
         raise UserError(f"{text}: no such file")
-    choice = parse_model(text)
+    try:
+        choice = parse_model(text)
+    except UserError as error:
+        if ":" in text:
+            raise
+        raise UserError(f"{error}; nor is there a file or a run folder of this name") from None
     return create(choice.family.name, choice.settings.model_dump(mode="json"))
 
 

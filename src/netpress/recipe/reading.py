@@ -91,7 +91,12 @@ def load_values(name: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str,
         data, source = (resources.files("netpress.recipes") / f"{name}.toml").read_bytes(), f"recipe {name}"
         place = source
     else:
-        raise UserError(f"{name}: no recipe of this name and no such file; shipped are {', '.join(shipped())}")
+        none = f"{name}: no recipe of this name and no such file"
+        if is_folder(name):
+            inside = path / "recipe.toml"
+            own = f"{inside} is the recipe of the run in it" if is_there(inside) else "--data takes folders of images"
+            none = f"{name}: is a folder, not a recipe; {own}"
+        raise UserError(f"{none}; shipped are {', '.join(shipped())}")
     if place in extended_by:
         raise UserError(f"{source}: extends itself")
     return extend(parse_toml(data, source), source, path.parent, (*extended_by, place)), source

@@ -102,7 +102,8 @@ def add(values: Iterable[float | None]) -> float | None:
 def read_run(folder: RunFolder) -> RunFacts:
     """The facts of the run in `folder`. Raises UserError if the folder is missing or holds no run."""
     if not folder.path.is_dir():
-        raise UserError(f"{folder.path}: no such folder; give the folder of a run (what `netpress run` wrote)")
+        there = "is a file" if folder.path.exists() else "no such folder"
+        raise UserError(f"{folder.path}: {there}; give the folder of a run (what `netpress run` wrote)")
     if not folder.holds_run:
         raise UserError(f"{folder.path}: holds no run (there is no {folder.recipe.name} in it)")
     problems: list[str] = []

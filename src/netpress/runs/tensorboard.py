@@ -10,7 +10,6 @@ since is added. Where a file does not begin as the figures do, as after an inter
 none yet, it is made anew, so that no point stands twice.
 """
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +30,10 @@ _OVER = ("epoch", "round")
 
 def require_tensorboard() -> None:
     """Raise UserError where the package is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError('--tensorboard needs the extra: pip install "netpress[tensorboard]"')
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'--tensorboard needs the extra: pip install "netpress[tensorboard]" ({error})') from None
 
 
 @dataclass(frozen=True)
