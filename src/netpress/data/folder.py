@@ -121,8 +121,15 @@ def _list(
     return replace(listing, test=test, test_total=total), train, validation
 
 
+class _Silent(Console):
+    """Of a survey, after which a run reads the same files and warns of them."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+
 def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
-    listing, train, _ = _list(settings, folder, seed, Console(quiet=True))
+    listing, train, _ = _list(settings, folder, seed, _Silent(quiet=True))
     side = settings.image_size or DEFAULT_SIZE
     return Survey(settings.dataset, len(train), 3, side, len(listing.classes), listing.classes)
 

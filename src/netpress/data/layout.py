@@ -245,7 +245,8 @@ def _list_files(
     if empty and (required or not files):
         raise UserError(f"{place}: no PNG, JPEG or WebP images of {some_of(empty)}; add some or remove the class")
     if others:
-        console.warn(f"{place}: {others:,} files that are not PNG, JPEG or WebP were left out")
+        what = "1 file that is" if others == 1 else f"{others:,} files that are"
+        console.warn(f"{place}: {what} not PNG, JPEG or WebP {'was' if others == 1 else 'were'} left out")
     return files
 
 

@@ -79,10 +79,19 @@ def pixel_rules(network: Network, changes: Mapping[str, Any] | None = None) -> P
     channels, side, _ = network.input.size
     if channels not in (1, 3):
         raise UserError(f"the network takes {channels} channels, and an image has 1 (grey) or 3 (red, green, blue)")
-    record = network.data if network.data is not None and network.data.settings.dataset == "folder" else None
-    known = record.settings.model_dump(mode="json", exclude_none=True) if record else {"dataset": "folder", **BEFORE}
-    settings = parse(DataSettings, {**known, **(changes or {})}, "data")
+    settings = parse(DataSettings, {**_known_of_files(network), **(changes or {})}, "data")
     return replace(settings.pixel_rules(), size=side, channels=channels)
+
+
+def known_rules(network: Network) -> PixelRules:
+    """The rules of `pixel_rules` without changes, whatever channels the network takes. Raises nothing."""
+    rules = parse(DataSettings, _known_of_files(network), "data").pixel_rules()
+    return replace(rules, size=network.input.height, channels=network.input.channels)
+
+
+def _known_of_files(network: Network) -> dict[str, Any]:
+    record = network.data if network.data is not None and network.data.settings.dataset == "folder" else None
+    return record.settings.model_dump(mode="json", exclude_none=True) if record else {"dataset": "folder", **BEFORE}
 
 
 def load_data_at_hand(
