@@ -219,7 +219,8 @@ def test_what_the_images_were_found_to_be_is_told(run: Path) -> None:
     text = read(run).text
     for expected in (
         "192 files; pixels, width x height: smallest 10 x 20, median 640 x 480, largest 4,000 x 3,000",
-        "modes: RGB 190, L 2; 2 images that another one of their part equals; no test images",
+        "modes: RGB 190, L 2; 2 duplicates within a part; no test image is a training image, too.",
+        "Images of each class and part: 147 train, 15 validation, 30 test",
         "uneven classes: <i>100</i> of cat",
         "dog 40 4 10",
         "all classes 147 15 30",

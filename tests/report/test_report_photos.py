@@ -41,7 +41,7 @@ def test_the_page_is_called_what_the_user_called_it(photos: Path) -> None:
     assert "<title>my-pets" in html and re.search(r"<h1>\s*my-pets\s*</h1>", html)
     text = Page(html).text
     assert "netpress run · the folder pets" in text
-    assert "on the test images of the folder pets" in text
+    assert "on the 10 test images of the folder pets" in text
     assert "Recipe digits: the first run" in text  # the recipe's words are said to be the recipe's
 
 

@@ -21,6 +21,8 @@ TRAINING = {
     "mix": {"kind": "cutmix", "probability": 0.5},
 }
 GATE = "keeps an accuracy of 80.0%"
+SHIFTED = "shifted by up to 2 pixels, the border reflected"
+SMALL = "; small images first: of 16, 24 pixels in turn"
 
 
 def test_a_training_in_words() -> None:
@@ -43,6 +45,7 @@ def test_a_training_in_words() -> None:
         ("prune_to_gate", {"gate": 0.8}, "removes as many weights as the accuracy allows, without training; " + GATE),
         ("quantize", {"preset": "int8"}, "stores and computes in int8"),
         ("quantize", {"preset": "int8", "train": {"epochs": 1}}, "stores and computes in int8; then trains 1 epoch"),
+        ("train", {"sizes": [16, 24], "augment": {"crop": 2, "fill": "reflect"}}, "images: " + SHIFTED + SMALL),
         ("fold", {}, "folds norms into the layers before them"),
         ("unheard", {"epochs": 3}, ""),
         ("train", {"epochs": "?", "optimizer": 3, "schedule": {"kind": 1}, "augment": [], "mix": {"kind": []}}, ""),

@@ -10,10 +10,11 @@ from netpress.report.tables import Cell, Table
 PARTS = ("train", "validation", "test")
 MOST_EXAMPLES = 10
 COPIES = (
-    ("duplicates", "images", "images that another one of their part equals"),
-    ("across_parts", "pairs", "test images that are among the training images, too"),
-    ("two_classes", "groups", "images that lie in two classes"),
+    ("duplicates", "images", "no duplicates within a part", "duplicates within a part"),
+    ("across_parts", "pairs", "no test image is a training image, too", "test images that are training images, too"),
+    ("two_classes", "groups", "no image lies in two classes", "images that lie in two classes"),
 )
+"""Finding, its count, and what is said of none and of some."""
 
 
 def tabulate_counts(data: Mapping[str, Any]) -> Table | None:
@@ -38,6 +39,13 @@ def tabulate_counts(data: Mapping[str, Any]) -> Table | None:
     return Table(["class", *(f"{part}, images" for part in parts)], [False, *(True for _ in parts)], rows)
 
 
+def tell_totals(data: Mapping[str, Any]) -> str:
+    """Images of each part: 1,347 train, 150 validation, 300 test."""
+    counts = _table(data, "counts")
+    totals = {part: sum(number(value) or 0 for value in _list(counts, part)) for part in PARTS if _list(counts, part)}
+    return ", ".join(f"{whole(total)} {part}" for part, total in totals.items())
+
+
 def class_counts(data: Mapping[str, Any]) -> dict[str, int]:
     """Training images of each class by its name."""
     names, counts = data.get("classes"), _table(data, "counts").get("train")
@@ -59,9 +67,9 @@ def describe_images(data: Mapping[str, Any]) -> list[str]:
     said += [f"pixels, width x height: {f'all {sizes[0][1]}' if alike else ', '.join(told)}"] if told else []
     modes = _table(data, "modes")
     said += [f"modes: {', '.join(f'{name} {whole(count)}' for name, count in modes.items())}"] if modes else []
-    for name, key, words in COPIES:
+    for name, key, none, some in COPIES:
         count = number(_table(data, name).get(key))
-        said += [f"{whole(count) if count else 'no'} {words}"] if count is not None else []
+        said += [f"{whole(count)} {some}" if count else none] if count is not None else []
     return said
 
 

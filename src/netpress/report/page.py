@@ -20,6 +20,7 @@ from netpress.report.images import (
     list_skipped,
     list_warnings,
     tabulate_counts,
+    tell_totals,
 )
 from netpress.report.pictures import Examples, Picture, read_examples, read_mistakes
 from netpress.report.stages import draw_stages, tabulate_stages, write_interval
@@ -89,6 +90,7 @@ def _images(run: RunFacts, examples: Examples | None) -> dict[str, Any]:
         "examples": examples,
         "per_class": class_counts(run.data),
         "counts": tabulate_counts(run.data),
+        "totals": tell_totals(run.data),
         "about_images": describe_images(run.data),
         "warnings": list_warnings(run.data),
         "skipped": skipped,

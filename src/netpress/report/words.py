@@ -20,7 +20,7 @@ def describe_stage(stage: StageFacts) -> list[str]:
     own = WORK.get(stage.kind, _nothing)(stage.settings)
     training = stage.settings if stage.kind == "train" else _table(stage.settings, "train")
     phrases = describe_training(training) if training else []
-    if own and phrases:
+    if own and _length(training):
         phrases[0] = f"then trains {phrases[0]}"
     return own + phrases
 
@@ -34,6 +34,8 @@ def describe_training(training: Table) -> list[str]:
         _optimizer(optimizer),
         _loss(training),
         f"images: {describe_augmentation(_table(training, 'augment'))}" if _table(training, "augment") else "",
+        f"small images first: of {_sizes(training)} pixels in turn" if _sizes(training) else "",
+        "images of small classes return more often" if training.get("sampling") == "balanced" else "",
         _mixing(_table(training, "mix")),
         "keeps the weights of the best epoch" if training.get("keep") == "best" else "",
         "keeps a moving average of the weights" if _table(training, "average") else "",
@@ -61,7 +63,8 @@ def describe_augmentation(augment: Table) -> str:
         share = "" if low is None else f" of {percent(low, 0)} to {percent(high, 0)} of the area"
         said.append(f"a random part{share}, stretched")
     if number(augment.get("crop")):
-        said.append(f"shifted by up to {whole(augment['crop'])} pixels")
+        border = ", the border reflected" if augment.get("fill") == "reflect" else ""
+        said.append(f"shifted by up to {whole(augment['crop'])} pixels{border}")
     if augment.get("flip") is True:
         said.append("mirrored at random")
     if number(augment.get("cutout")):
@@ -149,6 +152,11 @@ def _loss(training: Table) -> str:
     coefficient = number(penalty.get("coefficient"))
     said += [f"penalty of {plain(coefficient)} on weights that are not orthogonal"] if coefficient else []
     return ", ".join(said)
+
+
+def _sizes(training: Table) -> str:
+    sizes = training.get("sizes")
+    return ", ".join(map(plain, sizes)) if isinstance(sizes, list) else ""
 
 
 def _mixing(mix: Table) -> str:
