@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,11 @@ def with_limits(recipe: Recipe, **limits: float) -> Recipe:
     return read_recipe(recipe, [f"limits.{name}={limit!r}" for name, limit in limits.items()])
 
 
+def at_worst(name: str, figure: float) -> float:
+    """With what is kept in reserve, since the pruning here ranks all layers together."""
+    return {"flash": math.ceil(figure * 1.03), "ram": figure, "score": figure * 1.06}[name]
+
+
 @pytest.fixture(scope="module")
 def plans() -> dict[tuple[Any, ...], dict[str, float]]:
     """What a plan says of each combination, in order of preference, each planned as a recipe of its own."""
@@ -61,11 +67,14 @@ def plans() -> dict[tuple[Any, ...], dict[str, float]]:
 def test_the_first_that_fits_is_chosen(plans: dict[tuple[Any, ...], dict[str, float]]) -> None:
     """Of every limit, and of every two, that a combination just keeps: the first by the plans of all."""
     seen = set()
-    own = [{name: figures[name]} for figures in list(plans.values())[1::2] for name in figures]
-    own += [{"flash": figures["flash"], "score": figures["score"]} for figures in list(plans.values())[::3]]
+    kept = [{name: at_worst(name, figure) for name, figure in figures.items()} for figures in plans.values()]
+    own = [{name: figures[name]} for figures in kept[1::2] for name in figures]
+    own += [{"flash": figures["flash"], "score": figures["score"]} for figures in kept[::3]]
     for limits in {tuple(one.items()): one for one in own}.values():
         expected = next(
-            chosen for chosen, figures in plans.items() if all(figures[name] <= limit for name, limit in limits.items())
+            chosen
+            for chosen, figures in plans.items()
+            if all(at_worst(name, figures[name]) <= limit for name, limit in limits.items())
         )
         fitted = fit_recipe(with_limits(small(), **limits))
         assert tuple(fitted.values.values()) == expected
@@ -85,7 +94,7 @@ def test_without_limits_or_a_table_the_recipe_is_as_it_stands() -> None:
 @pytest.mark.slow
 def test_where_nothing_fits_the_least_is_told_and_would_fit(plans: dict[tuple[Any, ...], dict[str, float]]) -> None:
     for name in ("flash", "ram", "score"):
-        least = min(figures[name] for figures in plans.values())
+        least = at_worst(name, min(figures[name] for figures in plans.values()))
         with pytest.raises(UserError, match="none of the 8 combinations") as refused:
             fit_recipe(with_limits(small(), **{name: least * 0.7 if name == "score" else int(least * 0.7)}))
         text = str(refused.value)
@@ -107,12 +116,12 @@ def test_limits_that_only_some_keep_each_are_told_together() -> None:
         ]
     }
     counted = list(list_counted(with_limits(small(table), flash=1, ram=1), None))
-    (deep_flash, deep_ram), (wide_flash, wide_ram) = ([taken.found for taken in one.taken] for one in counted)
+    (deep_flash, deep_ram), (wide_flash, wide_ram) = ([taken.most for taken in one.taken] for one in counted)
     assert deep_flash > wide_flash and deep_ram < wide_ram
     with pytest.raises(UserError, match="although each one is kept by some") as refused:
         fit_recipe(with_limits(small(table), flash=wide_flash, ram=deep_ram))
     text = str(refused.value)
-    assert f"limits.flash: the least where the others are kept is flash {deep_flash / 1024:.1f} KiB" in text
+    assert "limits.flash: the least where the others are kept is flash " in text
     assert f"--flash {deep_flash:.0f} would fit" in text and f"--ram {wide_ram:.0f} would fit" in text
     assert fit_recipe(with_limits(small(table), flash=deep_flash, ram=deep_ram)).values["model"]["width"] == 2
 
@@ -138,7 +147,7 @@ def test_a_run_states_its_choice_and_goes_on_with_it(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, plans: dict[tuple[Any, ...], dict[str, float]]
 ) -> None:
     (tmp_path / "small.toml").write_text(dump_toml(small().values))
-    limit = int(plans[6, 0.8, "int4"]["flash"])
+    limit = at_worst("flash", plans[6, 0.8, "int4"]["flash"])
     words = ("small.toml", "--flash", limit, "--ram", "1M", "--score", "0.1")
     code, out, _ = call("plan", *words)
     assert code == 0 and "chosen by [fit]: number 4 of 8 in order of preference" in out
@@ -162,7 +171,8 @@ def test_what_nothing_fits_ends_with_exit_code_2_and_leaves_nothing(tmp_path: Pa
     for command in ("plan", "run"):
         code, _, err = call(command, "small.toml", "--flash", 300)
         assert (
-            code == 2 and "limits.flash: the least is flash 377 B of 300 B, 77 B too many, with model.width = 3" in err
+            code == 2
+            and "limits.flash: the least is flash 377 B + 3% of 300 B, 89 B too many, with model.width = 3" in err
         )
     assert not (tmp_path / "runs").exists()
     (tmp_path / "plain.toml").write_text(dump_toml(small({}).values))
@@ -175,7 +185,7 @@ def test_members_of_a_sweep_are_fitted_each_but_seeds_alike(
     tmp_path: Path, plans: dict[tuple[Any, ...], dict[str, float]]
 ) -> None:
     # Which weights are the smallest differs from seed to seed, and with them a few bytes.
-    flashes = [int(plans[chosen]["flash"]) + 20 for chosen in ((6, 0.3, "int8"), (3, 0.8, "int4"))]
+    flashes = [int(plans[chosen]["flash"] * 1.03) + 20 for chosen in ((6, 0.3, "int8"), (3, 0.8, "int4"))]
     values = small(sweep={"seeds": [1, 2], "grid": {"limits.flash": flashes}}).values
     (tmp_path / "several.toml").write_text(dump_toml(values))
     sweep = read_sweep(str(tmp_path / "several.toml"))
@@ -188,9 +198,11 @@ def test_members_of_a_sweep_are_fitted_each_but_seeds_alike(
     widths = [read_recipe(str(path)).model["width"] for path in sorted((tmp_path / "runs").glob("*/recipe.toml"))]
     assert sorted(widths) == [3, 3, 6, 6]
     run_sweep(sweep, tmp_path / "runs")  # all are there: nothing is refused as another recipe
-    tight = [f'sweep.grid."limits.flash"=[{flashes[1] - 20}]']
-    with pytest.raises(UserError, match=r"member flash-377_seed-1: fit: none of the 8 (.|\n)*is flash 382 B of 377 B"):
-        plan_sweep(read_sweep(str(tmp_path / "several.toml"), tight))  # the first seed has 377 bytes, the second 382
+    tight = ['sweep.grid."limits.flash"=[389]']  # 377 bytes of the first seed and 3%, of the second 382
+    with pytest.raises(
+        UserError, match=r"member flash-389_seed-1: fit: none of the 8 (.|\n)*is flash 382 B \+ 3% of 389 B"
+    ):
+        plan_sweep(read_sweep(str(tmp_path / "several.toml"), tight))
     with pytest.raises(UserError, match=r"member flash-1_seed-1: fit: none of the 8"):
         plan_sweep(read_sweep(str(tmp_path / "several.toml"), ['sweep.grid."limits.flash"=[1]']))
 
@@ -202,13 +214,14 @@ def test_a_chain_is_fitted_for_its_result(tmp_path: Path) -> None:
     values = {"name": "two", "data": own.values["data"], "fit": table}
     large = {"model": own.model, "stages": [STAGES[0]]}
     chain = check_recipe(values | {"networks": {"large": large, "pruned": pruned}})
-    found = [one.taken[0].found for one in list_counted(with_limits(chain, flash=1), None)]
+    counted = [one.taken[0] for one in list_counted(with_limits(chain, flash=1), None)]
+    found, most = ([getattr(taken, name) for taken in counted] for name in ("found", "most"))
     assert len(found) == 4 and len(set(found)) == 4
-    for place, flash in enumerate(found):
-        fitted = fit_recipe(with_limits(chain, flash=int(flash)))
-        expected = next(i for i, other in enumerate(found) if other <= flash)
+    for place, flash in enumerate(most):
+        fitted = fit_recipe(with_limits(chain, flash=flash))
+        expected = next(i for i, other in enumerate(most) if other <= flash)
         assert fitted.chosen is not None and fitted.chosen.place == expected + 1, place
         result = plan_recipe(fitted.recipe)["networks"][-1]
         assert result["stages"][-1]["footprint"]["flash_bytes"] == found[expected]
-    result = run_recipe(with_limits(chain, flash=int(found[1])), tmp_path / "two")
-    assert result.footprint.flash_bytes <= found[1]
+    result = run_recipe(with_limits(chain, flash=most[1]), tmp_path / "two")
+    assert result.footprint.flash_bytes <= most[1]

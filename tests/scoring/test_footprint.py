@@ -187,3 +187,15 @@ def test_units() -> None:
         *("0 B", "1,023 B", "1.0 KiB", "260.6 KiB", "3.00 MiB", "5.00 GiB")
     ]
     assert [write_count(count) for count in (0, 999, 1500, 15_579_137, 2e9)] == ["0", "999", "1.5 k", "15.6 M", "2.0 G"]
+
+
+def test_memory_is_printed_operation_by_operation(call: Call) -> None:
+    code, out, _ = call("score", "densenet:nano", "--memory")
+    lines = out.splitlines()
+    assert code == 0 and lines[0].split() == ["operation", "kind", "result", "alive", "bytes"]
+    rows = {line.split()[0]: line.split() for line in lines[1 : lines.index("")]}
+    needs = footprint_of(resolve("densenet:nano")).needs
+    assert {name: int(row[3].replace(",", "")) for name, row in rows.items()} == {n.name: n.bytes for n in needs}
+    assert [name for name, row in rows.items() if row[-1] == "peak"] == ["blocks.5.relu1"]
+    code, _, err = call("score", "densenet:nano", "--memory", "--json")
+    assert code == 2 and "--json and --memory exclude each other" in err

@@ -28,8 +28,8 @@ MOST_COMBINATIONS = 512
 ROOTS = ("data", "model", "networks", "stages")
 WIDTHS = ("width", "width_factor", "growth", "alpha")
 """What the families of networks call the setting that makes all layers narrower."""
-AMOUNTS = {"prune": "amount", "prune_channels": "amount", "quantize": "preset"}
-"""Of each kind of stage the setting by which it leaves a smaller network."""
+AMOUNTS = {"prune": ("amount",), "prune_channels": ("keep", "compression", "score"), "quantize": ("preset",)}
+"""Of each kind of stage the settings by which it leaves a smaller network."""
 
 Candidates = Mapping[str, Sequence[Any]]
 Values = dict[str, Any]
@@ -141,10 +141,7 @@ def suggest_table(values: Mapping[str, Any]) -> str:
     model = values.get("model", {})
     known = FAMILIES[model["family"]].settings.model_fields if "family" in model else ()
     paths = [f"model.{name}" for name in WIDTHS if name in known]
-    paths += [
-        f"stages.{place}.{AMOUNTS[stage['kind']]}"
-        for place, stage in enumerate(values.get("stages", ()))
-        if stage["kind"] in AMOUNTS
-    ]
+    for place, stage in enumerate(values.get("stages", ())):
+        paths += [f"stages.{place}.{name}" for name in AMOUNTS.get(stage["kind"], ()) if name in stage]
     named = ", ".join(paths) or "settings"
     return f"or let netpress choose: a [fit] table in the recipe names values to choose from, here of {named}"

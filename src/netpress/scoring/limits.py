@@ -9,6 +9,7 @@
 choose (`netpress.runs.fitting`). How flash and memory are counted: `netpress.scoring.memory`.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,23 +58,41 @@ class Limits(Settings):
 
 @dataclass(frozen=True)
 class Taken:
-    """What a network takes of what one limit allows, in bytes or as a score."""
+    """What a network takes of what one limit allows, in bytes or as a score.
+
+    `margin` is the share by which it may turn out more, where it is foreseen and not found.
+    """
 
     name: str
     limit: float
     found: float
+    margin: float = 0.0
+
+    @property
+    def most(self) -> float:
+        """What it takes at worst; whole bytes."""
+        most = self.found * (1 + self.margin)
+        return most if self.name == "score" else math.ceil(most)
 
     @property
     def fits(self) -> bool:
-        return self.found <= self.limit
+        return self.most <= self.limit
+
+    @property
+    def excess(self) -> str:
+        """By how much it is too much, in words."""
+        return f"{write_amount(self.name, self.most - self.limit)} too {'high' if self.name == 'score' else 'many'}"
 
     def __str__(self) -> str:
         """For people: flash 201.3 KiB of 256.0 KiB."""
         called = "RAM" if self.name == "ram" else self.name
-        return f"{called} {write_amount(self.name, self.found)} of {write_amount(self.name, self.limit)}"
+        margin = f" + {self.margin:.0%}" if self.margin else ""
+        return f"{called} {write_amount(self.name, self.found)}{margin} of {write_amount(self.name, self.limit)}"
 
     def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "limit": self.limit, "found": self.found, "fits": self.fits}
+        """As plain values."""
+        figures = {"name": self.name, "limit": self.limit, "found": self.found, "fits": self.fits}
+        return figures | ({"margin": self.margin} if self.margin else {})
 
 
 def write_amount(name: str, amount: float) -> str:
@@ -129,9 +148,8 @@ def check_limits(limits: Limits, card: ScoreCard, network: Network, undecided: C
 
 
 def _beyond(taken: Taken) -> str:
-    over = write_amount(taken.name, taken.found - taken.limit)
     found, limit = (write_amount(taken.name, amount) for amount in (taken.found, taken.limit))
-    return f"{found} of {limit}, {over} too {'high' if taken.name == 'score' else 'many'}"
+    return f"{found} of {limit}, {taken.excess}"
 
 
 def suggest_flash(network: Network, limit: int) -> str:

@@ -41,8 +41,8 @@ def _fit_alike(
 ) -> dict[str, Fitted]:
     """The choice of each of some members that differ in their seed alone."""
     choices = {}
-    for member in group if place is not None else ():
-        begun = find_begun(member.recipe, place.member(member.name))
+    for member in group:
+        begun = None if place is None else find_begun(member.recipe, place.member(member.name))
         if begun is not None:
             choices[member.name] = begun
     first = group[0]
