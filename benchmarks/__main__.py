@@ -1,6 +1,6 @@
 """`make bench`: every benchmark in turn, on the machine at hand.
 
-    python -m benchmarks [NAME ...]        training, teachers, policies, scoring, factorizing, photos; all without a name
+    python -m benchmarks [NAME ...]    training, teachers, policies, scoring, factorizing, photos; all without a name
 
 Absolute times belong to one machine and one moment; what is claimed are ratios of two sides that ran alternately.
 """

@@ -1,11 +1,12 @@
 """Accuracy on small folders of images: the recipe `photos` against plain PyTorch, in equal processor seconds.
 
-    python -m benchmarks.photos [--seconds 15] [--seeds 1] [--sets cifar10 cifar100 digits] [--json FILE] [--data DIR ...]
+    python -m benchmarks.photos [--seconds 15] [--seeds 1] [--sets cifar10 ...] [--sides photos ...] [--data DIR ...]
 
 Each side reads the same folders of PNGs and trains for the same processor seconds on one thread, reading included,
 imports left out. `benchmarks.plain_photos` is the other side: a ResNet and a MobileNetV2 of 25,000 weights. Ours is the
-recipe as it is shipped (trained, pruned, in 8-bit integers), its first stage alone with all of the time, and that at
-no more multiply-adds than the plain ResNet has. --minutes chooses the epochs, told to count processor time.
+recipe as it is shipped (trained, pruned, in 8-bit integers) and its first stage alone with all of the time. Both have
+fewer multiply-adds than the other side's ResNet; --width makes ours as wide as you like. --minutes chooses the epochs,
+told to count processor time.
 
 Images are 5 classes of CIFAR-10 with 200 images each, 10 of CIFAR-100 with 150 (where NETPRESS_DATA names their
 folder), and the digits. --data adds folders of your own, with train/ and test/.
@@ -17,7 +18,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ SETS: dict[str, tuple[str, list[int], int, int]] = {
 }
 """Name -> data set, its classes, and so many images of each to learn from and to test on."""
 UNMIRRORED = ("digits",)
-DENSE, LIGHT, SHIPPED = "photos, trained", "photos, trained, fewer products", "photos"
-LIGHT_WIDTH = 16
+DENSE, SHIPPED = "photos, trained", "photos"
+SIDES = (*plain_photos.NETWORKS, DENSE, SHIPPED)
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ def read_plainly(folder: Path, side: int) -> tuple[Tensor, Tensor]:
 def run_plain(name: str, folder: Path, side: int, seconds: float, seed: int) -> Result:
     started = time.process_time()
     images, labels = read_plainly(folder / "train", side)
+    tested, truth = read_plainly(folder / "test", side)
     mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
     torch.manual_seed(seed)
     module = plain_photos.NETWORKS[name](int(labels.max()) + 1)
     left = seconds - (time.process_time() - started)
     plain_photos.train(module, (images - mean) / std, labels, left, seed)
+    accuracy = plain_photos.accuracy(module, (tested - mean) / std, truth)
     taken = time.process_time() - started
-    images, labels = read_plainly(folder / "test", side)
-    accuracy = plain_photos.accuracy(module, (images - mean) / std, labels)
     weights = sum(parameter.numel() for parameter in module.parameters())
     return Result(100 * accuracy, taken, weights, count_products(module, side), 4 * weights)
 
@@ -116,12 +116,11 @@ def count_products(module: nn.Module, side: int) -> float:
     return float(sum(counted))
 
 
-def run_ours(kind: str, folder: Path, side: int, seconds: float, seed: int) -> Result:
-    values, _ = read_values("photos", [f"data.image_size={side}"], seed)
+def run_ours(kind: str, folder: Path, side: int, seconds: float, seed: int, width: int | None) -> Result:
+    changes = [f"data.image_size={side}"] + ([f"model.width={width}"] if width else [])
+    values, _ = read_values("photos", changes, seed)
     if kind != SHIPPED:
         values["stages"] = values["stages"][:1]
-    if kind == LIGHT:
-        values["model"]["width"] = LIGHT_WIDTH
     if folder.name in UNMIRRORED:
         values["stages"] = json.loads(json.dumps(values["stages"]).replace('"flip": true', '"flip": false'))
     with tempfile.TemporaryDirectory() as place, patch("time.monotonic", time.process_time):
@@ -131,13 +130,6 @@ def run_ours(kind: str, folder: Path, side: int, seconds: float, seed: int) -> R
     weights = sum(parameter.numel() for parameter in result.network.module.parameters())
     footprint = result.footprint
     return Result(100 * result.accuracy, taken, weights, footprint.multiply_adds, footprint.flash_bytes)
-
-
-def sides_of(folder: Path, side: int, seconds: float) -> Iterator[tuple[str, Callable[[int], Result]]]:
-    for name in plain_photos.NETWORKS:
-        yield name, lambda seed, name=name: run_plain(name, folder, side, seconds, seed)  # type: ignore[misc]
-    for kind in (LIGHT, DENSE, SHIPPED):
-        yield kind, lambda seed, kind=kind: run_ours(kind, folder, side, seconds, seed)  # type: ignore[misc]
 
 
 def describe(name: str, results: list[Result]) -> str:
@@ -156,6 +148,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", nargs="*", default=None)
     parser.add_argument("--side", type=int, default=SIDE, help="pixels of the images that are trained on")
+    parser.add_argument("--width", type=int, help="of our network; by default the recipe's")
+    parser.add_argument("--sides", nargs="*", default=SIDES, help="by default all: " + ", ".join(SIDES))
     parser.add_argument("--data", type=Path, nargs="*", default=[])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -165,9 +159,16 @@ def main() -> None:
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as place:
         for folder in [*(write_folder(name, Path(place)) for name in chosen), *options.data]:
-            print(f"{folder.name}, {options.side} pixels, {options.seconds:g} s, seeds 1 to {options.seeds}", flush=True)
-            for name, run in sides_of(folder, options.side, options.seconds):
-                results = [run(seed) for seed in range(1, options.seeds + 1)]
+            print(
+                f"{folder.name}, {options.side} pixels, {options.seconds:g} s, seeds 1 to {options.seeds}", flush=True
+            )
+            for name in options.sides:
+                asked = (name, folder, options.side, options.seconds)
+                seeds = range(1, options.seeds + 1)
+                if name in plain_photos.NETWORKS:
+                    results = [run_plain(*asked, seed) for seed in seeds]
+                else:
+                    results = [run_ours(*asked, seed, options.width) for seed in seeds]
                 print(describe(name, results), flush=True)
                 found.setdefault(folder.name, {})[name] = [vars(result) for result in results]
                 if options.json:

@@ -148,7 +148,8 @@ def predict(
     bytes of a file; a Pillow image; an array of uint8, 0 to 255, [height, width], [height, width, 3] or [images,
     height, width, 3] (with 1 or 4 in place of 3: grey, RGBA). Floats are refused, since 1 may be white or almost black.
     Each is read as the network's training read its images: turned, put on a background, resized, normalized; `set`
-    changes that ("data.background=255", "data.max_pixels=200000000"). For a grey network colours become grey.
+    changes that ("data.resize=pad", "data.background=255", "data.max_pixels=200000000"). For a grey network colours
+    become grey.
 
     An image that cannot be read does not stop the others: its answer has a `problem`. `exact` computes in integers.
     `scale` multiplies the logits before the softmax; give a network that ends in cosines the scale of its loss.

@@ -208,6 +208,7 @@ OTHER_IMAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mix": ({"mix": {"kind": "mixup"}}, {}),
     "batch size": ({"batch_size": 10}, {}),
     "sizes": ({"sizes": [4, 6]}, {}),
+    "sampling": ({"sampling": "balanced"}, {}),
     "seed": ({}, {"seed": 12}),
     "name": ({}, {"name": "02-train"}),
     "images": ({}, {"dataset": _other_pixel(make_dataset())}),

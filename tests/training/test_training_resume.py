@@ -36,6 +36,7 @@ EVERYTHING: dict[str, Any] = {
     "rounds": 2,
     "batch_size": 16,
     "sizes": [3, 4, 6],
+    "sampling": "balanced",
     "schedule": {"kind": "cosine", "per": "step", "warmup": 0.5},
     "loss": {"kind": "adaptive_label_smoothing"},
     "orthogonality": {"coefficient": 0.1},

@@ -7,7 +7,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from netpress.cli import asking, comparing, exporting, listing, measuring, running, scoring, sensitivity, shipping
+from netpress.cli import (
+    asking,
+    comparing,
+    exporting,
+    listing,
+    looking,
+    measuring,
+    running,
+    scoring,
+    sensitivity,
+    shipping,
+)
 from netpress.errors import NetpressError, readable
 from netpress.process.console import PatientStream
 from netpress.process.interruption import Interrupted, listening
@@ -21,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # else what stands in square brackets is taken for markup and disappears
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, measuring, asking, scoring, comparing, sensitivity, shipping, exporting, listing):
+for group in (running, looking, measuring, asking, scoring, comparing, sensitivity, shipping, exporting, listing):
     group.add_commands(app)
 
 

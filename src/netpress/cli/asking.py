@@ -57,7 +57,7 @@ def predict(
     """Say which class each image is of, and how likely.
 
     Images are read as the network's training read its own. One that cannot be read does not stop the others; the exit
-    code is then 1. --set takes data.background and data.max_pixels.
+    code is then 1. --set takes data.resize, data.background, data.max_pixels and data.reduced_decoding.
     """
     from netpress import api
     from netpress.data.pictures import list_pictures

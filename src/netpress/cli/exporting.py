@@ -20,7 +20,9 @@ from netpress.cli.options import (
 from netpress.errors import UserError
 
 if TYPE_CHECKING:
+    from netpress.export.graph import Takes
     from netpress.export.onnx import OnnxCheck
+    from netpress.network import Network
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -33,6 +35,10 @@ def add_commands(app: typer.Typer) -> None:
 def export_as_onnx(
     network: NetworkName,
     out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="Where the ONNX file is written.")],
+    takes: Annotated[
+        str,
+        typer.Option("--input", metavar="KIND", help="pixels (uint8, 0 to 255; the file normalizes) or normalized."),
+    ] = "pixels",
     data: DataFolder = None,
     dataset: DatasetName = None,
     overrides: DataChanges = None,
@@ -52,33 +58,42 @@ def export_as_onnx(
     With data it is compared on the test images, else on random ones.
     """
     from netpress import api
+    from netpress.export.graph import KINDS, describe
     from netpress.export.onnx import check_onnx, export_onnx, stored_bytes
     from netpress.network.data import load_data_at_hand
     from netpress.process.console import Console
     from netpress.recipe.overrides import read_data_changes
 
+    if takes not in KINDS:
+        raise UserError(f"--input {takes}: there are {' and '.join(KINDS)}")
+    kind = KINDS[takes]
     loaded = api.load(network, allow_import=allow_import)
     if not check:
         compares = given_options(data=data, dataset=dataset, set=overrides, classes_by_number=classes_by_number)
         compares += given_options(agreement=agreement, tolerance=tolerance)
         if compares:
             raise UserError(f"--no-check compares nothing: leave out {' and '.join(compares)}, or --no-check")
-        export_onnx(loaded, out)
-        print_json({"file": str(out)}) if as_json else print(f"file        {out}")
+        export_onnx(loaded, out, kind)
+        print_json({"file": str(out), "metadata": describe(loaded, kind)}) if as_json else _print_call(
+            out, loaded, kind
+        )
         return
     changes = read_data_changes(overrides or [], classes_by_number, dataset)
     dataset_read = load_data_at_hand(loaded, data, dataset, changes, console=Console(quiet=as_json))
     images = None if dataset_read is None else dataset_read.test
-    export_onnx(loaded, out)
+    export_onnx(loaded, out, kind)
     result = check_onnx(loaded, out, images, agreement=agreement, far=tolerance)
     network_bytes = stored_bytes(loaded)
     if as_json:
-        print_json({"file": str(out), "network_bytes": network_bytes, **asdict(result)})
+        print_json(
+            {"file": str(out), "network_bytes": network_bytes, **asdict(result), "metadata": describe(loaded, kind)}
+        )
     else:
-        _print(out, result, network_bytes)
+        _print(result, network_bytes)
+        _print_call(out, loaded, kind)
 
 
-def _print(out: Path, result: "OnnxCheck", network_bytes: int) -> None:
+def _print(result: "OnnxCheck", network_bytes: int) -> None:
     what = f"{result.count:,} {'test' if result.labelled else 'random'} images"
     if result.labelled:
         print(f"accuracy    {result.onnx_accuracy:.2%} in ONNX Runtime, {result.accuracy:.2%} in netpress")
@@ -87,4 +102,13 @@ def _print(out: Path, result: "OnnxCheck", network_bytes: int) -> None:
     print(f"latency     {result.onnx_single * 1e3:.2f} ms an image in ONNX Runtime, {result.single * 1e3:.2f} ms here")
     each = result.onnx_seconds * 1e3 / result.batch_size, result.seconds * 1e3 / result.batch_size
     print(f"            {each[0]:.2f} ms an image in batches of {result.batch_size}, {each[1]:.2f} ms here")
+
+
+def _print_call(out: Path, network: "Network", takes: "Takes") -> None:
+    """Where the file is, and how Python calls it."""
+    from netpress.export.graph import calls, describe
+
     print(f"file        {out}")
+    print(f"input       {describe(network, takes)['input']}")
+    for name, code in calls(network, takes).items():
+        print(f"{name:12}{code}")

@@ -97,7 +97,7 @@ def run(
 
         print(f"{as_markdown(resolved, ChainFolder(folder))}\n")
         print(f"result      {resolved.result_name}")
-    print(f"accuracy    {result.accuracy:.2%} of the test images")
+    print(f"accuracy    {result.accuracy:.2%} of {result.tested}")
     print(f"parameters  {result.params:,.0f} values of 32 bits stored")
     print(f"operations  {result.operations:,.0f} of 32 bits an image")
     print(f"score       {result.score:.5f} by the {resolved.score.convention} convention")
@@ -125,7 +125,9 @@ def plan(
     minutes: Minutes = None,
 ) -> None:
     """Show what each stage of a recipe will touch, layer by layer, and what it should cost. Runs nothing."""
+    from netpress.process.console import Console
     from netpress.recipe.reading import read_recipe
+    from netpress.runs.beginning import look_at_data
     from netpress.runs.recipes import plan_recipe
 
     asked = (recipe, limit_overrides(overrides, flash, ram, score), None, epochs_scale)
@@ -136,12 +138,15 @@ def plan(
         _print_sweep(plan_sweep(read_sweep(*asked), data, allow_import), as_json)
         return
     planned = plan_recipe(resolved, data, allow_import, minutes)
+    found = look_at_data(resolved, data, Console(quiet=True)) if data is not None else None
     if as_json:
-        print_json(planned)
+        print_json(planned | ({"data": found.as_json()} if found is not None else {}))
         return
     if "minutes" in planned:
         print(planned["minutes"])
     print(planned["summary"])
+    if found is not None:
+        found.tell(Console())
     if "fit" in planned:
         _print_fit(planned["fit"])
     if "networks" not in planned:

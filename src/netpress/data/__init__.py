@@ -4,7 +4,7 @@ from netpress.data.augment import AugmentSettings, augment
 from netpress.data.batches import normalize, shrink, shuffled_batches
 from netpress.data.dataset import Dataset, load_dataset, survey_dataset
 from netpress.data.images import Images
-from netpress.data.layout import has_test_folder
+from netpress.data.layout import has_test_folder, lacks_test
 from netpress.data.mixing import Mixed, MixSettings, mix
 from netpress.data.record import DataRecord
 from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Survey
@@ -22,6 +22,7 @@ __all__ = [
     "Survey",
     "augment",
     "has_test_folder",
+    "lacks_test",
     "load_dataset",
     "mix",
     "normalize",

@@ -60,10 +60,18 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     images: uint8 [batch, channels, height, width]; mean and std: fractions of 255, one a
     channel. Computed as one multiplication and one addition a value.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
+    scale, shift = scale_and_shift(mean, std, images.device)
     values = images.to(torch.float32, memory_format=torch.channels_last)
     return values.mul_(scale).add_(shift)
+
+
+def scale_and_shift(
+    mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """What `normalize` multiplies pixels of 0 to 255 by, and adds: float32 [1, channels, 1, 1] both."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
+    return scale, shift
 
 
 def shrink(images: Tensor, size: int | None) -> Tensor:

@@ -6,6 +6,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 
 from netpress.data.division import divide, divide_source
-from netpress.data.images import Images, Source
+from netpress.data.images import Divided, Images, Source
 from netpress.data.pickles import read_arrays
-from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Parts, Survey
+from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Survey
 from netpress.errors import Failure
 from netpress.files import download, sha256_of, unpack_tar
 from netpress.process.console import Console
@@ -158,7 +159,7 @@ def _labels(values: Any) -> list[int] | None:
     return values
 
 
-def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
+def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Divided:
     return divide_source(read_cifar(settings.dataset, folder or default_folder(), console), settings, seed)
 
 
@@ -168,6 +169,13 @@ def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
     return Survey(settings.dataset, len(train), 3, SIDE, release.classes, None)
 
 
+def _is_here(release: Release, folder: Path | None) -> bool:
+    return _find(release, folder or default_folder()) is not None
+
+
 for dataset, entry in RELEASES.items():
     photographs = f"60,000 photographs of {SIDE} x {SIDE} pixels, {entry.classes} classes (Krizhevsky 2009)"
-    DATASETS.add(dataset, DatasetReader(f"{photographs}; downloaded when absent", _read, _survey))
+    DATASETS.add(
+        dataset,
+        DatasetReader(f"{photographs}; downloaded when absent", _read, _survey, partial(_is_here, entry)),
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from netpress.data.images import Images
+from netpress.data.images import FileFacts, Images
 from netpress.data.record import DataRecord
 from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Survey
 from netpress.errors import UserError
@@ -36,6 +36,10 @@ class Dataset:
     select_on: str = "validation"
     record: DataRecord | None = None
     """What reads this data set again; None for one that was not read by `load_dataset`."""
+    files: FileFacts | None = None
+    """Of a folder: what its files were."""
+    test_total: int | None = None
+    """So many test images there are, where `test` has but some of them."""
 
     @property
     def channels(self) -> int:
@@ -50,6 +54,13 @@ class Dataset:
     def count(self) -> int:
         """Classes."""
         return len(self.classes)
+
+    @property
+    def tested(self) -> str:
+        """What the test images are, in words for figures."""
+        if self.test_total is None:
+            return "the test images"
+        return f"{len(self.test):,} of the {self.test_total:,} test images (data.test_images)"
 
     @property
     def selection(self) -> Images:
@@ -68,11 +79,16 @@ def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console
     """
     seed = seed if settings.split_seed is None else settings.split_seed
     name, select_on = settings.dataset, settings.select_on
-    classes, parts = _reader_of(settings, folder).read(settings, folder, seed, console)
+    divided = _reader_of(settings, folder).read(settings, folder, seed, console)
+    parts = divided.train, divided.validation, divided.test
     mean, std = channel_statistics(parts[0].images)
+    if divided.test_total is not None:
+        console.say(f"{name}: tested on {len(divided.test):,} of the {divided.test_total:,} test images")
     checksum = _checksum(*parts)
     record = DataRecord(settings=settings.model_copy(update={"split_seed": None}), seed=seed, checksum=checksum)
-    return Dataset(name, *parts, classes, mean, std, checksum, select_on, record)
+    return Dataset(
+        name, *parts, divided.classes, mean, std, checksum, select_on, record, divided.files, divided.test_total
+    )
 
 
 def survey_dataset(settings: DataSettings, folder: Path | None, seed: int) -> Survey:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from netpress.data.division import divide, divide_source
-from netpress.data.images import Images, Source, draw_stratified
-from netpress.data.settings import DATASETS, DEFAULT_SIZE, DatasetReader, DataSettings, Parts, Survey
+from netpress.data.images import Divided, Images, Source, draw_stratified
+from netpress.data.settings import DATASETS, DEFAULT_SIZE, DatasetReader, DataSettings, Survey
 from netpress.errors import Failure
 from netpress.process.console import Console
 
@@ -65,7 +65,7 @@ def enlarge(small: np.ndarray, size: int) -> np.ndarray:
     return enlarged
 
 
-def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> tuple[tuple[str, ...], Parts]:
+def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Divided:
     return divide_source(read_digits(settings.image_size or DEFAULT_SIZE), settings, seed)
 
 

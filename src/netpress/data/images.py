@@ -1,6 +1,7 @@
 """Labelled images as one uint8 tensor, and draws in which each class keeps its share."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +39,34 @@ class Source:
     train: Images
     test: Images
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What the files of a data set were before they became images of one size. Paths are relative to its folder."""
+
+    count: int = 0
+    """Files that were looked at: images and others."""
+    skipped: Sequence[tuple[str, str]] = ()
+    """The path of each that is no image of the data set, and why in a few words."""
+    sizes: Sequence[tuple[int, int]] = ()
+    """Width and height of each image in pixels, turned as its EXIF says."""
+    modes: Mapping[str, int] = field(default_factory=dict)
+    """How many images have each of Pillow's modes: RGB, L (grey), P (palette), CMYK, I;16, ..."""
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A data set as its reader gives it: divided, the labels being places among `classes`."""
+
+    classes: tuple[str, ...]
+    train: Images
+    validation: Images
+    test: Images
+    files: FileFacts | None = None
+    """None where the images are no files."""
+    test_total: int | None = None
+    """So many test images there are, where `test` has but some of them."""
 
 
 def draw_stratified(labels: Tensor, count: int, seed: int, purpose: str) -> tuple[Tensor, Tensor]:

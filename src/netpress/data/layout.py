@@ -23,6 +23,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _PARTS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
 
 File = tuple[Path, int]  # and the number of its class
+Skipped = tuple[Path, str]  # and why, in a few words
+HIDDEN, OTHER, LOOSE = "hidden", "no PNG, JPEG or WebP", "beside the class folders"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Listing:
     test: list[File]
     validation: list[File] | None
     """What lies in a folder for validation; None where there is none, and some of `train` are to be drawn."""
+    skipped: Sequence[Skipped] = ()
+    """What lies in the folder too, and is no image of the data set."""
+    test_total: int | None = None
+    """So many test images lie there, where `test` has but some of them."""
 
 
 def list_folder(folder: Path, test_fraction: float | None, seed: int, console: Console) -> Listing:
@@ -47,7 +53,8 @@ def list_folder(folder: Path, test_fraction: float | None, seed: int, console: C
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --data names the folder with the images")
-    parts = find_parts(folder, console)
+    skipped: list[Skipped] = []
+    parts = find_parts(folder, console, skipped)
     train, test = parts.get("train"), parts.get("test")
     if train and test and test_fraction is not None:
         raise UserError(f"{folder}: has train/ and test/, so data.test_fraction must be left out")
@@ -60,23 +67,23 @@ def list_folder(folder: Path, test_fraction: float | None, seed: int, console: C
     place = train or folder
     named = _class_folders(place)
     classes, places = tuple(named), tuple(named.values())
-    apart = {part: _files_of(path, named, console) for part, path in parts.items() if part != "train"}
-    files = _list_files(place, named, console)
-    _warn_of_loose(place, console)
+    apart = {part: _files_of(path, named, console, skipped) for part, path in parts.items() if part != "train"}
+    files = _list_files(place, named, console, skipped)
+    _warn_of_loose(place, console, skipped)
     if "test" in apart:
-        return Listing(folder, classes, places, files, apart["test"], apart.get("validation"))
+        return Listing(folder, classes, places, files, apart["test"], apart.get("validation"), skipped)
     assert test_fraction is not None
     labels = labels_of(files)
     _refuse_few(place, classes, labels)
     drawn, left = draw_stratified(labels, max(1, round(len(files) * test_fraction)), seed, "folder test")
-    return Listing(folder, classes, places, take(files, left), take(files, drawn), apart.get("validation"))
+    return Listing(folder, classes, places, take(files, left), take(files, drawn), apart.get("validation"), skipped)
 
 
-def find_parts(folder: Path, console: Console | None = None) -> dict[str, Path]:
+def find_parts(folder: Path, console: Console | None = None, skipped: list[Skipped] | None = None) -> dict[str, Path]:
     """Where `folder` is divided, its train, test and validation folders; {} where its folders are the classes.
 
     A folder of such a name that holds no folders, like the others, is a class. Raises UserError where that is not
-    clear. The console is told what is left out.
+    clear. The console is told what is left out, and `skipped` gets it.
     """
     parts: dict[str, list[Path]] = {}
     others = []
@@ -97,7 +104,22 @@ def find_parts(folder: Path, console: Console | None = None) -> dict[str, Path]:
         )
     if others and console is not None:
         console.warn(f"{folder}: {some_of([path.name for path in others])} beside train/ and test/ was left out")
+    if skipped is not None:
+        skipped.extend((path, "beside train/ and test/") for path in others)
     return {part: paths[0] for part, paths in parts.items()}
+
+
+def lacks_test(folder: Path) -> bool:
+    """Whether `folder` holds class folders, or train/ with them, and plainly nothing for the test."""
+    try:
+        if not folder.is_dir():
+            return False
+        parts = find_parts(folder)
+        if not parts:
+            return not any(path.name.casefold() in _PARTS for path in _visible_folders(folder))
+    except (UserError, Failure):
+        return False  # whoever reads it says what is wrong
+    return "train" in parts and "test" not in parts
 
 
 def has_test_folder(folder: Path) -> bool:
@@ -135,14 +157,14 @@ def warn_of_absent(listing: Listing, parts: dict[str, Tensor], console: Console)
             console.warn(f"{listing.folder}: no image of {some_of(absent)} among the {part} images")
 
 
-def _files_of(place: Path, named: dict[str, Path], console: Console) -> list[File]:
+def _files_of(place: Path, named: dict[str, Path], console: Console, skipped: list[Skipped]) -> list[File]:
     """The files of a part beside train/: its classes are among those of `named`, by name."""
     own = _class_folders(place)
     if unknown := [name for name in own if name not in named]:
         raise UserError(f"{place}: the classes {some_of(unknown)} are not in {next(iter(named.values())).parent}")
-    _warn_of_loose(place, console)
+    _warn_of_loose(place, console, skipped)
     validation = _PARTS[place.name.casefold()] == "validation"
-    return _list_files(place, {name: own.get(name) for name in named}, console, required=not validation)
+    return _list_files(place, {name: own.get(name) for name in named}, console, skipped, required=not validation)
 
 
 def _visible_folders(folder: Path) -> list[Path]:
@@ -196,27 +218,35 @@ def _refuse_unclear(folder: Path) -> None:
         )
 
 
-def _warn_of_loose(place: Path, console: Console) -> None:
-    count = sum(1 for entry in place.iterdir() if _is_image(entry) and not entry.is_dir())
-    if count:
-        console.warn(f"{place}: {count:,} images beside the class folders were left out")
+def _warn_of_loose(place: Path, console: Console, skipped: list[Skipped]) -> None:
+    loose = sorted(entry for entry in place.iterdir() if _is_image(entry) and not entry.is_dir())
+    skipped.extend((path, LOOSE) for path in loose)
+    if loose:
+        console.warn(f"{place}: {len(loose):,} images beside the class folders were left out")
 
 
-def _list_files(place: Path, named: Mapping[str, Path | None], console: Console, required: bool = True) -> list[File]:
+def _list_files(
+    place: Path, named: Mapping[str, Path | None], console: Console, skipped: list[Skipped], required: bool = True
+) -> list[File]:
     """Every image below the class folders, class by class, by name; of no class may be none where `required`."""
     files: list[File] = []
     empty, others = [], 0
     for index, (name, folder) in enumerate(named.items()):
-        paths = sorted(_walk(folder, {_identity(place), _identity(place.parent)})) if folder is not None else []
+        hidden: list[Path] = []
+        above = {_identity(place), _identity(place.parent)}
+        paths = sorted(_walk(folder, above, hidden)) if folder is not None else []
         images = [path for path in paths if _is_image(path)]
         others += len(paths) - len(images)
+        skipped.extend((path, HIDDEN) for path in sorted(hidden))
+        skipped.extend((path, OTHER) for path in paths if not _is_image(path))
         files.extend((path, index) for path in images)
         if not images:
             empty.append(name)
     if empty and (required or not files):
         raise UserError(f"{place}: no PNG, JPEG or WebP images of {some_of(empty)}; add some or remove the class")
     if others:
-        console.warn(f"{place}: {others:,} files that are not PNG, JPEG or WebP were left out")
+        what = "1 file that is" if others == 1 else f"{others:,} files that are"
+        console.warn(f"{place}: {what} not PNG, JPEG or WebP {'was' if others == 1 else 'were'} left out")
     return files
 
 
@@ -237,8 +267,8 @@ def _is_image(path: Path) -> bool:
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """What lies in `folder` at any depth and is no folder, hidden names left out, every folder once."""
+def _walk(folder: Path, seen: set[tuple[int, int]], hidden: list[Path] | None = None) -> Iterator[Path]:
+    """What lies in `folder` at any depth and is no folder, every folder once; `hidden` gets hidden names."""
     waiting = [folder]
     links: list[Path] = []  # links last, so that what they lead to is found in its own place first
     while waiting or links:
@@ -247,11 +277,14 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             continue
         seen.add(_identity(place))
         try:
-            entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
+            entries = sorted(place.iterdir())
         except OSError as error:
             raise Failure(f"{place}: cannot be opened ({error.strerror or error})") from error
         for entry in entries:
-            if entry.is_dir():
+            if entry.name.startswith("."):
+                if hidden is not None:
+                    hidden.append(entry)
+            elif entry.is_dir():
                 (links if entry.is_symlink() else waiting).append(entry)
             else:
                 yield entry

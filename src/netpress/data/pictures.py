@@ -128,8 +128,12 @@ def read_blocks(pictures: Sequence[Picture], rules: PixelRules, console: Console
         block = pictures[start : start + count]
         pixels = torch.empty((len(block), *shape), dtype=torch.uint8)
         said = list(read_images([picture.source for picture in block], list(pixels.numpy()), rules))
-        animated.extend(str(picture.name) for picture, (_, several) in zip(block, said, strict=True) if several)
-        problems = [problem for problem, _ in said]
+        problems = [facts if isinstance(facts, str) else None for facts in said]
+        animated.extend(
+            str(picture.name)
+            for picture, facts in zip(block, said, strict=True)
+            if not isinstance(facts, str) and facts.several
+        )
         yield Block(block, problems, pixels[torch.tensor([problem is None for problem in problems])])
     if animated:
         console.warn(f"of {some_of(animated)}, which hold several pictures, the first was taken")

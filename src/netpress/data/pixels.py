@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from netpress.data.resizing import ResizeMethod, make_square, reduce_in_decoding
 from netpress.process.devices import available_cores
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # the last two, since many such files are called .jpg or .png
@@ -52,6 +53,20 @@ class PixelRules:
     background: int = 0
     channels: int = 3
     """3: red, green and blue. 1: grey, as Pillow weighs the colours (.299, .587, .114)."""
+    resize: ResizeMethod = "squash"
+    reduced_decoding: bool = False
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a picture was before it was made one of a size."""
+
+    size: tuple[int, int]
+    """Width and height in pixels, turned as its EXIF says."""
+    mode: str
+    """Pillow's."""
+    several: bool
+    """Whether it is the first of several in its file."""
 
 
 class Budget:
@@ -91,41 +106,41 @@ def strangers_files() -> Iterator[None]:
 
 def read_images(
     sources: Sequence[Source], targets: Sequence[np.ndarray], rules: PixelRules
-) -> Iterator[tuple[str | None, bool]]:
+) -> Iterator[PictureFacts | str]:
     """Decode each source into its target, uint8 [channels, size, size], on all cores.
 
-    Yields for each, in their order, why it cannot be read (None: it was), and whether it is one of several pictures.
+    Yields what each was, in their order, or in a few words why it cannot be read.
     """
     budget = Budget(AT_ONCE)
 
-    def decode(source: Source, target: np.ndarray) -> tuple[str | None, bool]:
+    def decode(source: Source, target: np.ndarray) -> PictureFacts | str:
         try:
-            target[...], several = read_image(source, rules, budget)
+            target[...], facts = read_image(source, rules, budget)
         except Unreadable as error:
-            return str(error), False
-        return None, several
+            return str(error)
+        return facts
 
     with strangers_files(), ThreadPoolExecutor(available_cores()) as pool:
         yield from pool.map(decode, sources, targets)
 
 
-def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, bool]:
-    """The image as uint8 [channels, size, size], and whether it is the first of several pictures in the file.
+def read_image(source: Source, rules: PixelRules, budget: Budget) -> tuple[np.ndarray, PictureFacts]:
+    """The image as uint8 [channels, size, size], and what it was.
 
-    Turned as its EXIF says, transparent places filled with the background, proportions not kept. Raises Unreadable.
+    Turned as its EXIF says, transparent places filled with the background, made square. Raises Unreadable.
     """
     try:
         if isinstance(source, Image.Image):
             _refuse_large(source, rules)
             with _GIVEN:
                 source.load()
-            return _read_picture(source, rules, budget), False
+            return _read_picture(source, rules, budget)
         if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
             raise Unreadable("empty")
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
             _refuse_large(file, rules)
             several = file.format != "MPO" and bool(getattr(file, "is_animated", False))
-            return _read_picture(file, rules, budget), several
+            return _read_picture(file, rules, budget, several, reduce=rules.reduced_decoding)
     except Unreadable:
         raise
     except FileNotFoundError:
@@ -144,17 +159,26 @@ def _refuse_large(picture: Image.Image, rules: PixelRules) -> None:
         raise Unreadable(f"{picture.width:,} x {picture.height:,} pixels, above data.max_pixels")
 
 
-def _read_picture(picture: Image.Image, rules: PixelRules, budget: Budget) -> np.ndarray:
-    """The pixels of the picture, which stays as it is: uint8 [channels, size, size]."""
-    with budget.take(picture.width * picture.height):
+def _read_picture(
+    picture: Image.Image, rules: PixelRules, budget: Budget, several: bool = False, reduce: bool = False
+) -> tuple[np.ndarray, PictureFacts]:
+    """The pixels of the picture: uint8 [channels, size, size]; it stays as it is, except where it may `reduce` it."""
+    (width, height), mode = picture.size, picture.mode
+    with budget.take(width * height):
+        if reduce:
+            reduce_in_decoding(picture, rules.size)
         picture.load()
-        image = to_rgb(_turned(picture), rules.background)
+        turned = _turned(picture)
+        if (turned.width > turned.height) != (picture.width > picture.height):
+            width, height = height, width
+        facts = PictureFacts((width, height), mode, several)
+        image = to_rgb(turned, rules.background)
         if rules.channels == 1:
             image = image.convert("L")
-        if image.size != (rules.size, rules.size):
-            image = image.resize((rules.size, rules.size), Image.Resampling.BILINEAR)  # averages in shrinking
-        values = np.asarray(image)  # [height, width] or [height, width, 3]
-        return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+        values = np.asarray(
+            make_square(image, rules.size, rules.resize, rules.background)
+        )  # [height, width] or [height, width, 3]
+        return (values[None] if values.ndim == 2 else values.transpose(2, 0, 1)), facts
 
 
 def _short(error: Exception) -> str:

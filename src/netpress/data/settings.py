@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, model_validator
 
-from netpress.data.images import Images
+from netpress.data.images import Divided
 from netpress.data.pixels import AT_ONCE, PixelRules
+from netpress.data.resizing import ResizeMethod
 from netpress.errors import UserError, quote
 from netpress.process.console import Console
 from netpress.registry import Registry
@@ -48,6 +49,10 @@ class DataSettings(Settings):
     train_images: Count | None = None
     """Train on this many images only, every class keeping its share (for trials). Validation and test stay whole."""
 
+    test_images: Count | None = None
+    """Test on this many of the test images only, every class keeping its share (for trials). The network's file
+    records it, so that later commands test on the same ones."""
+
     validation: Annotated[float, between(0, 0.9)] = 0.1
     """Share of the training images set apart to select on; the same images for every seed-equal run."""
 
@@ -68,11 +73,21 @@ class DataSettings(Settings):
     """Of a `folder`: the grey, 0 (black) to 255, on which transparent places of an image lie. Black is also what `crop`
     pads with, unless its `fill` says otherwise."""
 
+    resize: ResizeMethod = "squash"
+    """Of a `folder`: how an image becomes square. `squash` stretches it, so that everything is seen and no pixel is
+    wasted, but its proportions are not kept; `crop` takes the square in its middle; `pad` puts bars of the `background`
+    beside it."""
+
+    reduced_decoding: bool = True
+    """Of a `folder`: whether a JPEG of at least 4 times `image_size` on both sides is decoded at 1/2, 1/4 or 1/8 of its
+    size, and then resized. Photographs of 12 million pixels are read 3 times as fast."""
+
     max_pixels: Count = AT_ONCE
     """Of a `folder`: the most pixels of one image. Larger ones are refused before they are decoded."""
 
     test_fraction: OpenFraction | None = None
-    """For a `folder` without train/ and test/: the share of each class that becomes the test set."""
+    """For a `folder` without test/: the share of each class that becomes the test set. If absent, a run takes 0.2 of
+    such a folder, and says so."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -84,14 +99,20 @@ class DataSettings(Settings):
             raise ValueError(f"image_size = {self.image_size}: {self.dataset} has images of 32 pixels")
         if self.test_fraction is not None and self.dataset != "folder":
             raise ValueError(f"test_fraction: {self.dataset} comes with its own test images; only a folder needs it")
-        for key in ("background", "max_pixels"):
+        for key in ("resize", "reduced_decoding", "background", "max_pixels"):
             if self.dataset != "folder" and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: changes nothing in {self.dataset}, only in a folder")
         return self
 
     def pixel_rules(self) -> PixelRules:
         """How image files are read: for every part of a data set, and for what is asked of a network later."""
-        return PixelRules(self.image_size or DEFAULT_SIZE, self.max_pixels, self.background)
+        return PixelRules(
+            self.image_size or DEFAULT_SIZE,
+            self.max_pixels,
+            self.background,
+            resize=self.resize,
+            reduced_decoding=self.reduced_decoding,
+        )
 
     def divide(self, count: int, draws: bool = True) -> tuple[int, int]:
         """How many of `count` images train, and how many are set apart for validation.
@@ -111,8 +132,6 @@ class DataSettings(Settings):
 
 
 DEFAULT_SIZE = 32  # pixels, where image_size is not given
-
-Parts = tuple[Images, Images, Images]  # for training, validation, test
 
 
 @dataclass(frozen=True)
@@ -135,12 +154,14 @@ class Survey:
 class DatasetReader:
     """A data set under a name in DATASETS: one line about it, and two functions.
 
-    `read(settings, folder, seed, console)` gives the names of the classes and the three parts, `survey(settings,
-    folder, seed)` counts without reading an image. Both raise UserError for a folder or settings that do not fit.
+    `read(settings, folder, seed, console)` gives the images, divided; `survey(settings, folder, seed)` counts without
+    reading an image. Both raise UserError for a folder or settings that do not fit.
     """
 
     description: str
-    read: Callable[[DataSettings, Path | None, int, Console], tuple[tuple[str, ...], Parts]]
+    read: Callable[[DataSettings, Path | None, int, Console], Divided]
     survey: Callable[[DataSettings, Path | None, int], Survey]
+    is_here: Callable[[Path | None], bool] = lambda folder: True
+    """Whether the data set can be read from the folder without fetching it."""
     embedded: bool = False
     """Whether it comes with netpress, so that it is read from no folder."""

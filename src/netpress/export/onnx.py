@@ -10,7 +10,6 @@ computes in float16.
 """
 
 import copy
-import json
 import logging
 import statistics
 import time
@@ -27,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netpress import __version__
 from netpress.data import Images, normalize
 from netpress.errors import Failure, UserError
 from netpress.evaluation import best_class, predict
+from netpress.export.graph import OUTER, Takes, finish, takes_of
 from netpress.files import atomic_path
 from netpress.models.factorized import Factorized
 from netpress.network import Network, save
@@ -41,8 +40,6 @@ from netpress.numerics.layers import QuantizedLayer, quantized_layers
 from netpress.process.devices import generator_for
 
 OPSET = 20
-OUTER = "images", "logits"
-"""Names of a file's input and output."""
 TIMED = 5  # runs of one batch, of which the median is reported
 # What an export may be off by: share of equal answers, and a layer's relative error. Where values are rounded, one that
 # lies between two integers may go either way in another order of adding, and layers after it spread the difference.
@@ -77,9 +74,10 @@ class OnnxCheck:
     batch_size: int
 
 
-def export_onnx(network: Network, path: Path | str) -> None:
+def export_onnx(network: Network, path: Path | str, takes: Takes = "pixels") -> None:
     """Write `network` to `path` as ONNX: float, or QDQ where its formats have up to 8 bits; any batch size.
 
+    It takes pixels, uint8 of 0 to 255, and normalizes them itself; or, where it `takes` "normalized" images, float32.
     The file says of itself what `describe` gives, and nothing of the machine that made it. Raises UserError where the
     extra is missing, a format has more than 8 bits, or the file would not be called .onnx; Failure where torch cannot
     export the network.
@@ -87,22 +85,7 @@ def export_onnx(network: Network, path: Path | str) -> None:
     path = Path(path)
     if path.suffix.lower() != ".onnx":
         raise UserError(f"{path}: ONNX is what is written; call the file {path.stem}.onnx")
-    _write(_exportable(network), network, path)
-
-
-def describe(network: Network) -> dict[str, str]:
-    """What an ONNX file says of itself in its own metadata: how an image enters, what the logits mean, whose it is."""
-    spec, source = network.input, network.architecture
-    return {
-        "classes": json.dumps(network.classes),
-        "input": f"{OUTER[0]}: float32 [count, {spec.channels}, {spec.height}, {spec.width}], "
-        "(pixel / 255 - mean) / std" + (", channels red, green, blue" if spec.channels == 3 else ""),
-        "mean": json.dumps(spec.mean),
-        "std": json.dumps(spec.std),
-        "output": f"{OUTER[1]}: one number a class, the largest is the answer",
-        "source": json.dumps({"made_by": "netpress", "family": source.family, "settings": source.settings}),
-        **{name: str(network.facts[name]) for name in ("dataset", "accuracy") if name in network.facts},
-    }
+    _write(_exportable(network), network, path, takes)
 
 
 def check_onnx(
@@ -130,7 +113,8 @@ def check_onnx(
     seen = images if images is not None else random_images(network)
     ours = predict(network, seen, batch_size)
     batches = _batches(network, seen, batch_size)
-    theirs = torch.cat([session(batch) for batch in batches])
+    fed = list(seen.images.cpu().split(batch_size)) if takes_of(path) == "pixels" else batches
+    theirs = torch.cat([session(batch) for batch in fed])
     answers, others = best_class(ours), best_class(theirs)
     same = float((answers == others).double().mean())
     error = _relative_error(ours, theirs)
@@ -142,7 +126,7 @@ def check_onnx(
         place = f"the first layer beyond {far:g} is {where}" if where else f"no single layer is off by {far:g}"
         raise Failure(f"{path}: ONNX Runtime {symptom}; {place}")
     first, module = batches[0], network.module.eval()
-    here, there = _seconds(module, first), _seconds(session, first)
+    here, there = _seconds(module, first), _seconds(session, fed[0])
     return OnnxCheck(
         count=len(seen),
         labelled=images is not None,
@@ -291,7 +275,7 @@ def _exportable(network: Network) -> nn.Module:
     return module
 
 
-def _write(module: nn.Module, network: Network, path: Path) -> None:
+def _write(module: nn.Module, network: Network, path: Path, takes: Takes = "normalized") -> None:
     _require()
     example = torch.zeros(2, *network.input.size)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
@@ -313,7 +297,7 @@ def _write(module: nn.Module, network: Network, path: Path) -> None:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-            _tidy(temporary, describe(network))
+            finish(temporary, network, takes)
     except (UserError, Failure):
         raise
     except Exception as error:  # the exporter wraps whatever it met
@@ -325,31 +309,6 @@ def _write(module: nn.Module, network: Network, path: Path) -> None:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _tidy(path: Path, description: dict[str, str]) -> None:
-    """Take out what the exporter notes of each node (names of modules, stack traces with paths); put in what it is."""
-    import onnx
-
-    model = onnx.load(str(path))
-    graphs, functions = [model.graph], list(model.functions)
-    while graphs:
-        graph = graphs.pop()
-        graphs += [entry.g for node in graph.node for entry in node.attribute if entry.HasField("g")]
-        for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-            _forget(part)
-    for function in functions:
-        for part in (function, *function.node, *function.value_info):
-            _forget(part)
-    _forget(model)
-    model.producer_name, model.producer_version = "netpress", __version__
-    onnx.helper.set_model_props(model, description)
-    onnx.save(model, str(path))
-
-
-def _forget(part: Any) -> None:
-    part.ClearField("metadata_props")
-    part.ClearField("doc_string")
 
 
 def _require() -> None:

@@ -2,6 +2,7 @@
 
 runs/NAME/recipe.toml        the resolved recipe: every setting stated
           environment.json   seed, versions, git commit, device, threads, data checksum
+          data.json          what the images are: counts, copies, what was left out, warnings
           log.txt            what was said
           01-train/ ...      one folder a stage, see `netpress.folders.stage`
           metrics.jsonl      the metrics of all stages
@@ -29,6 +30,7 @@ from netpress.folders.stage import METRICS, NETWORK, STAGE_FILES, StageFolder, f
 
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
+DATA = "data.json"
 LOG = "log.txt"
 ACCURACIES = "log.tsv"
 PREDICTIONS = "predictions.safetensors"
@@ -57,6 +59,10 @@ class RunFolder:
     @property
     def environment(self) -> Path:
         return self.path / ENVIRONMENT
+
+    @property
+    def data(self) -> Path:
+        return self.path / DATA
 
     @property
     def log(self) -> Path:
@@ -134,6 +140,10 @@ class RunFolder:
     def write_score(self, figures: dict[str, Any]) -> None:
         """Write the final figures, after which the run is finished."""
         atomic_write(self.score, json.dumps(figures, indent=1))
+
+    def write_data(self, findings: dict[str, Any]) -> None:
+        """Write what a look at the data found."""
+        atomic_write(self.data, json.dumps(findings, indent=1, ensure_ascii=False))
 
     def read_summaries(self) -> list[dict[str, Any]]:
         """What each finished stage came to, in order. Raises Failure where a mark is damaged."""
@@ -228,5 +238,5 @@ class RunFolder:
         """Remove what a run writes, and nothing else; the recipe last, so that an interrupted clearing is seen."""
         for stage in self.stages():
             remove_written(stage.path, STAGE_FILES)
-        for name in (STAGES, METRICS, ACCURACIES, SCORE, PREDICTIONS, REPORT, NETWORK, ENVIRONMENT, LOG, RECIPE):
+        for name in (STAGES, METRICS, ACCURACIES, SCORE, PREDICTIONS, REPORT, NETWORK, DATA, ENVIRONMENT, LOG, RECIPE):
             (self.path / name).unlink(missing_ok=True)

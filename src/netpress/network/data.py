@@ -16,6 +16,7 @@ import torch
 
 from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Survey, has_test_folder, load_dataset
 from netpress.data.pixels import PixelRules
+from netpress.data.record import BEFORE
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.process.console import Console
@@ -24,7 +25,7 @@ from netpress.settings import parse
 ASK = "data.split_seed"
 _SPLIT = ("validation", "select_on", "test_fraction")  # what decides, with the seed, which images are apart
 _WARNING = "the images are not divided as this network knows them: those set apart may have been training images"
-_OF_PIXELS = ("background", "max_pixels")  # what decides how one image is read
+_OF_PIXELS = ("resize", "background", "max_pixels", "reduced_decoding")  # what decides how one image is read
 _SHOWN = 5  # classes named in a message
 
 
@@ -72,15 +73,25 @@ def pixel_rules(network: Network, changes: Mapping[str, Any] | None = None) -> P
     """
     for key in changes or {}:
         if key not in _OF_PIXELS:
-            allowed = " and ".join(f"data.{name}" for name in _OF_PIXELS)
+            *others, last = (f"data.{name}" for name in _OF_PIXELS)
+            allowed = f"{', '.join(others)} and {last}"
             raise UserError(f"--set data.{key}: changes nothing in how one image is read; {allowed} do")
     channels, side, _ = network.input.size
     if channels not in (1, 3):
         raise UserError(f"the network takes {channels} channels, and an image has 1 (grey) or 3 (red, green, blue)")
-    record = network.data if network.data is not None and network.data.settings.dataset == "folder" else None
-    known = record.settings.model_dump(mode="json", exclude_none=True) if record else {"dataset": "folder"}
-    settings = parse(DataSettings, {**known, **(changes or {})}, "data")
+    settings = parse(DataSettings, {**_known_of_files(network), **(changes or {})}, "data")
     return replace(settings.pixel_rules(), size=side, channels=channels)
+
+
+def known_rules(network: Network) -> PixelRules:
+    """The rules of `pixel_rules` without changes, whatever channels the network takes. Raises nothing."""
+    rules = parse(DataSettings, _known_of_files(network), "data").pixel_rules()
+    return replace(rules, size=network.input.height, channels=network.input.channels)
+
+
+def _known_of_files(network: Network) -> dict[str, Any]:
+    record = network.data if network.data is not None and network.data.settings.dataset == "folder" else None
+    return record.settings.model_dump(mode="json", exclude_none=True) if record else {"dataset": "folder", **BEFORE}
 
 
 def load_data_at_hand(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netpress.data import Dataset
+from netpress.data.findings import inspect
 from netpress.evaluation import evaluate, predictions_of, save_predictions
 from netpress.folders.run import NEEDED, RunFolder
 from netpress.folders.stage import StageFolder
@@ -58,6 +59,8 @@ class RunResult:
     footprint: Footprint
     beside: Mapping[str, ScoreCard] = field(default_factory=dict)
     limits: Sequence[Taken] = ()
+    tested: str = "the test images"
+    """What `accuracy` is a fraction of, in words."""
 
 
 def run_network(
@@ -112,6 +115,10 @@ def _begin(
     if needed is not None:
         where[NEEDED] = needed
     settle_threads(run.settle_environment(where, console.warn))
+    if not run.data.exists():
+        findings = inspect(dataset)
+        findings.tell(console)
+        run.write_data(findings.as_json())
     # First weights can depend on the number of threads, which is settled now.
     initial = named or create_for(dataset, recipe.model_table, seed=recipe.seed)
     return initial, [
@@ -200,13 +207,17 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
         "loss": evaluation.loss,
         "dataset": dataset.name,
         "select_on": dataset.select_on,
+        "images": evaluation.count,
     }
     if limits:
         figures["limits"] = [taken.as_json() for taken in limits]
+    if dataset.test_total is not None:
+        figures["images_of"] = dataset.test_total
     if beside:
         figures["beside"] = {name: other.as_json() for name, other in beside.items()}
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    return RunResult(run.path, evaluation.accuracy, *counted, report, network, footprint, beside, limits)
+    told = (report, network, footprint, beside, limits, dataset.tested)
+    return RunResult(run.path, evaluation.accuracy, *counted, *told)

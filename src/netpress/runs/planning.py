@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from netpress.data import Survey, survey_dataset
+from netpress.data import DataSettings, Survey, survey_dataset
 from netpress.errors import UserError
 from netpress.models.bounds import check_activations, check_answers
 from netpress.models.registry import IMPORTED
@@ -19,7 +19,7 @@ from netpress.network import FILES, Library, Network, create
 from netpress.network.data import check_fit
 from netpress.recipe.fitting import suggest_table
 from netpress.recipe.schema import Recipe
-from netpress.runs.beginning import create_for, read_network, split_seed_of
+from netpress.runs.beginning import create_for, read_network, settle_test, split_seed_of
 from netpress.scoring import ScoreCard, check_limits, measure_footprint, score_trace, trace_network
 from netpress.stage import Outlook, Plan, foresee, stage_of
 from netpress.tracing import Trace
@@ -44,6 +44,7 @@ class Beginning:
     `network` is the one that the recipe names, or a new one as shapes.
     """
 
+    data: DataSettings
     survey: Survey
     named: Network | None
     network: Network
@@ -61,13 +62,14 @@ def foresee_beginning(
     if recipe.data.dataset == "folder" and data is None:
         raise UserError('data.dataset: "folder" needs --data FOLDER, the folder with the images')
     named = read_network(recipe, library)
-    survey = survey or survey_dataset(recipe.data, data, split_seed_of(recipe.data, recipe.seed, named))
+    settings = settle_test(recipe.data, data, named)
+    survey = survey or survey_dataset(settings, data, split_seed_of(settings, recipe.seed, named))
     # A new one as shapes: a weight drawn as 0 is no sparsity.
     network = named or create_for(survey, recipe.model_table, seed=recipe.seed, shapes=True)
     edits = tuple(network.architecture.edits)
     beginning = _with_weights(recipe, network, weighs)
     outlook = Outlook(beginning, survey.train_images, edits, library, recipe.score)
-    return Beginning(survey, named, network, outlook)
+    return Beginning(settings, survey, named, network, outlook)
 
 
 def plan_network(
@@ -83,7 +85,7 @@ def plan_network(
     plans = foresee(recipe.stages, first.outlook)
     traced = trace_network(network)
     if first.named is not None:
-        check_fit(first.named, recipe.data, survey)
+        check_fit(first.named, first.data, survey)
     check_activations(sum(math.prod(operation.output) for operation in traced.operations if operation.kind != "move"))
     if network.architecture.family == IMPORTED:
         check_answers(network.module, network.input.size, len(network.classes))

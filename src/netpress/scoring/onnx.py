@@ -61,7 +61,7 @@ def score_onnx(
     except Exception as error:  # whatever a file that lies can lead to
         reason = " ".join(str(error).split())[:200]
         raise Failure(f"{path}: damaged, or not to be counted: {reason or type(error).__name__}") from error
-    return replace(card, assumed=(*card.assumed, *assumed))
+    return replace(card, assumed=(*card.assumed, *graph.not_counted, *assumed))
 
 
 def _one_line(text: str) -> str:

@@ -1,6 +1,6 @@
 """This module turns an ONNX graph into a torch module that executes the same operations.
 
-    OnnxGraph("net.onnx")(image)     the graph's results
+    OnnxGraph("net.onnx")(image)     the graph's results, of a normalized image
     OnnxGraph("net.onnx").trace()    its operations
 
 An operator that it does not know is an error that names it.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from netpress.errors import Failure, UserError
 from netpress.numerics.formats import AnyFormat, Float16, Integer
 from netpress.tracing.onnx import fresh, quantized
+from netpress.tracing.onnx.entering import find_entrance
 from netpress.tracing.onnx.file import LARGEST, input_size_of, load_model, read_array
 from netpress.tracing.onnx.moves import MOVES
 from netpress.tracing.onnx.nodes import Node, Value, same
@@ -117,7 +118,8 @@ class OnnxGraph(Constants):
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs) or "none"
             raise UserError(f"{self.path}: networks of one input are counted, this one has {len(inputs)}: {names}")
-        self.source = inputs[0].name
+        entrance = find_entrance(graph, inputs[0])
+        self.source, self.not_counted = entrance.source, entrance.said
         self.input_size = input_size_of(self.path, inputs[0], input_size)
         self.results = [entry.name for entry in graph.output]
         self._values[self.source] = Value(torch.empty(1, *self.input_size, device="meta"), constant=False)
@@ -125,7 +127,7 @@ class OnnxGraph(Constants):
             self.formats["*"] = {"kind": "float16"}
         self._places = Places(_TAKEN)
         for index, proto in enumerate(graph.node):
-            for simple in rewrite(proto):
+            for simple in rewrite(proto) if index not in entrance.nodes else ():
                 self._read_node(simple, index)
         if not any(name in self._values and not self._values[name].constant for name in self.results):
             raise UserError(f"{self.path}: none of its results depends on the image")
@@ -356,4 +358,16 @@ class OnnxGraph(Constants):
         return self._places.take(text)
 
 
-_TAKEN = ("path", "formats", "steps", "quantizers", "source", "results", "input_size", "opset", "limit", "training")
+_TAKEN = (
+    "path",
+    "formats",
+    "steps",
+    "quantizers",
+    "source",
+    "results",
+    "input_size",
+    "opset",
+    "limit",
+    "training",
+    "not_counted",
+)
