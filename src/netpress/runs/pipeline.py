@@ -219,5 +219,5 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    told = (report, network, footprint, beside, limits, dataset.tested)
-    return RunResult(run.path, evaluation.accuracy, *counted, *told)
+    accuracy, tested = evaluation.accuracy, dataset.tested
+    return RunResult(run.path, accuracy, *counted, report, network, footprint, beside, limits, tested)
