@@ -2,6 +2,8 @@
 
 import json
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,7 +35,13 @@ TIMES = {
 
 
 @pytest.fixture
-def known(monkeypatch):
+def stopped(monkeypatch):
+    """Reading and planning take no time: the machine of the tests may be busy."""
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+
+@pytest.fixture
+def known(monkeypatch, stopped):
     """A machine that takes TIMES; how often it was measured."""
     measured = []
     monkeypatch.setattr(timing, "measure_stages", lambda *given: measured.append(given) or TIMES)
@@ -55,15 +63,42 @@ def test_the_epochs_fill_the_time_and_no_more(minutes, known):
     train, prune, _ = fitted.recipe.stages
     assert train.schedule.warmup <= train.epochs * 4 / 20 + 1e-9
     assert fitted.line.startswith(f"--minutes {minutes:g}: ")
-    assert f"01-train {train.epochs:,}, 02-prune {prune.train.epochs:,}" in fitted.line
+    assert f"epochs 01-train {train.epochs:,}, 02-prune {prune.train.epochs:,}" in fitted.line
 
 
 def test_a_time_too_short_is_refused_with_one_that_would_do(known):
     with pytest.raises(UserError, match=r"^--minutes 0\.2: one epoch of each training takes 18 s here") as refused:
         fit_minutes(check_recipe(RECIPE), RunOptions(), 0.2)
     needed = float(str(refused.value).split("give ")[1].split(" minutes")[0])
-    assert needed < 1
-    fit_minutes(check_recipe(RECIPE), RunOptions(), needed + 0.1)  # reading the digits may take longer this time
+    fit_minutes(check_recipe(RECIPE), RunOptions(), needed)
+    with pytest.raises(UserError, match="one epoch of each training"):
+        fit_minutes(check_recipe(RECIPE), RunOptions(), needed - 0.1)
+
+
+def times_of(recipe, *_):
+    """A machine on which a step takes as long as the network is wide."""
+    width = recipe.values["model"]["width"]
+    return {name: replace(stage, image=stage.image * width / 4) for name, stage in TIMES.items()}
+
+
+@pytest.mark.parametrize(("minutes", "width", "measured"), [(20, 16, 1), (2.5, 8, 2), (1.4, 4, 3), (0.75, 2, 4)])
+def test_the_first_width_that_leaves_enough_epochs_is_taken(minutes, width, measured, monkeypatch, stopped):
+    """Half of the recipe's epochs take 187, 99, 55 and 33 seconds at these widths, what is beside them included."""
+    looked = []
+    monkeypatch.setattr(timing, "measure_stages", lambda *given: looked.append(given) or times_of(*given))
+    recipe = check_recipe({**RECIPE, "fit": {"model.width": [16, 8, 4, 2], "stages.1.amount": [0.5, 0.7]}})
+    fitted = fit_minutes(recipe, RunOptions(), minutes, choices=recipe.fit)
+    assert fitted.recipe.values["model"]["width"] == width
+    assert len(looked) == measured
+    assert not fitted.recipe.fit
+    assert (f"model.width = {width}" in fitted.line) == (width != 4)
+
+
+def test_limits_decide_before_time_does(monkeypatch, stopped):
+    monkeypatch.setattr(timing, "measure_stages", times_of)
+    recipe = check_recipe({**RECIPE, "model": {**RECIPE["model"], "width": 8}})
+    fitted = fit_minutes(recipe, RunOptions(), 60, choices={"model.width": [16, 8, 4]})
+    assert fitted.recipe.values["model"]["width"] == 8
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Memory of activations of whole families against closed forms, written down layer by layer from their drawings.
 
-What lives while an operation runs, in values of one image: residuals, concatenations, gates. All networks are in floats.
+What lives while an operation runs, in values of one image: residuals, concatenations, gates. All nets are in floats.
 """
 
 from typing import Any

@@ -61,9 +61,9 @@ class RunResult:
     network: Network
     footprint: Footprint
     beside: Mapping[str, ScoreCard] = field(default_factory=dict)
+    limits: Sequence[Taken] = ()
     tested: str = "the test images"
     """What `accuracy` is a fraction of, in words."""
-    limits: Sequence[Taken] = ()
 
 
 def run_network(
@@ -237,16 +237,15 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
         "select_on": dataset.select_on,
         "images": evaluation.count,
     }
-    if dataset.test_total is not None:
-        figures["images_of"] = dataset.test_total
     if limits:
         figures["limits"] = [taken.as_json() for taken in limits]
+    if dataset.test_total is not None:
+        figures["images_of"] = dataset.test_total
     if beside:
         figures["beside"] = {name: other.as_json() for name, other in beside.items()}
     run.write_score(figures)
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    return RunResult(
-        run.path, evaluation.accuracy, *counted, report, network, footprint, beside, dataset.tested, limits
-    )
+    accuracy, tested = evaluation.accuracy, dataset.tested
+    return RunResult(run.path, accuracy, *counted, report, network, footprint, beside, limits, tested)

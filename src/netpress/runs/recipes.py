@@ -28,11 +28,13 @@ def plan_recipe(
     """
     if minutes is not None:
         check_minutes(recipe, minutes)
+    choices = recipe.fit
     fitted = fit_recipe(recipe, data, allow_import)
     told: dict[str, Any] = {"fit": fitted.as_json()} if fitted.values else {}
     recipe = fitted.recipe
     if minutes is not None:
-        timed = fit_minutes(recipe, RunOptions(data=data, allow_import=allow_import), minutes)
+        options = RunOptions(data=data, allow_import=allow_import)
+        timed = fit_minutes(recipe, options, minutes, choices=choices)
         recipe, told["minutes"] = timed.recipe, timed.line
     if recipe.networks:
         return plan_chain(recipe, data, allow_import) | told
@@ -60,6 +62,6 @@ def run_recipe(
     if fitted.values:
         options.console.say(fitted.told())
     if minutes is not None:
-        return run_in_minutes(fitted.recipe, folder, options, minutes)
+        return run_in_minutes(fitted.recipe, folder, options, minutes, recipe.fit)
     run = run_chain if recipe.networks else run_network
     return run(fitted.recipe, folder, options)

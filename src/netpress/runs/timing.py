@@ -5,12 +5,14 @@
 The measurement runs the whole recipe in small: its stages one after the other, on a few batches of the run's own images
 with all that a step does, in this process with its threads, in a folder that is removed. So a training of a quantized
 network is measured on a quantized network. Then every number of epochs is multiplied by one factor, as --epochs-scale
-does, the largest with which the whole should end in time.
+does, the largest with which the whole should end in time. Where the recipe's [fit] table lists other widths of its
+network, the first is taken that leaves time for half of the epochs or more.
 """
 
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +31,7 @@ from netpress.network.data import adopt
 from netpress.process.console import Console
 from netpress.process.devices import choose_device, seed_for, set_threads
 from netpress.process.world import World
+from netpress.recipe.fitting import Candidates, list_combinations, put_values, tell_values
 from netpress.recipe.scaling import LARGEST_SCALE, has_epochs, scale_recipe
 from netpress.recipe.schema import Recipe, check_recipe
 from netpress.runs.beginning import create_for, load_run_data, read_network
@@ -41,6 +44,7 @@ from netpress.stage import Context, Outlook, foresee, stage_name
 BATCHES = 4  # of the largest batch in the recipe: so many steps an epoch of the measurement has
 EPOCHS = 2  # the first has what happens once: code compiled, memory claimed
 RESERVE = 0.05  # of the time: the score, the page, and what other processes take
+ENOUGH = 0.5  # of the recipe's own epochs: with fewer, a smaller network learns more in the same time
 SMALLEST_SCALE = 1e-9  # of the epochs: one each
 TRIES = 30  # to meet the time, whole epochs being what they are
 FINE = 1.01  # factors as near as this need no more tries
@@ -68,18 +72,20 @@ class Fitted:
     line: str
 
 
-def run_in_minutes(recipe: Recipe, folder: Path, options: RunOptions, minutes: float) -> RunResult:
-    """Run `recipe` of one network with as many epochs as should end within `minutes`.
+def run_in_minutes(
+    recipe: Recipe, folder: Path, options: RunOptions, minutes: float, choices: Candidates | None = None
+) -> RunResult:
+    """Run `recipe` of one network with as many epochs as should end within `minutes`; `choices` as for `fit_minutes`.
 
     A run that was begun so goes on with the epochs that it began with. Raises UserError where the time is too short for
     an epoch of each training, and as `run_network`.
     """
     started = time.monotonic()
-    begun = None if options.fresh else _begun(RunFolder(folder), recipe)
+    begun = None if options.fresh else _begun(RunFolder(folder), _list_candidates(recipe, choices))
     if begun is not None:
         options.console.say(f"--minutes {minutes:g}: the run in {folder} goes on with the epochs that it began with")
         return run_network(begun, folder, options)
-    fitted = fit_minutes(recipe, options, minutes, started)
+    fitted = fit_minutes(recipe, options, minutes, started, choices)
     options.console.say(fitted.line)
     return run_network(fitted.recipe, folder, options, dataset=fitted.dataset)
 
@@ -98,39 +104,94 @@ def check_minutes(recipe: Recipe, minutes: float) -> None:
         raise UserError("--minutes: this recipe trains nothing, so it has no epochs to choose")
 
 
-def fit_minutes(recipe: Recipe, options: RunOptions, minutes: float, started: float | None = None) -> Fitted:
+def fit_minutes(
+    recipe: Recipe,
+    options: RunOptions,
+    minutes: float,
+    started: float | None = None,
+    choices: Candidates | None = None,
+) -> Fitted:
     """`recipe` with every number of epochs such that the whole should end `minutes` after `started`, or after now.
 
-    started: as `time.monotonic` has it. Reads the images. Raises UserError where even one epoch of each training takes
-    longer, and names the minutes that would do, and for what a run would refuse.
+    started: as `time.monotonic` has it. choices: values for settings of [model], as a [fit] table names them, in
+    falling order of preference: the first is taken with which ENOUGH of the recipe's own epochs fit, else the one with
+    the most. Where limits have decided, so that the recipe has no such table any more, a list begins at their choice.
+    Reads the images. Raises UserError where even one epoch of each training takes longer, and names the minutes that
+    would do, and for what a run would refuse.
     """
     started = time.monotonic() if started is None else started
     check_minutes(recipe, minutes)
     library = Library(options.allow_import)
     plan_network(recipe, options.data, library)  # what cannot be run is refused before anything is read
-    network = read_network(recipe, library)
-    dataset = load_run_data(recipe.data, options.data, recipe.seed, network, options.console)
-    if network is not None:
-        adopt(network, dataset)
-    network = network or create_for(dataset, recipe.model_table, seed=recipe.seed)
-    times = measure_stages(recipe, network, dataset, options)
-    spent = time.monotonic() - started
-    outlook = Outlook(network, len(dataset.train), tuple(network.architecture.edits), library, recipe.score)
-    fitting, seconds = _largest(
-        recipe, lambda candidate: _foresee(candidate, outlook, times), minutes * 60 * (1 - RESERVE) - spent
-    )
-    if fitting is None:
-        needed = math.ceil((seconds + spent) / (1 - RESERVE) / 6) / 10
-        raise UserError(
-            f"--minutes {minutes:g}: one epoch of each training takes {seconds:.0f} s here, reading and measuring took "
-            f"{spent:.0f} s; give {needed:g} minutes, a smaller network, or fewer or smaller images"
+    named = read_network(recipe, library)
+    dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
+    if named is not None:
+        adopt(named, dataset)
+    best: _Attempt | None = None
+    for candidate in _list_candidates(recipe, choices):
+        network = named or create_for(dataset, candidate.model_table, seed=recipe.seed)
+        times = measure_stages(candidate, network, dataset, options)
+        outlook = Outlook(network, len(dataset.train), tuple(network.architecture.edits), library, recipe.score)
+        spent = time.monotonic() - started
+        foreseen = functools.partial(_foresee, outlook=outlook, times=times)
+        fitting, seconds = _largest(candidate, foreseen, minutes * 60 * (1 - RESERVE) - spent)
+        share = 0.0 if fitting is None else _count_epochs(fitting) / _count_epochs(candidate)
+        attempt = _Attempt(fitting, share, seconds, spent, times)
+        if best is None or attempt.share > best.share or (best.fitting is None and attempt.seconds < best.seconds):
+            best = attempt
+        if share >= ENOUGH:
+            break
+    assert best is not None
+    if best.fitting is None:
+        raise UserError(best.refusal(minutes))
+    return Fitted(best.fitting, dataset, best.line(minutes, recipe))
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A candidate with the most epochs that fit, None where not even one of each training does."""
+
+    fitting: Recipe | None
+    share: float
+    """Of the recipe's own epochs."""
+    seconds: float
+    spent: float
+    times: Mapping[str, StageTime]
+
+    def refusal(self, minutes: float) -> str:
+        needed = math.ceil((self.seconds + self.spent) / (1 - RESERVE) / 6) / 10
+        return (
+            f"--minutes {minutes:g}: one epoch of each training takes {self.seconds:.0f} s here, reading and measuring "
+            f"took {self.spent:.0f} s; give {needed:g} minutes, a smaller network, or fewer or smaller images"
         )
-    epochs = ", ".join(f"{stage} {count:,}" for stage, count in _epochs_of(fitting).items())
-    line = (
-        f"--minutes {minutes:g}: {_describe(times)}; epochs chosen: {epochs}; about {(spent + seconds) / 60:.1f} "
-        f"minutes in all, {spent / 60:.1f} of them gone"
-    )
-    return Fitted(fitting, dataset, line)
+
+    def line(self, minutes: float, asked: Recipe) -> str:
+        assert self.fitting is not None
+        epochs = ", ".join(f"{stage} {count:,}" for stage, count in _epochs_of(self.fitting).items())
+        model, before = self.fitting.values["model"], asked.values["model"]
+        changed = {f"model.{key}": value for key, value in model.items() if before.get(key) != value}
+        chosen = f"{tell_values(changed)}, " if changed else ""
+        return (
+            f"--minutes {minutes:g}: {_describe(self.times)}; chosen: {chosen}epochs {epochs}; about "
+            f"{(self.spent + self.seconds) / 60:.1f} minutes in all, {self.spent / 60:.1f} of them gone"
+        )
+
+
+def _list_candidates(recipe: Recipe, choices: Candidates | None) -> Iterator[Recipe]:
+    """The recipe without a [fit] table, with every combination of the choices of [model] that time may decide."""
+    table = {}
+    for path, candidates in (choices or {}).items():
+        section, _, key = path.partition(".")
+        if section == "model":
+            present = recipe.values["model"].get(key)
+            start = candidates.index(present) if not recipe.fit and present in candidates else 0
+            table[path] = candidates[start:]
+    for chosen in list_combinations(table):
+        yield check_recipe(put_values(recipe.values, chosen))
+
+
+def _count_epochs(recipe: Recipe) -> int:
+    return sum(_epochs_of(recipe).values())
 
 
 def _foresee(recipe: Recipe, outlook: Outlook, times: Mapping[str, StageTime]) -> float:
@@ -291,15 +352,16 @@ def _scaled(recipe: Recipe, factor: float) -> Recipe | None:
         return None
 
 
-def _begun(run: RunFolder, recipe: Recipe) -> Recipe | None:
-    """What a run of this recipe, but for its epochs, was begun with; None where there is none, or one of another."""
+def _begun(run: RunFolder, candidates: Iterable[Recipe]) -> Recipe | None:
+    """What a run of a candidate, but for its epochs, was begun with; None where there is none, or one of another."""
     if not run.holds_run or run.kind != "run":
         return None
     try:
         begun = check_recipe(parse_toml(read_text(run.recipe), str(run.recipe)))
     except UserError:
         return None
-    return begun if _in_small(begun).text == _in_small(recipe).text else None
+    text = _in_small(begun).text
+    return begun if any(_in_small(candidate).text == text for candidate in candidates) else None
 
 
 def _epochs_of(recipe: Recipe) -> dict[str, int]:
