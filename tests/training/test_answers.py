@@ -207,6 +207,7 @@ OTHER_IMAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "augment": ({"augment": {"crop": 1, "flip": False}}, {}),
     "mix": ({"mix": {"kind": "mixup"}}, {}),
     "batch size": ({"batch_size": 10}, {}),
+    "sizes": ({"sizes": [4, 6]}, {}),
     "seed": ({}, {"seed": 12}),
     "name": ({}, {"name": "02-train"}),
     "images": ({}, {"dataset": _other_pixel(make_dataset())}),

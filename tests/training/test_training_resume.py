@@ -35,6 +35,7 @@ EVERYTHING: dict[str, Any] = {
     "epochs": 4,
     "rounds": 2,
     "batch_size": 16,
+    "sizes": [3, 4, 6],
     "schedule": {"kind": "cosine", "per": "step", "warmup": 0.5},
     "loss": {"kind": "adaptive_label_smoothing"},
     "orthogonality": {"coefficient": 0.1},

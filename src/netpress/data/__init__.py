@@ -1,7 +1,7 @@
 """Images: where they come from, how they are divided, augmented, mixed and batched."""
 
 from netpress.data.augment import AugmentSettings, augment
-from netpress.data.batches import normalize, shuffled_batches
+from netpress.data.batches import normalize, shrink, shuffled_batches
 from netpress.data.dataset import Dataset, load_dataset, survey_dataset
 from netpress.data.images import Images
 from netpress.data.layout import has_test_folder
@@ -25,6 +25,7 @@ __all__ = [
     "load_dataset",
     "mix",
     "normalize",
+    "shrink",
     "shuffled_batches",
     "survey_dataset",
 ]

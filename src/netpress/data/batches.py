@@ -1,9 +1,10 @@
-"""The order of the images in an epoch, and their normalization."""
+"""The order of the images in an epoch, their normalization and their size."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def shuffled_batches(count: int, batch_size: int, generator: torch.Generator, drop_last: bool = False) -> list[Tensor]:
@@ -29,3 +30,16 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
     values = images.to(torch.float32, memory_format=torch.channels_last)
     return values.mul_(scale).add_(shift)
+
+
+def shrink(images: Tensor, size: int | None) -> Tensor:
+    """Images whose shorter side is `size` pixels; as they are where `size` is None or that side is no longer.
+
+    images: float [batch, channels, height, width]. Each new pixel is a weighted mean of the old ones that it covers
+    (bilinear with antialiasing), as Pillow reduces pictures.
+    """
+    shorter = min(images.shape[2:])
+    if size is None or size >= shorter:
+        return images
+    height, width = (max(1, round(side * size / shorter)) for side in images.shape[2:])
+    return functional.interpolate(images, (height, width), mode="bilinear", antialias=True)

@@ -214,6 +214,7 @@ def _stream(student: Network, settings: TrainSettings, context: Context, precisi
         "batch_size": settings.batch_size,
         "seed": context.seed,
         "name": context.name,
+        **({"sizes": [settings.sizes, settings.epochs, settings.rounds]} if settings.sizes else {}),
     }
 
 

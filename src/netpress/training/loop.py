@@ -181,7 +181,8 @@ class _Training:
             part.begin_step(position.steps_before)
         place = (self.context.name, position.round, position.epoch, position.step)
         indices = batch.to(device, non_blocking=True)
-        figures = self.taken.take(indices, learning_rate, StepRandomness(self.context.seed, place, device))
+        randomness = StepRandomness(self.context.seed, place, device)
+        figures = self.taken.take(indices, learning_rate, randomness, position.size)
         self.figures.add(figures, len(batch), learning_rate)
         position.step += 1
 

@@ -41,6 +41,13 @@ class Position(Part):
         )
 
     @property
+    def size(self) -> int | None:
+        """Side of the images of the next step, where the settings reduce them."""
+        sizes = self.settings.sizes
+        place, places = self.epoch * self.steps + self.step, self.epochs * self.steps
+        return sizes[place * len(sizes) // places] if sizes else None
+
+    @property
     def is_last_epoch(self) -> bool:
         """Whether this is the last epoch of its round, unless the round is stopped before."""
         return self.epoch + 1 == self.epochs

@@ -47,6 +47,9 @@ class TrainSettings(Settings):
     """Warm restarts: the epochs are shared evenly; each round has a new optimizer and a new schedule."""
     batch_size: Annotated[Count, at_most(2**20)] = 128
     """Images a step."""
+    sizes: tuple[Annotated[Count, at_most(4096)], ...] = ()
+    """Progressive resizing: sides in pixels to which images are reduced, each for an equal share of a round's steps,
+    such as [16, 24, 32]; empty: never. Smaller images cost less, and a network learns much from them at first."""
     optimizer: OptimizerSettings = Sgd()
     """How the weights move."""
     schedule: ScheduleSettings = Cosine()

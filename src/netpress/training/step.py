@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from netpress.data import Images, Mixed, augment, mix, normalize
+from netpress.data import Images, Mixed, augment, mix, normalize, shrink
 from netpress.evaluation.ranking import best_class
 from netpress.network import FILES, Library, Network
 from netpress.process.devices import generator_for, seed_for
@@ -98,20 +98,23 @@ class TrainingStep:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    def take(self, indices: Tensor, learning_rate: float, randomness: StepRandomness) -> Tensor:
+    def take(
+        self, indices: Tensor, learning_rate: float, randomness: StepRandomness, size: int | None = None
+    ) -> Tensor:
         """Take one step on the images numbered `indices` (on the device): [loss, SRIP term, images right], float64.
 
-        The loss is the mean over the batch without the SRIP term. The weights move even where the loss is not
-        finite: on a GPU nobody looks at it before they do.
+        `size` is the side in pixels to which they are reduced, where they are. The loss is the mean over the batch
+        without the SRIP term. The weights move even where the loss is not finite: on a GPU nobody looks at it before
+        they do.
         """
         randomness.seed_global()
-        pixels, mixed = self.prepare(indices, randomness)
+        pixels, mixed = self.prepare(indices, randomness, size)
         loss, term, right = self.measure(pixels, mixed, randomness)
         self.update(loss, term, learning_rate)
         return torch.stack([loss.detach().double(), term.detach().double(), right.double()])
 
-    def prepare(self, indices: Tensor, randomness: StepRandomness) -> tuple[Tensor, Mixed]:
-        """Augmented, normalised, mixed images [batch, channels, height, width] and their mixed labels.
+    def prepare(self, indices: Tensor, randomness: StepRandomness, size: int | None = None) -> tuple[Tensor, Mixed]:
+        """Augmented, normalised, reduced, mixed images [batch, channels, height, width] and their mixed labels.
 
         Numbers run over the images once for each copy that the augmentation asks for.
         """
@@ -119,7 +122,7 @@ class TrainingStep:
         copy, indices = indices // count, indices % count
         pixels = augment(self.images.images[indices], self.settings.augment, randomness.generator("augment"), copy)
         labels = self.images.labels[indices]
-        pixels = normalize(pixels, self.spec.mean, self.spec.std)
+        pixels = shrink(normalize(pixels, self.spec.mean, self.spec.std), size)
         return mix(pixels, labels, self.settings.mix, randomness.generator("mix"))
 
     def measure(self, pixels: Tensor, mixed: Mixed, randomness: StepRandomness) -> tuple[Tensor, Tensor, Tensor]:
