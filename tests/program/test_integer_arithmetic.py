@@ -21,7 +21,7 @@ from netpress.compression.quantize import quantize
 from netpress.data import Images, normalize
 from netpress.errors import UserError
 from netpress.evaluation import evaluate_exactly, predict
-from netpress.network import Architecture, InputSpec, Network, load, save
+from netpress.network import Architecture, InputSpec, Network, inspect_file, load, save
 from netpress.numerics.fixed_point import as_factor, rescale, shift
 from netpress.numerics.formats import Integer
 from netpress.numerics.layer_formats import LayerFormats
@@ -30,6 +30,7 @@ from netpress.program import execute, lower
 from netpress.program.curves import CURVES, table
 from netpress.program.execution import calculate
 from netpress.program.integers import IntegerUnitLength
+from netpress.scoring import score
 from netpress.settings import parse
 
 
@@ -227,6 +228,27 @@ def test_a_quantized_network_keeps_its_integers(tmp_path: Path) -> None:
     shown = images(64, 5)
     a, b = predict(before, shown), predict(after, shown)
     assert (a - b).abs().max() < 0.05 * a.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["c_efficientnet", "densenet"])
+def test_the_cards_bits_are_the_files(name: str, tmp_path: Path) -> None:
+    cards = {}
+    for arithmetic in ("integer", "float16"):
+        values = {**QUICK, "arithmetic": arithmetic}
+        network = quantize(family(name), parse(QuantizeSettings, values), context(tmp_path))
+        save(network, tmp_path / "q.netpress")
+        card, found = score(network), inspect_file(tmp_path / "q.netpress")
+        assert found["tensor_bits"] - found["alignment_bits"] == card.storage_bits + card.mask_bits
+        cards[arithmetic] = card
+        scales = [row for row in found["layers"] if row["name"].endswith(".output_scale")]
+    layers = quantized_layers(network.module)
+    norms = sum(isinstance(part, nn.BatchNorm2d) for part in network.module.modules())
+    assert not scales and norms == (0 if name == "c_efficientnet" else 4)
+    # A byte for the scale of each layer and norm, and nothing else.
+    more = cards["integer"].storage_bits - cards["float16"].storage_bits
+    assert more == 8 * (len(layers) + norms)
+    assert cards["integer"].operations < 1.02 * cards["float16"].operations
 
 
 # --- training

@@ -59,15 +59,6 @@ def calibrate(
 ) -> Network:
     """A copy of `start` with quantized layers whose scales and zero points are set, weights still real."""
     preset = PRESETS[settings.preset]
-    observers = {}
-    images: Images | None = None
-    if context.dataset is not None:
-        generator = generator_for(context.seed, "quantize", "calibration")
-        drawn = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
-        images = context.data.train.take(drawn)
-        statistics = (start.input.mean, start.input.std)
-        method = settings.calibration or preset.calibration
-        observers = watch_inputs(start.module, formats, images, statistics, method, context.seed)
     quantized = copy(start)
     try:
         put_layers(quantized, formats)
@@ -77,8 +68,19 @@ def calibrate(
     for name, layer in layers.items():
         layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
     kept = keep_grids(start.module, layers)
+    observers = {}
+    images: Images | None = None
+    if context.dataset is not None:
+        generator = generator_for(context.seed, "quantize", "calibration")
+        drawn = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
+        images = context.data.train.take(drawn)
+        statistics = (start.input.mean, start.input.std)
+        method = settings.calibration or preset.calibration
+        watched = without(formats, kept)
+        if watched:
+            observers = watch_inputs(start.module, watched, images, statistics, method, context.seed)
     calibrate_weights(without(layers, kept), settings.weight_calibration or preset.weight_calibration)
-    set_inputs(layers, without(observers, kept))
+    set_inputs(layers, observers)
     if images is None:
         return quantized
     device = next(start.module.parameters()).device
