@@ -121,6 +121,7 @@ def run_ours(kind: str, folder: Path, side: int, seconds: float, seed: int, widt
     values, _ = read_values("photos", changes, seed)
     if kind != SHIPPED:
         values["stages"] = values["stages"][:1]
+        values["fit"] = {path: choices for path, choices in values["fit"].items() if path.startswith("model.")}
     if folder.name in UNMIRRORED:
         values["stages"] = json.loads(json.dumps(values["stages"]).replace('"flip": true', '"flip": false'))
     with tempfile.TemporaryDirectory() as place, patch("time.monotonic", time.process_time):
