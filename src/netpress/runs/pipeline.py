@@ -219,5 +219,5 @@ def _finish(recipe: Recipe, run: RunFolder, network: Network, context: Context) 
     run.collect_metrics()
     report = make_report(run.path)
     counted = (card.params, card.operations, card.score)
-    path, accuracy, tested = run.path, evaluation.accuracy, dataset.tested
-    return RunResult(path, accuracy, *counted, report, network, footprint, beside, limits, tested)
+    accuracy, tested = evaluation.accuracy, dataset.tested
+    return RunResult(run.path, accuracy, *counted, report, network, footprint, beside, limits, tested)
