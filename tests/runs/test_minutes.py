@@ -94,6 +94,18 @@ def test_the_first_width_that_leaves_enough_epochs_is_taken(minutes, width, meas
     assert (f"model.width = {width}" in fitted.line) == (width != 4)
 
 
+def test_measuring_ends_before_it_takes_the_time(monkeypatch):
+    """A machine that takes five seconds to be looked at and measured, of 20 that there are."""
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    looked = []
+    monkeypatch.setattr(timing, "measure_stages", lambda *given: looked.append(given) or TIMES)
+    recipe = check_recipe({**RECIPE, "fit": {"model.width": [16, 8, 4, 2]}})
+    with pytest.raises(UserError, match="reading and measuring took 5 s"):
+        fit_minutes(recipe, RunOptions(), 20 / 60, choices=recipe.fit)
+    assert len(looked) == 1
+
+
 def test_limits_decide_before_time_does(monkeypatch, stopped):
     monkeypatch.setattr(timing, "measure_stages", times_of)
     recipe = check_recipe({**RECIPE, "model": {**RECIPE["model"], "width": 8}})

@@ -45,6 +45,7 @@ BATCHES = 4  # of the largest batch in the recipe: so many steps an epoch of the
 EPOCHS = 2  # the first has what happens once: code compiled, memory claimed
 RESERVE = 0.05  # of the time: the score, the page, and what other processes take
 ENOUGH = 0.5  # of the recipe's own epochs: with fewer, a smaller network learns more in the same time
+MEASURING = 0.2  # of the time: once so much is gone, no other network is measured
 SMALLEST_SCALE = 1e-9  # of the epochs: one each
 TRIES = 30  # to meet the time, whole epochs being what they are
 FINE = 1.01  # factors as near as this need no more tries
@@ -139,7 +140,7 @@ def fit_minutes(
         attempt = _Attempt(fitting, share, seconds, spent, times)
         if best is None or attempt.share > best.share or (best.fitting is None and attempt.seconds < best.seconds):
             best = attempt
-        if share >= ENOUGH:
+        if share >= ENOUGH or spent > MEASURING * minutes * 60:
             break
     assert best is not None
     if best.fitting is None:
