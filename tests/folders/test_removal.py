@@ -165,7 +165,8 @@ def test_nothing_else_goes_whatever_lies_there_and_whenever_it_stops(tmp_path_fa
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    write(tmp_path / "mine/network.netpress")
+    for name in ("network.netpress", "recipe.toml", "log.txt"):  # a recipe of one's own is no run
+        write(tmp_path / "mine" / name, RUN)
     run = make_run(tmp_path / "run")
     (tmp_path / "link").symlink_to(run.path)
     before = look(tmp_path)

@@ -64,6 +64,9 @@ def test_json_and_csv_hold_what_the_networks_score_by_one_convention(three, call
             expected = (name, card.params, card.operations, card.score)
             assert (row["network"], row["parameters"], row["operations"], row["score"]) == expected
             assert (line["network"], *(float(line[key]) for key in ("parameters", "operations", "score"))) == expected
+            totals = card.footprint.totals()
+            for name in ("flash_bytes", "ram_bytes", "multiply_adds"):
+                assert row[name] == totals[name] == int(line[name]) > 0
         assert [row["accuracy"] for row in told["networks"]] == [0.75, 0.875, None]
         assert [row["accuracy"] for row in rows] == ["0.75", "0.875", ""]
 

@@ -72,7 +72,6 @@ def try_alone(name: str, folder: Path) -> None:
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= MEMORY

@@ -83,15 +83,10 @@ def list_runs(folder: Path) -> list[ListedRun]:
 def _find(folder: Path) -> Iterator[Path]:
     """The folders with runs, none within another. What cannot be looked into is passed over."""
     for place, folders, files in os.walk(folder):
-        if RECIPE in files and _was_begun(RunFolder(Path(place))):
+        if RECIPE in files and RunFolder(Path(place)).was_begun:
             folders.clear()
             yield Path(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-
-
-def _was_begun(run: RunFolder) -> bool:
-    """Whether the recipe here is a run's: a lock lies beside it, or what an older version left."""
-    return (run.path / LOCK).is_file() or run.environment.is_file() or run.is_finished
 
 
 def _describe(path: Path) -> ListedRun:

@@ -50,7 +50,7 @@ def find_contents(path: Path) -> Contents:
         raise UserError(f"{path}: is a link; name the folder that it leads to, which is {path.resolve()}")
     if not is_folder(path):
         raise UserError(f"{path}: is a file, not a run's folder" if is_there(path) else f"{path}: no such folder")
-    folder, begun = open_folder(path), (path / RECIPE).is_file()
+    folder, begun = open_folder(path), RunFolder(path).was_begun
     if not begun and not (path / LOCK).is_file():
         raise UserError(f"{path}: holds no run, so nothing is removed; `netpress list runs {path}` shows those below")
     # A lock alone: a removal that was interrupted when all files were gone. Whatever file is there is somebody else's.

@@ -30,6 +30,7 @@ from typing import Any
 from netpress.errors import Failure, UserError
 from netpress.files import atomic_write, read_object, read_text
 from netpress.folders.holding import (
+    LOCK,
     find_written,
     held,
     is_empty,
@@ -153,6 +154,12 @@ class RunFolder:
     def holds_run(self) -> bool:
         """Whether a run, a sweep or a chain was begun here."""
         return self.recipe.is_file()
+
+    @property
+    def was_begun(self) -> bool:
+        """As `holds_run`, and that the recipe is not just somebody's own: what a run writes at once lies beside it."""
+        beside = (self.path / LOCK, self.environment, self.score)
+        return self.holds_run and any(path.is_file() for path in beside)
 
     @property
     def kind(self) -> str:

@@ -83,7 +83,7 @@ class SeveralFolder:
     def members(self) -> "list[RunFolder | SeveralFolder]":
         """The members that were begun here; none behind a link."""
         found = sorted(recipe.parent for recipe in self.path.glob(f"*/{RECIPE}"))
-        return [self.member_at(path) for path in found if not path.is_symlink()]
+        return [self.member_at(path) for path in found if not path.is_symlink() and RunFolder(path).was_begun]
 
     def member_at(self, path: Path) -> "RunFolder | SeveralFolder":
         """The folder of a member as what it is."""
