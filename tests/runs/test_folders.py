@@ -124,10 +124,10 @@ def test_an_apply_that_cannot_go_on_begins_anew_with_fresh(network, tmp_path, mo
         patched.setattr("netpress.runs.apply.save_result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             apply_stage("prune", str(network), out, asked, dataset="digits")
-    (tmp_path / "out.netpress.work/round-1/network.netpress").write_bytes(b"damaged")
+    (tmp_path / "out.netpress.work/round-2/network.netpress").write_bytes(b"damaged")
     words = ["apply", "prune", network, "--out", out, "--dataset", "digits", *(f"--set={one}" for one in asked)]
     code, _, err = call(*words)
-    assert code == 1 and "round-1" in err
+    assert code == 1 and "round-2" in err
     assert call(*words, "--fresh")[0] == 0
     assert load(out).masks and not (tmp_path / "out.netpress.work").exists()
 
