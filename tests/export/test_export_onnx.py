@@ -121,7 +121,7 @@ def test_a_quantized_network_becomes_qdq_with_8_bit_weights(settings: dict[str, 
     assert check.onnx_accuracy == check.agreement
     graph = onnx.load(str(path)).graph
     stored = [
-        tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+        tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.UINT8 and len(tensor.dims) > 1
     ]
     assert len(stored) == len(quantized_layers(network.module))
     floats = [t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]

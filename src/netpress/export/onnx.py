@@ -5,8 +5,9 @@
 
 A quantized layer becomes QDQ: its input passes QuantizeLinear and DequantizeLinear with the layer's own scale and zero
 point, and its weights are 8-bit integers in front of a DequantizeLinear. Runtimes compute with no narrower integers, so
-a format of fewer bits takes 8, clipped to its own range. Everything else is float32, even where the network itself
-computes in float16.
+a format of fewer bits takes 8, clipped to its own range. Both are unsigned, signed ones moved up by 128: on processors
+without VNNI, ONNX Runtime adds pairs of products of an unsigned and a signed number in 16 bits, which overflow. Everything
+else is float32, even where the network itself computes in float16.
 """
 
 import copy
@@ -41,6 +42,7 @@ from netpress.process.devices import generator_for
 
 OPSET = 20
 TIMED = 5  # runs of one batch, of which the median is reported
+OFFSET = 128  # between signed and unsigned 8-bit integers
 # What an export may be off by: share of equal answers, and a layer's relative error. Where values are rounded, one that
 # lies between two integers may go either way in another order of adding, and layers after it spread the difference.
 AGREEMENT, FAR = 0.99, 0.05
@@ -199,19 +201,19 @@ class _QdqLayer(nn.Module):
         number_format = layer.formats.input
         if isinstance(number_format, Fixed | Integer):
             low, high = integer_range(number_format)
-            self.stored_type = torch.uint8 if low == 0 else torch.int8
+            moved = 0 if low == 0 else OFFSET
             assert layer.input_scale is not None
             zero = layer.input_zero_point if layer.input_zero_point is not None else torch.zeros(())
             self.ends = tuple(float((end - zero) * layer.input_scale.detach()) for end in (low, high))
             self.register_buffer("scale", layer.input_scale.detach().clone())
-            self.register_buffer("zero_point", zero.to(self.stored_type))
+            self.register_buffer("zero_point", (zero + moved).to(torch.uint8))
             # QuantizeLinear clips to its 8 bits by itself.
             self.clips = high - low < 255
         self.rounds = isinstance(number_format, Fixed | Integer)
         if layer.weight_scale is not None:
-            self.register_buffer("weight", layer.integers().to(torch.int8))
+            self.register_buffer("weight", (layer.integers() + OFFSET).to(torch.uint8))
             self.register_buffer("weight_scale", layer.weight_scale.detach().clone())
-            self.register_buffer("weight_zero", torch.zeros_like(layer.weight_scale).to(torch.int8))
+            self.register_buffer("weight_zero", torch.full_like(layer.weight_scale, OFFSET).to(torch.uint8))
         else:
             self.register_buffer("weight", layer.weight.detach().clone())
             self.weight_scale = None
@@ -220,7 +222,7 @@ class _QdqLayer(nn.Module):
         if self.rounds:
             operands = (self.get_buffer("scale"), self.get_buffer("zero_point"))
             clipped = x.clamp(*self.ends) if self.clips else x
-            whole = _node("QuantizeLinear", (clipped, *operands), self.stored_type, x.shape)
+            whole = _node("QuantizeLinear", (clipped, *operands), torch.uint8, x.shape)
             x = _node("DequantizeLinear", (whole, *operands), torch.float32, x.shape)
         weight = self.get_buffer("weight")
         if self.weight_scale is not None:
