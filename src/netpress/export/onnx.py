@@ -6,7 +6,7 @@
 A quantized layer becomes QDQ: its input passes QuantizeLinear and DequantizeLinear with the layer's own scale and zero
 point, and its weights are 8-bit integers in front of a DequantizeLinear. Runtimes compute with no narrower integers, so
 a format of fewer bits takes 8, clipped to its own range. Both are unsigned, signed ones moved up by 128: on processors
-without VNNI, ONNX Runtime adds pairs of products of an unsigned and a signed number in 16 bits, which overflow. Everything
+without VNNI, ONNX Runtime adds pairs of products of an unsigned and a signed number in 16 bits, which overflow. All
 else is float32, even where the network itself computes in float16.
 """
 
