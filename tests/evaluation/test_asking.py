@@ -125,7 +125,9 @@ def test_how_images_are_read_is_in_the_file(tmp_path, network):
     assert other[0].guesses == other[1].guesses != said[0].guesses
     assert netpress.predict(network, clear, set=["data.max_pixels=63"])[0].problem is not None
     for wrong in ("data.image_size=9", "data.test_fraction=0.1"):
-        with pytest.raises(UserError, match=r"changes nothing in how one image is read; data\.background and"):
+        with pytest.raises(
+            UserError, match=r"changes nothing in how one image is read; data\.resize, data\.background"
+        ):
             netpress.predict(network, clear, set=[wrong])
 
 
