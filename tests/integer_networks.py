@@ -47,7 +47,11 @@ def context(folder: Path, size: tuple[int, int] = (SIZE, SIZE)) -> Context:
 
 def family(name: str) -> Network:
     kind, values = FAMILIES[name]
-    network = create(kind, {"classes": 10, "image_size": SIZE, **values}, seed=5)
+    return experienced(create(kind, {"classes": 10, "image_size": SIZE, **values}, seed=5))
+
+
+def experienced(network: Network) -> Network:
+    """The network, its norms as if they had seen something."""
     generator = torch.Generator().manual_seed(6)
     for norm in (part for part in network.module.modules() if isinstance(part, nn.BatchNorm2d)):
         assert norm.running_mean is not None and norm.running_var is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from integer_networks import experienced
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -77,13 +78,7 @@ def context(folder: Path) -> Context:
 def network_of(name: str) -> Network:
     """A small network of the family, with norms that have seen something."""
     family, settings = FAMILIES[name]
-    network = create(family, {"classes": 10, "image_size": SIZE, **settings}, seed=5)
-    generator = torch.Generator().manual_seed(6)
-    for norm in (part for part in network.module.modules() if isinstance(part, nn.BatchNorm2d)):
-        assert norm.running_mean is not None and norm.running_var is not None
-        norm.running_mean.normal_(0, 0.1, generator=generator)
-        norm.running_var.uniform_(0.5, 1.5, generator=generator)
-    return network
+    return experienced(create(family, {"classes": 10, "image_size": SIZE, **settings}, seed=5))
 
 
 def of_module(module: nn.Module, size: int = SIZE) -> Network:

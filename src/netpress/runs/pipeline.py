@@ -76,8 +76,8 @@ def run_network(
     """Run the `recipe` of one network into `folder`, going on where an earlier call with it was interrupted.
 
     `members` are finished networks of the same chain, which the recipe may name. `dataset` is what the recipe reads,
-    where it was read before. A network file that it names may
-    itself name a class to import only where the options allow it; a recipe's own `family = "import"` needs no leave.
+    where it was read before. A network file that it names may itself name a class to import only where the options
+    allow it; a recipe's own `family = "import"` needs no leave.
     Raises UserError if the folder holds a run of another recipe or data, Failure if a stage fails.
     """
     choose_device(options.device)  # one that is not there is refused first
