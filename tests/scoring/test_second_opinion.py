@@ -127,14 +127,15 @@ def _with_quant_nodes(path: Path, network: Network) -> Any:
         if node.op_type == "QuantizeLinear":
             continue
         if node.op_type == "DequantizeLinear":
-            scale, zero = arrays[node.input[1]], arrays[node.input[2]]
+            scale, zero = arrays[node.input[1]], arrays[node.input[2]].astype(np.float32)
             constant = node.input[0] in arrays
             source = node.input[0] if constant else made_by[node.input[0]].input[0]
-            extra = {"scale": scale, "zero": zero.astype(np.float32), "bits": np.float32(widths[node.output[0]])}
-            if constant:  # [outputs, inputs, ...]: scales along dimension 0
+            extra = {"scale": scale, "zero": zero, "bits": np.float32(widths[node.output[0]])}
+            if constant:  # [outputs, inputs, ...]: scales along dimension 0; what QDQ moved up by 128 is signed again
                 spread = (-1, *[1] * (arrays[source].ndim - 1))
-                extra |= {"scale": scale.reshape(spread), "zero": extra["zero"].reshape(spread)}
-                extra["real"] = (arrays[source] * extra["scale"]).astype(np.float32)
+                extra |= {"scale": scale.reshape(spread), "zero": np.zeros_like(zero).reshape(spread)}
+                real = (arrays[source] - zero.reshape(spread)) * extra["scale"]
+                extra["real"] = real.astype(np.float32)
                 source = f"{node.output[0]}.real"
             for key, array in extra.items():
                 graph.initializer.append(numpy_helper.from_array(np.asarray(array), f"{node.output[0]}.{key}"))
