@@ -13,6 +13,7 @@ from typing import Any
 from netpress.data import Dataset
 from netpress.data.findings import inspect
 from netpress.evaluation import evaluate, predictions_of, save_predictions
+from netpress.folders.answers import AnswersFolder
 from netpress.folders.run import NEEDED, RunFolder
 from netpress.folders.stage import StageFolder
 from netpress.network import Library, Network, copy, load, own_class, save
@@ -91,7 +92,9 @@ def run_network(
         run.claimed(recipe.text, options.fresh, resolve_again),
         followed(run, options.tensorboard, options.console) as follow,
     ):
-        initial, contexts = _begin(recipe, run, options, library, needed, follow, dataset)
+        work = _Work(recipe, run, options, library, options.answers_beside(run.path), follow)
+        initial, dataset = _begin(work, dataset, needed)
+        contexts = _contexts(work, initial, dataset)
         network = copy(initial)
         for settings, context in zip(recipe.stages, contexts, strict=True):
             network = run_stage(network, settings, context)
@@ -101,58 +104,73 @@ def run_network(
         return result
 
 
-def _begin(
-    recipe: Recipe,
-    run: RunFolder,
-    options: RunOptions,
-    library: Library,
-    needed: Mapping[str, str] | None,
-    follow: Callable[[], None],
-    dataset: Dataset | None,
-) -> tuple[Network, list[Context]]:
-    """Load the data, make the first network, settle where the run computes; that network and what stages are given."""
-    answers = options.answers_beside(run.path)
-    named = read_network(recipe, library)
+@dataclass(frozen=True)
+class _Work:
+    """What a run works with from its beginning to its end."""
+
+    recipe: Recipe
+    run: RunFolder
+    options: RunOptions
+    library: Library
+    answers: AnswersFolder
+    follow: Callable[[], None]
+    """Hands on what the folder has gained."""
+
+
+def _begin(work: _Work, dataset: Dataset | None, needed: Mapping[str, str] | None) -> tuple[Network, Dataset]:
+    """Load the data, settle where the run computes, make the first network; `needed`: fingerprints of its members."""
+    recipe, run, options = work.recipe, work.run, work.options
+    named = read_network(recipe, work.library)
     dataset = dataset or load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
     if named is not None:
         adopt(named, dataset)
-    seeds = {stage_name(i, stage): seed_for(recipe.seed, "stage", i) for i, stage in enumerate(recipe.stages)}
-    console = options.console.with_log(run.log)
-    device = choose_device(options.device)
-    where = {"seed": recipe.seed, **describe_environment(device, options.threads), "data_checksum": dataset.checksum}
+    _settle(work, dataset, needed)
+    if not run.data.exists():
+        findings = inspect(dataset)
+        findings.tell(options.console.with_log(run.log))
+        run.write_data(findings.as_json())
+    illustrate(run, recipe, dataset)
+    # First weights can depend on the number of threads, which is settled now.
+    return named or create_for(dataset, recipe.model_table, seed=recipe.seed), dataset
+
+
+def _settle(work: _Work, dataset: Dataset, needed: Mapping[str, str] | None) -> None:
+    """Note where the run computes and what it reads, or refuse what differs from what it began with."""
+    recipe, run, options = work.recipe, work.run, work.options
+    environment = describe_environment(choose_device(options.device), options.threads)
+    where = {"seed": recipe.seed, **environment, "data_checksum": dataset.checksum}
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
     if needed is not None:
         where[NEEDED] = needed
-    settle_threads(run.settle_environment(where, console.warn))
-    if not run.data.exists():
-        findings = inspect(dataset)
-        findings.tell(console)
-        run.write_data(findings.as_json())
-    illustrate(run, recipe, dataset)
-    # First weights can depend on the number of threads, which is settled now.
-    initial = named or create_for(dataset, recipe.model_table, seed=recipe.seed)
+    settle_threads(run.settle_environment(where, options.console.with_log(run.log).warn))
+
+
+def _contexts(work: _Work, initial: Network, dataset: Dataset) -> list[Context]:
+    """What each stage is given."""
+    run, options = work.run, work.options
+    console, device = options.console.with_log(run.log), choose_device(options.device)
 
     def collect(line: dict[str, Any]) -> None:
         run.collect_metrics()
-        follow()
+        work.follow()
 
-    return initial, [
+    return [
         Context(
-            folder=run.stage(name).path,
+            folder=run.stage(stage_name(place, stage)).path,
             world=World(device),
-            seed=seed,
+            seed=seed_for(work.recipe.seed, "stage", place),
             console=console,
             dataset=dataset,
             initial=initial,
             save_every_seconds=options.save_every_seconds,
-            name=name,
+            name=stage_name(place, stage),
             on_log=collect,
-            score_settings=recipe.score,
-            answers=answers,
-            library=library,
+            score_settings=work.recipe.score,
+            answers=work.answers,
+            library=work.library,
         )
-        for name, seed in seeds.items()
+        for place, stage in enumerate(work.recipe.stages)
     ]
 
 
