@@ -6,7 +6,7 @@ import pytest
 
 from netpress.errors import Failure, UserError
 from netpress.recipe.schema import check_recipe
-from netpress.runs.jobs import InTurn, Job, put_in_order
+from netpress.runs.jobs import Job, put_in_order, run_in_turn
 
 RECIPE = check_recipe(
     {
@@ -34,7 +34,7 @@ def test_jobs_come_after_what_they_need_and_else_as_they_were():
 def test_outcomes_come_in_the_order_of_the_jobs_and_are_told_as_they_end():
     told: list[str] = []
     jobs = jobs_of(a="b", b="")
-    outcomes = InTurn().run(jobs, lambda job: job.name.upper(), lambda outcome: told.append(outcome.job.name))
+    outcomes = run_in_turn(jobs, lambda job: job.name.upper(), lambda outcome: told.append(outcome.job.name))
     assert [outcome.result for outcome in outcomes] == ["A", "B"] and told == ["b", "a"]
     assert [outcome.job for outcome in outcomes] == jobs
 
@@ -48,7 +48,7 @@ def test_a_failure_stops_only_those_that_need_it_and_is_told():
             raise Failure("the loss is nan")
         return 1
 
-    outcomes = InTurn().run(jobs_of(first="", second="first", third="second", other=""), work)
+    outcomes = run_in_turn(jobs_of(first="", second="first", third="second", other=""), work)
     assert begun == ["first", "other"]
     first, second, third, other = (str(outcome.failure) for outcome in outcomes)
     assert (first, other) == ("the loss is nan", "None")
@@ -66,7 +66,7 @@ def test_what_is_no_failure_ends_the_whole(error):
         raise error
 
     with pytest.raises(type(error)):
-        InTurn().run(jobs_of(a="", b=""), work)
+        run_in_turn(jobs_of(a="", b=""), work)
     assert begun == ["a"]
 
 
@@ -80,4 +80,4 @@ def test_what_is_no_failure_ends_the_whole(error):
 )
 def test_jobs_that_cannot_be_ordered_are_refused_before_any_runs(jobs, message):
     with pytest.raises(ValueError, match=message):
-        InTurn().run(jobs, lambda job: pytest.fail("ran"))
+        run_in_turn(jobs, lambda job: pytest.fail("ran"))

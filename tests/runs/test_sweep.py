@@ -20,10 +20,11 @@ from netpress.files import dump_toml
 from netpress.network import load
 from netpress.recipe.reading import read_recipe, shipped
 from netpress.recipe.schema import check_recipe
-from netpress.runs.jobs import InTurn, RunOptions
+from netpress.runs.jobs import RunOptions
 from netpress.runs.recipes import run_recipe
 from netpress.runs.sweep import plan_sweep, read_sweep, report_sweep, run_sweep
 from netpress.runs.sweep.sharing import shared_stages
+from netpress.runs.workers.places import Here
 
 pytestmark = pytest.mark.slow
 
@@ -317,18 +318,26 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     assert "not finished" in (tmp_path / "out" / "sweep.html").read_text()
 
 
-def test_who_runs_the_members_is_the_callers_choice(tmp_path):
-    class Backwards:
-        def run(self, jobs, work, tell):
-            self.names = [job.name for job in jobs]
-            outcomes = [outcome for job in reversed(jobs) for outcome in InTurn().run([job], work, tell)]
-            return outcomes[::-1]
+def test_where_the_members_run_is_the_callers_choice(tmp_path):
+    class Backwards(Here):
+        """Begins as many as there are slots, and runs them the last first."""
 
-    executor = Backwards()
+        slots = 2
+
+        def __init__(self):
+            super().__init__()
+            self.tasks = []
+
+        def start(self, task):
+            self.tasks.append(task)
+
+        def wait(self, seconds=None):
+            super().start(self.tasks.pop())
+            return super().wait()
+
     sweep = read_sweep(written(tmp_path, {"seeds": [1, 2]}, QUICK))
-    backwards = run_sweep(sweep, tmp_path / "backwards", executor=executor)
-    assert executor.names == ["seed-1", "seed-2"]
-    finished = [(tmp_path / "backwards" / name / "score.json").stat().st_mtime_ns for name in executor.names]
+    backwards = run_sweep(sweep, tmp_path / "backwards", place=Backwards())
+    finished = [(tmp_path / "backwards" / f"seed-{seed}" / "score.json").stat().st_mtime_ns for seed in (1, 2)]
     assert finished[0] > finished[1]
     forwards = run_sweep(sweep, tmp_path / "forwards")
     figures = [[row.figures["loss"] for row in result.table.rows] for result in (backwards, forwards)]

@@ -39,6 +39,10 @@ Minutes = Annotated[
 DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Decides every random choice.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads on a CPU, by default one a core.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that run members of a sweep side by side, each with its share of the cores."),
+]
 Answers = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where teachers' answers are kept; by default .answers beside --out.")
 ]

@@ -26,12 +26,14 @@ from netpress.cli.options import (
     Seed,
     TensorBoard,
     Threads,
+    Workers,
     given_limits,
     limit_overrides,
     print_json,
     print_rows,
 )
 from netpress.cli.sizes import print_footprint, tabulate_plan
+from netpress.errors import UserError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -61,6 +63,7 @@ def run(
     tensorboard: TensorBoard = False,
     score: HighestScore = None,
     minutes: Minutes = None,
+    workers: Workers = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -88,11 +91,15 @@ def run(
     )
     if resolved.sweep is not None and minutes is None:
         from netpress.runs.sweep import read_sweep, run_sweep
+        from netpress.runs.workers.processes import Processes
 
-        swept = run_sweep(read_sweep(*asked), folder, options)
+        place = None if workers is None else Processes(workers, options.console)
+        swept = run_sweep(read_sweep(*asked), folder, options, place)
         print(swept.table.as_markdown())
         print(f"report      {swept.page}")
         return
+    if workers is not None:
+        raise UserError(f"--workers {workers}: is for the members of a sweep, and {resolved.name} has no [sweep] table")
     result = run_recipe(resolved, folder, options, minutes)
     if resolved.networks:
         from netpress.folders.chain import ChainFolder

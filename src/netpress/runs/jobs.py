@@ -1,17 +1,16 @@
-"""Jobs and who runs them: a run is one job, a sweep is many.
+"""How recipes are run, and jobs that need each other's results, such as the networks of a chain.
 
     jobs = [Job("small", recipe, folder), Job("smaller", other, elsewhere, needs=("small",))]
-    for outcome in InTurn().run(jobs, lambda job: run_recipe(job.recipe, job.folder, options)):
+    for outcome in run_in_turn(jobs, lambda job: run_recipe(job.recipe, job.folder, options)):
         print(outcome.job.name, outcome.failure or "done")
 
-A job says what is to be run; it does not know where it runs, nor how many others there are. An executor runs jobs: here
-one after the other in this process. An executor of several processes has the same `run`.
+What stands side by side, and may run in several processes, are the tasks of `netpress.runs.workers`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from netpress.errors import Failure
 from netpress.folders.answers import PLACE, AnswersFolder
@@ -83,34 +82,24 @@ class Outcome(Generic[R]):
     failure: Failure | None = None
 
 
-class Executor(Protocol):
-    """Who runs jobs. Outcomes come in the order of the jobs, whatever the order in which they ended."""
+def run_in_turn(
+    jobs: Sequence[Job], work: Callable[[Job], R], tell: Callable[[Outcome[R]], None] = lambda outcome: None
+) -> list[Outcome[R]]:
+    """Do `work` on every job, in the order given but for those that wait for what they need; `tell` each outcome.
 
-    def run(
-        self, jobs: Sequence[Job], work: Callable[[Job], R], tell: Callable[[Outcome[R]], None] = ...
-    ) -> list[Outcome[R]]: ...
-
-
-class InTurn:
-    """Runs one job after the other, in this process."""
-
-    def run(
-        self, jobs: Sequence[Job], work: Callable[[Job], R], tell: Callable[[Outcome[R]], None] = lambda outcome: None
-    ) -> list[Outcome[R]]:
-        """Do `work` on every job, in the order given but for those that wait for what they need; `tell` each outcome.
-
-        A Failure of one job keeps only those from running that need it, which then fail too. Any other error ends the
-        whole. Raises ValueError before anything runs where a job needs one that is not there, or two need each other.
-        """
-        outcomes: dict[str, Outcome[R]] = {}
-        for job in put_in_order(jobs):
-            outcomes[job.name] = _attempt(job, work, outcomes)
-            tell(outcomes[job.name])
-        return [outcomes[job.name] for job in jobs]
+    Outcomes come in the order of the jobs. A Failure of one job keeps only those from running that need it, which then
+    fail too. Any other error ends the whole. Raises ValueError before anything runs where a job needs one that is not
+    there, or two need each other.
+    """
+    outcomes: dict[str, Outcome[R]] = {}
+    for job in put_in_order(jobs):
+        outcomes[job.name] = _attempt(job, work, outcomes)
+        tell(outcomes[job.name])
+    return [outcomes[job.name] for job in jobs]
 
 
 def put_in_order(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs, each after those that it needs, otherwise as they were. Raises ValueError as `InTurn.run`."""
+    """The jobs, each after those that it needs, otherwise as they were. Raises ValueError as `run_in_turn`."""
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
         raise ValueError(f"two jobs have one name: {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Running a chain: every network is a job, an executor runs the jobs in the order in which they need each other."""
+"""Running a chain: every network is a job, and jobs run in the order in which they need each other."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,11 +13,11 @@ from netpress.network.fingerprint import fingerprint
 from netpress.recipe.schema import Recipe, resolve_again
 from netpress.runs.chain.plan import plan_chain
 from netpress.runs.chain.results import write_results
-from netpress.runs.jobs import Executor, InTurn, Job, Outcome, RunOptions
+from netpress.runs.jobs import Job, Outcome, RunOptions, run_in_turn
 from netpress.runs.pipeline import RunResult, run_network
 
 
-def run_chain(recipe: Recipe, folder: Path, options: RunOptions, executor: Executor | None = None) -> RunResult:
+def run_chain(recipe: Recipe, folder: Path, options: RunOptions) -> RunResult:
     """Run the networks of `recipe` into folders below `folder`, going on where an earlier call was interrupted.
 
     A finished network is not run again. Before the first is run, all are planned. One that fails keeps only those from
@@ -44,7 +44,7 @@ def run_chain(recipe: Recipe, folder: Path, options: RunOptions, executor: Execu
             write_results(recipe, place, failed)
 
         run = _worker(recipe, place, options.for_members(folder))
-        outcomes = (executor or InTurn()).run(_make_jobs(recipe, place), run, tell)
+        outcomes = run_in_turn(_make_jobs(recipe, place), run, tell)
         if failed:
             place.top.score.unlink(missing_ok=True)
             messages = "\n".join(f"{name}: {message}" for name, message in failed.items())

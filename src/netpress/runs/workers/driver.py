@@ -1,0 +1,86 @@
+"""Running tasks at a place: each when what it waits for has ended; one whose worker was lost is tried again."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from netpress.errors import Failure, UserError
+from netpress.process.console import Console
+from netpress.runs.workers.places import Ended, Place
+from netpress.runs.workers.tasks import Task
+
+TRIES = 3
+"""How often a task is begun whose worker is lost, before that counts as its failure."""
+
+
+class TaskError(Exception):
+    """What the user wrote in one task cannot be done."""
+
+    def __init__(self, task: str, cause: UserError) -> None:
+        self.task, self.cause = task, cause
+        super().__init__(f"{task}: {cause}")
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    place: Place,
+    console: Console,
+    *,
+    prepare: Callable[[Task], None] = lambda task: None,
+    finish: Callable[[Task], None] = lambda task: None,
+    tell: Callable[[str, Failure | None], None] = lambda name, failure: None,
+) -> Mapping[str, Failure | None]:
+    """Run `tasks` at `place`, in their order as far as it has slots; by name None, or why one failed.
+
+    In this process `prepare` is done before a task begins, `finish` after it ended well; a Failure of either is the
+    task's. `tell` hears of each as it ends. A task comes after those that it waits for, which must stand before it. A
+    failure keeps no other from running. A UserError, raised as TaskError, and whatever else is raised, ends the whole
+    once those that run have been stopped. `place` is closed.
+    """
+    waiting, running = list(tasks), dict[str, Task]()
+    outcomes, tries = dict[str, Failure | None](), Counter[str]()
+
+    def end(name: str, failure: Failure | None) -> None:
+        outcomes[name] = failure
+        tell(name, failure)
+
+    def begin() -> None:
+        for task in [one for one in waiting if outcomes.keys() >= set(one.after)][: place.slots - len(running)]:
+            waiting.remove(task)
+            tries[task.name] += 1
+            try:
+                failure = attempt(prepare, task)
+                if failure is None:
+                    running[task.name] = task
+                    place.start(task)
+                else:
+                    end(task.name, failure)
+            except UserError as error:
+                raise TaskError(task.name, error) from None
+
+    def settle(ended: Ended) -> None:
+        task = running.pop(ended.name)
+        if ended.lost and tries[task.name] < TRIES:
+            console.warn(f"{task.name}: {ended.error}; it is begun again where it was")
+            waiting.insert(0, task)
+        elif isinstance(ended.error, UserError):
+            raise TaskError(task.name, ended.error)
+        else:
+            end(task.name, ended.error or attempt(finish, task))
+
+    try:
+        while waiting or running:
+            begin()
+            for ended in place.wait() if running else ():
+                settle(ended)
+    finally:
+        place.close()
+    return {task.name: outcomes[task.name] for task in tasks}
+
+
+def attempt(work: Callable[[Task], None], task: Task) -> Failure | None:
+    """Do `work`; its Failure, if there is one."""
+    try:
+        work(task)
+    except Failure as failure:
+        return failure
+    return None
