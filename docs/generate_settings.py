@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from netpress.data import DataSettings
 from netpress.models.registry import FAMILIES
+from netpress.recipe.search_schema import Search
 from netpress.scoring import CONVENTIONS, Limits
 from netpress.settings import Settings
 from netpress.stage import STAGES
@@ -47,6 +48,7 @@ def _sections() -> Iterator[tuple[str, type[Settings]]]:
         (f"[score] convention = {name!r}", convention.settings) for name, convention in CONVENTIONS.all().items()
     )
     yield "[limits]", Limits
+    yield "[search]", Search
 
 
 def _subsection(settings: type[Settings], seen: set[type[Settings]]) -> str:

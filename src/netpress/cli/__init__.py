@@ -16,6 +16,7 @@ from netpress.cli import (
     measuring,
     running,
     scoring,
+    searching,
     sensitivity,
     shipping,
 )
@@ -32,7 +33,20 @@ app = typer.Typer(
     rich_markup_mode=None,  # else what stands in square brackets is taken for markup and disappears
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, looking, measuring, asking, scoring, comparing, sensitivity, shipping, exporting, listing):
+groups = (
+    running,
+    searching,
+    looking,
+    measuring,
+    asking,
+    scoring,
+    comparing,
+    sensitivity,
+    shipping,
+    exporting,
+    listing,
+)
+for group in groups:
     group.add_commands(app)
 
 

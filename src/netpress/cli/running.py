@@ -275,9 +275,9 @@ def apply(
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
-    """Write the page of a run, a sweep or a chain again.
+    """Write the page of a run, a sweep, a search or a chain again.
 
-    Of a sweep and a chain the tables too.
+    Of several runs the tables too.
     """
     from netpress.folders.run import RunFolder
 
@@ -286,6 +286,10 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's f
         from netpress.runs.sweep import report_sweep
 
         print(report_sweep(folder))
+    elif kind == "search":
+        from netpress.runs.search.run import report_search
+
+        print(report_search(folder))
     elif kind == "chain":
         from netpress.runs.chain import report_chain
 

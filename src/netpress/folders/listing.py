@@ -21,20 +21,21 @@ from netpress.folders.chain import ChainFolder
 from netpress.folders.holding import LOCK, is_held
 from netpress.folders.removal import open_folder
 from netpress.folders.run import RECIPE, RunFolder
+from netpress.folders.search import SearchFolder
 from netpress.folders.several import SeveralFolder
 from netpress.folders.sweep import CSV, SweepFolder
 
-PARTS = {"run": "stages", "chain": "networks", "sweep": "runs"}
+PARTS = {"run": "stages", "chain": "networks", "sweep": "runs", "search": "trials"}
 _LARGEST_TABLE = 1 << 26  # bytes of a sweep.csv
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One run, sweep or chain. Figures are None where there are none yet; `accuracy` is a fraction."""
+    """One run, sweep, search or chain. Figures are None where there are none yet; `accuracy` is a fraction."""
 
     path: Path
     kind: str
-    """run, sweep or chain."""
+    """run, sweep, search or chain."""
     recipe: str
     """The recipe's name."""
     state: str
@@ -97,7 +98,7 @@ def _describe(path: Path) -> ListedRun:
         values = parse_toml(read_text(top.recipe), str(top.recipe))
         blank = replace(blank, recipe=str(values.get("name", path.name)))
         done, parts = _count(folder, values)
-        is_done = 0 < done == parts if isinstance(folder, SweepFolder) else top.is_finished
+        is_done = 0 < done == parts if isinstance(folder, SweepFolder | SearchFolder) else top.is_finished
         problem = None if is_done else _problem(folder)
         figures = read_object(top.score) if top.is_finished else {}
     except NetpressError as error:
@@ -123,6 +124,9 @@ def _count(folder: RunFolder | SeveralFolder, values: dict[str, Any]) -> tuple[i
     if isinstance(folder, ChainFolder):
         names = list(values.get("networks", ()))
         return sum(map(folder.is_done, names)), len(names)
+    if isinstance(folder, SearchFolder):
+        finished = sum(isinstance(member, RunFolder) and member.is_finished for member in folder.members())
+        return finished, int(values.get("search", {}).get("trials", finished))
     names = _names(folder)
     return sum(folder.member(name).is_finished for name in names), len(names)
 

@@ -18,6 +18,7 @@ from netpress.files import is_folder, is_there
 from netpress.folders.chain import ChainFolder
 from netpress.folders.holding import LOCK, held, is_empty, remove_empty
 from netpress.folders.run import RECIPE, RunFolder
+from netpress.folders.search import SearchFolder
 from netpress.folders.several import DRAFT, SeveralFolder
 from netpress.folders.sweep import SweepFolder
 
@@ -40,7 +41,7 @@ class Contents:
 
 def open_folder(path: Path) -> RunFolder | SeveralFolder:
     """The folder as what it is by its recipe."""
-    several = next((kind(path) for kind in (SweepFolder, ChainFolder) if kind(path).is_here), None)
+    several = next((kind(path) for kind in (SweepFolder, SearchFolder, ChainFolder) if kind(path).is_here), None)
     return several or RunFolder(path)
 
 

@@ -72,7 +72,7 @@ clearing that was interrupted is seen."""
 DRAFT_FILES = (*STAGE_FILES, ENVIRONMENT, RECIPE)
 """What `RunFolder.begin_with` writes before the folder has its name."""
 Resolve = Callable[[str], str]
-SEVERAL = {"sweep": b"\n[sweep]\n", "chain": b"\n[networks]\n"}
+SEVERAL = {"sweep": b"\n[sweep]\n", "search": b"\n[search]\n", "chain": b"\n[networks]\n"}
 """How the recipes of several runs are told from that of one: a sweep may be one of chains, so it comes first."""
 NEEDED = "networks"
 """Of the environment of a chain's network: which others it began with."""
@@ -163,7 +163,7 @@ class RunFolder:
 
     @property
     def kind(self) -> str:
-        """What the recipe here stands for: a run, or several in folders below: a sweep, or a chain of networks."""
+        """What the recipe here stands for: a run, or several in folders below: a sweep, a search, a chain."""
         text = self.recipe.read_bytes() if self.holds_run else b""
         return next((kind for kind, header in SEVERAL.items() if header in text), "run")
 

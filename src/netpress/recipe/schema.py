@@ -28,6 +28,7 @@ from netpress.files import dump_toml, parse_toml
 from netpress.models.registry import FAMILIES, choose_model
 from netpress.recipe.fitting import check_table, find_wrong_candidates
 from netpress.recipe.networks import expand, find_lost_places, find_needs, find_table_problems, put_in_order
+from netpress.recipe.search_schema import Search
 from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths, overlap
 from netpress.scoring import Limits, ScoreSettings, choose_settings
 from netpress.settings import Natural, Settings, SettingsError, find_unreadable, parse
@@ -68,6 +69,8 @@ class Recipe(Settings):
     """Which of several networks the recipe is for; without it, the last one."""
     sweep: Sweep | None = None
     """Where there is one, this is not one run but what several have in common: see `netpress.runs.sweep`."""
+    search: Search | None = None
+    """Where there is one, this is what the recipes of a search have in common: see `netpress.runs.search`."""
 
     @property
     def model_table(self) -> "ModelTable":
@@ -126,6 +129,12 @@ class Recipe(Settings):
             twice = next((other for other in swept if overlap(path, other)), None)
             if twice is not None:
                 raise ValueError(f'fit."{path}" and the sweep\'s "{twice}" set the same')
+        return self
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.search is not None and (self.sweep is not None or self.fit):
+            raise ValueError(f"search: stands in one recipe with {'sweep' if self.sweep else 'fit'}; leave one out")
         return self
 
     @model_validator(mode="after")

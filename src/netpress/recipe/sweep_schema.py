@@ -60,12 +60,16 @@ class Sweep(Settings):
 
 
 def find_unquoted_paths(values: Mapping[str, Any]) -> list[str]:
-    """Problems of [sweep] and [fit] as written: TOML takes an unquoted model.expansion for a table of tables."""
-    sweep = values.get("sweep")
+    """Problems of [sweep], [fit], [search] as written: TOML takes an unquoted model.expansion for a table of tables."""
+    sweep, search = values.get("sweep"), values.get("search")
     grid, variants = (sweep.get(key) if isinstance(sweep, dict) else None for key in ("grid", "variants"))
     places = [("sweep.grid", grid), ("fit", values.get("fit"))]
     if isinstance(variants, dict):
         places += [(f"sweep.variants.{name}", changes) for name, changes in variants.items()]
+    space = search.get("space") if isinstance(search, dict) else None
+    if isinstance(space, dict):
+        ranges = {path for path, value in space.items() if isinstance(value, dict) and "low" in value}
+        places.append(("search.space", {path: value for path, value in space.items() if path not in ranges}))
     return [
         f'{place}.{path}: write paths in quotes, such as "model.expansion" = ...'
         for place, changes in places

@@ -95,12 +95,16 @@ def find_front(points: Sequence[Point]) -> list[Point]:
 
 
 def draw_points(
-    points: Sequence[Point], gate: float | None = None, measure: Measure = SCORE, reach_gate: bool = False
+    points: Sequence[Point],
+    gate: float | None = None,
+    measure: Measure = SCORE,
+    reach_gate: bool = False,
+    keys: bool = True,
 ) -> Markup | None:
     """An SVG of accuracy (up) against a measure (right), a line for each series; None without points.
 
     Single runs are small dots, bars reach one standard deviation to either side. `gate` is drawn where it is in sight;
-    with `reach_gate` it always is.
+    with `reach_gate` it always is. Without `keys` all marks are alike, and only the front is named.
     """
     if not points:
         return None
@@ -114,17 +118,21 @@ def draw_points(
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.series, []).append(point)
+    alike = 1 if keys else len(series)
     name = f"{measure.name}{', logarithmic' if x.logarithmic else ''} (lower is better)"
     drawn = [FRAME.rules(x, y, name, short), FRAME.gate(gate, y), _draw_front(points, x, y)]
     for place, dots in enumerate(series.values()):
+        place = place // alike
         group = Markup('<g class="colour-{}">').format(place % COLOURS)
         ordered = sorted(dots, key=lambda dot: dot.cost)
         group += draw_line([(x(dot.cost), y(dot.accuracy)) for dot in ordered])
         for dot in ordered:
             group += _draw_dot(dot, MARKS[place // COLOURS % len(MARKS)], x, y, measure)
         drawn.append(group + Markup("</g>"))
-    drawn.append(_draw_names(points, series, x, y))
-    return FRAME.figure(drawn, _describe(points, measure), legend=_legend(list(series), len(points) > 1))
+    drawn.append(_draw_names(points if keys else find_front(points), series, x, y))
+    return FRAME.figure(
+        drawn, _describe(points, measure), legend=_legend(list(series) if keys else [], len(points) > 1)
+    )
 
 
 def _draw_front(points: Sequence[Point], x: Axis, y: Axis) -> Markup:

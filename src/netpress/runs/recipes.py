@@ -58,6 +58,8 @@ def run_recipe(
         raise UserError(
             f"{recipe.name}: stands for several runs; give it to `netpress run` or netpress.runs.sweep.run_sweep"
         )
+    if recipe.search is not None:
+        raise UserError(f"{recipe.name}: has a [search] table; give it to `netpress search recipe`, or leave that out")
     fitted = fit_recipe(recipe, options.data, options.allow_import, None if options.fresh else folder)
     if fitted.values:
         options.console.say(fitted.told())
