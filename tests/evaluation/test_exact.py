@@ -182,7 +182,7 @@ def quantized(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Netw
     run = Context(
         tmp_path_factory.mktemp("run"), World(torch.device("cpu")), 3, Console(quiet=True), digits, name="quantize"
     )
-    values = {"preset": "int8", "calibration_images": 32, "calibration": {"kind": "minmax"}}
+    values = {"preset": "int8", "arithmetic": "float16", "calibration_images": 32, "calibration": {"kind": "minmax"}}
     return quantize(network, parse(QuantizeSettings, values), run)
 
 

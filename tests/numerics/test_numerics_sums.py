@@ -145,7 +145,7 @@ def test_networks_in_exact_integers_are_their_simulation(what: str, tmp_path: Pa
     images = Images(whole(0, 256, 40, 3, 9, 9).to(torch.uint8), whole(0, 4, 40))
     data = Dataset("random", images, images, images, tuple("0123"), *shape, "")
     context = Context(tmp_path, World(CPU), 3, Console(quiet=True), data, name="quantize")
-    quantized = quantize(network, parse(QuantizeSettings, {"preset": "int8"}), context)
+    quantized = quantize(network, parse(QuantizeSettings, {"preset": "int8", "arithmetic": "float16"}), context)
     with torch_set(what):
         measured = evaluate_exactly(quantized, images)
     assert measured.largest_difference == 0 and measured.equal_answers == 1

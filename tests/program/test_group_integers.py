@@ -26,6 +26,7 @@ PRESETS = ["int8", "int4", "fixed-9-12", "half", "binary"]
 
 def quantized(network: Network, preset: str, dataset: Dataset, folder: Path) -> Network:
     values: dict[str, Any] = {"preset": preset, "calibration_images": 16, "correct_biases": False}
+    values["arithmetic"] = "float16"
     values |= {"calibration": {"kind": "minmax"}, "weight_calibration": {"kind": "minmax"}} if preset != "half" else {}
     context = Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), dataset, name="quantize")
     return quantize(network, parse(QuantizeSettings, values), context)

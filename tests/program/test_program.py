@@ -56,6 +56,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "wide_resnet": ("wide_resnet", {"depth": 10, "width": 1}),
 }
 PRESETS = ["fixed-9-12", "int8", "int6", "int4", "half", "binary"]
+HALF = parse(QuantizeSettings, {"preset": "int8", "arithmetic": "float16"})
 
 
 def images(count: int, seed: int, size: int = SIZE) -> Images:
@@ -91,6 +92,7 @@ def of_module(module: nn.Module, size: int = SIZE) -> Network:
 def test_programs_give_their_networks_own_bits(name: str, preset: str, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "preset": preset,
+        "arithmetic": "float16",
         "calibration_images": 8,
         "calibration": {"kind": "minmax"},
         "correct_biases": False,
@@ -124,7 +126,7 @@ def test_what_runs_for_nothing_stays(tmp_path: Path) -> None:
 
 
 def test_buffers_state_shapes_and_numbers_and_every_sum_is_by_hand(tmp_path: Path) -> None:
-    network = quantize(network_of("resnet"), parse(QuantizeSettings, {"preset": "int8"}), context(tmp_path))
+    network = quantize(network_of("resnet"), HALF, context(tmp_path))
     program = lower(network)
     layers = quantized_layers(network.module)
     values, count = {program.input: floats(2)}, 0
@@ -169,7 +171,7 @@ def test_every_scale_is_a_constant_that_the_output_takes(tmp_path: Path) -> None
 
 
 def test_a_program_prints_as_a_table(tmp_path: Path) -> None:
-    network = quantize(network_of("c_efficientnet"), parse(QuantizeSettings, {"preset": "int8"}), context(tmp_path))
+    network = quantize(network_of("c_efficientnet"), HALF, context(tmp_path))
     program = lower(network)
     lines = program.describe().split("\n")
     assert len(lines) == 1 + len(program.operations)

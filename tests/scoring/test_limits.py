@@ -118,7 +118,8 @@ def test_the_width_that_is_said_to_fit_does(share: float, bits: int | None) -> N
     assert said is not None and (bits is None or int(said[1]) == bits)
     weights = {"kind": "float16"} if bits == 16 else {"kind": "int", "bits": int(said[1])}
     stage = STAGES["quantize"]
-    settings = parse(stage.settings, {"kind": "quantize", "weights": weights})
+    arithmetic = "float16" if bits == 16 else "integer"  # which has no floats
+    settings = parse(stage.settings, {"kind": "quantize", "weights": weights, "arithmetic": arithmetic})
     assert flash_of(stage.plan(Outlook(network), settings).network) <= limit
 
 

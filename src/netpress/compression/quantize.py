@@ -12,6 +12,7 @@ from netpress.compression.fold import with_folds
 from netpress.compression.quantization.assignment import choose_formats, describe, round_others, trim_masks
 from netpress.compression.quantization.automatic import choose_widths
 from netpress.compression.quantization.post_training import calibrate, fold_first, put_layers, settle
+from netpress.compression.quantization.sensitivity import with_width
 from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
@@ -21,6 +22,7 @@ from netpress.numerics.claims import check_claims, layer_sums
 from netpress.numerics.formats import Fixed, Integer
 from netpress.numerics.layer_formats import LayerFormats
 from netpress.numerics.layers import quantized_layers
+from netpress.program import check_operations
 from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.tracing.foldable import find_foldable_norms
 from netpress.training import run_training
@@ -70,13 +72,14 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
 def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     """One row for each layer: its formats; then one for the training.
 
-    Raises UserError as the stage would, for widths that cannot be chosen any more, and for a training that could not
-    begin.
+    Raises UserError as the stage would, for widths that cannot be chosen any more, for what integer arithmetic has no
+    operation for, and for a training that could not begin.
     """
     network = outlook.network
     formats = choose_formats(network.module, settings)
     if settings.bits == "auto":
         outlook.refuse_quantized('bits = "auto"', "widths are chosen for a network in floats")
+        choose_formats(network.module, with_width(settings, max(settings.widths)))
     _check_accumulators(formats)
     if settings.train is not None:
         check_training(outlook, settings.train, own_teacher=True)
@@ -97,6 +100,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     folds = settings.folds and not quantized_layers(network.module)
     planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
     put_layers(planned, formats)
+    check_operations(planned)
     round_others(planned)  # a network that begins with this one is counted as what its file will say
     return Plan(rows, planned, undecided=("flash", "ram", "score") if settings.bits == "auto" else ())
 

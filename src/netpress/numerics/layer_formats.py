@@ -48,6 +48,7 @@ def check_formats(formats: LayerFormats) -> None:
         raise ValueError("weights of 1 bit are kind = 'binary'")
     if formats.arithmetic == "integer":
         if not formats.integer:
-            raise ValueError('arithmetic = "integer" needs weights and inputs that are integers, not floats')
+            needs = 'arithmetic = "integer" needs weights and inputs that are integers, not floats'
+            raise ValueError(f'{needs}; arithmetic = "float16" takes both')
         if value.bits > WIDEST_INPUT:
             raise ValueError(f'arithmetic = "integer" takes inputs of at most {WIDEST_INPUT} bits, not {value.bits}')

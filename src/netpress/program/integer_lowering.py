@@ -41,7 +41,7 @@ from netpress.program.integers import (
 from netpress.program.operations import Buffer, Operation, Program
 
 WIDEST_SUM = 32
-LARGEST_WINDOW = 2**15
+LARGEST_WINDOW = 2**16
 """Values whose sum, of 16 bits each, is within 32 bits."""
 FREE = '; quantize with arithmetic = "float16", which leaves it in floats'
 

@@ -113,7 +113,7 @@ def test_it_prunes_folds_and_quantizes(halved: Network, context: Context, tmp_pa
     assert folded.masks.keys() == pruned.masks.keys()
     reloaded(folded, tmp_path / "folded.netpress")
     for preset in ("int8", "fixed-9-12"):
-        values: dict[str, Any] = {"preset": preset, "calibration_images": 8}
+        values: dict[str, Any] = {"preset": preset, "arithmetic": "float16", "calibration_images": 8}
         if preset == "int8":
             values["calibration"] = {"kind": "minmax"}
         quantized = quantize(folded, parse(QuantizeSettings, values), context)

@@ -38,8 +38,8 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
         if name in left_out:
             continue
         if type(layer) not in QUANTIZABLE:
-            kind = type(layer).__name__
-            raise UserError(f'{name}: {kind} cannot be quantized; keep it in floats with leave_out = ["{name}"]')
+            kind, out = type(layer).__name__, f'leave_out = ["{name}"] and arithmetic = "float32"'
+            raise UserError(f"{name}: {kind} cannot be quantized; keep it in floats with {out}")
         chosen[name] = general
     if not chosen:
         raise UserError("leave_out: no layer is left to quantize")

@@ -116,7 +116,8 @@ def set_inputs(layers: Mapping[str, QuantizedLayer], observers: Mapping[str, Obs
         try:
             scale, zero_point = observer.grid(format)
         except Failure as error:
-            raise Failure(f'calibration, {name}: {error}; leave_out = ["{name}"] keeps it in floats') from error
+            floats = ' with arithmetic = "float16"' if layer.formats.arithmetic == "integer" else ""
+            raise Failure(f'calibration, {name}: {error}; leave_out = ["{name}"]{floats} keeps it in floats') from error
         layer.input_scale.data.copy_(scale)
         if zero_point is not None and layer.input_zero_point is not None:
             layer.input_zero_point.copy_(zero_point)

@@ -53,7 +53,7 @@ class QuantizeSettings(Settings):
     """Kinds or patterns of layers that stay in floats."""
     arithmetic: Arithmetic | None = None
     """Arithmetic outside the sums of products (scales, biases, activations, pools), in place of the preset's: that of
-    floats, or 16-bit integers alone."""
+    floats, or of 16-bit integers, as int8, int6 and int4 have it."""
     accumulators: Literal["tree"] | Annotated[int, between(2, 64)] = "tree"
     """Width of the sums: an adder tree that grows by a bit a level, or so many bits; too few is an error."""
     calibration: Calibration | None = None
@@ -124,6 +124,11 @@ def _depthwise(bits: int) -> FormatRule:
     return FormatRule(layers="depthwise", weights=_weights(bits))
 
 
+def _integers(bits: int, *rules: FormatRule) -> PresetFormats:
+    """Integers everywhere: 16-bit ones between the layers."""
+    return PresetFormats(weights=_weights(bits), inputs=_inputs(bits), rules=rules, arithmetic="integer")
+
+
 PRESETS: dict[str, PresetFormats] = {
     "fixed-9-12": PresetFormats(
         weights=Fixed(bits=9),
@@ -132,14 +137,15 @@ PRESETS: dict[str, PresetFormats] = {
         calibration=MinMax(),
         fold=False,
     ),
-    "int8": PresetFormats(weights=_weights(8), inputs=_inputs(8)),
-    "int6": PresetFormats(weights=_weights(6), inputs=_inputs(6), rules=(*_ENDS, _depthwise(8))),
-    "int4": PresetFormats(weights=_weights(4), inputs=_inputs(4), rules=(*_ENDS, _depthwise(6))),
+    "int8": _integers(8),
+    "int6": _integers(6, *_ENDS, _depthwise(8)),
+    "int4": _integers(4, *_ENDS, _depthwise(6)),
     "half": PresetFormats(weights=Float16(), inputs=Float16()),
     "binary": PresetFormats(weights=Binary(scale="channel"), inputs=_inputs(8), rules=_ENDS),
 }
 """fixed-9-12: the Wave team's widths and their first entry's norms, which stay: folded into weights, they spread the
 channels too far for one exponent. Its ranges are found as below; theirs (sigma, 18 and 10 deviations) lose .4 points
 more on KAIST's network. int8: all of 8 bits. int6, int4: weights and inputs of so many bits, first and last layer 8,
-depthwise weights 8 and 6. half: everything really in float16. binary: weights of one bit with a scale a channel
-(BinaryConnect when trained), inputs, first and last layer of 8 bits."""
+depthwise weights 8 and 6. These three compute in integers alone; the others are float16 outside the sums. half: everything
+really in float16. binary: weights of one bit with a scale a channel (BinaryConnect when trained), inputs, first and last
+layer of 8 bits."""
