@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from netpress.cli.exporting_qonnx import export_as_qonnx
 from netpress.cli.options import (
     AllowImport,
     AsJson,
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
-    group = typer.Typer(no_args_is_help=True, help="Write a network in another format: onnx, c.")
+    group = typer.Typer(no_args_is_help=True, help="Write a network in another format: onnx, qonnx, c.")
     group.command(name="onnx")(export_as_onnx)
+    group.command(name="qonnx")(export_as_qonnx)
     group.command(name="c")(export_as_c)
     app.add_typer(group, name="export")
 

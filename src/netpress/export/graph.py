@@ -46,13 +46,16 @@ def _forget(part: Any) -> None:
     part.ClearField("doc_string")
 
 
-def describe(network: Network, takes: Takes = "pixels") -> dict[str, str]:
-    """What an ONNX file says of itself in its own metadata: how an image enters, what the logits mean, whose it is."""
+def describe(network: Network, takes: Takes = "pixels", count: str = "count") -> dict[str, str]:
+    """What an ONNX file says of itself in its own metadata: how an image enters, what the logits mean, whose it is.
+
+    count: how many images enter at once.
+    """
     spec, source, rules = network.input, network.architecture, known_rules(network)
     kind, values = ("uint8", "0 to 255") if takes == "pixels" else ("float32", "(pixel / 255 - mean) / std")
     return {
         "classes": json.dumps(network.classes, ensure_ascii=False),
-        "input": f"{OUTER[0]}: {kind} [count, {spec.channels}, {spec.height}, {spec.width}], {values}"
+        "input": f"{OUTER[0]}: {kind} [{count}, {spec.channels}, {spec.height}, {spec.width}], {values}"
         + (", channels red, green, blue" if spec.channels == 3 else "")
         + ("; the graph normalizes them" if takes == "pixels" else ""),
         "resize": json.dumps(

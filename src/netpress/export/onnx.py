@@ -30,7 +30,16 @@ from torch import Tensor, nn
 from netpress.data import Images, normalize
 from netpress.errors import Failure, UserError
 from netpress.evaluation import best_class, predict
+from netpress.export.comparing import (
+    AGREEMENT,
+    AGREEMENT_QUANTIZED,
+    FAR,
+    FAR_QUANTIZED,
+    random_images,
+    relative_error,
+)
 from netpress.export.graph import OUTER, Takes, finish, takes_of
+from netpress.export.nodes import require_onnx_name
 from netpress.files import atomic_path
 from netpress.models.factorized import Factorized
 from netpress.network import Network, save
@@ -38,15 +47,10 @@ from netpress.network.edits import replace_module
 from netpress.network.selection import layers_with_weights
 from netpress.numerics.formats import Fixed, Integer, integer_range
 from netpress.numerics.layers import QuantizedLayer, quantized_layers
-from netpress.process.devices import generator_for
 
 OPSET = 20
 TIMED = 5  # runs of one batch, of which the median is reported
 OFFSET = 128  # between signed and unsigned 8-bit integers
-# What an export may be off by: share of equal answers, and a layer's relative error. Where values are rounded, one that
-# lies between two integers may go either way in another order of adding, and layers after it spread the difference.
-AGREEMENT, FAR = 0.99, 0.05
-AGREEMENT_QUANTIZED, FAR_QUANTIZED = 0.95, 0.25
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ def export_onnx(network: Network, path: Path | str, takes: Takes = "pixels") -> 
     export the network.
     """
     path = Path(path)
-    if path.suffix.lower() != ".onnx":
-        raise UserError(f"{path}: ONNX is what is written; call the file {path.stem}.onnx")
+    require_onnx_name(path)
     _write(_exportable(network), network, path, takes)
 
 
@@ -119,7 +122,7 @@ def check_onnx(
     theirs = torch.cat([session(batch) for batch in fed])
     answers, others = best_class(ours), best_class(theirs)
     same = float((answers == others).double().mean())
-    error = _relative_error(ours, theirs)
+    error = relative_error(ours, theirs)
     if (same < agreement) if images is not None else (error > far):
         where = first_divergence(network, batches[0], far)
         symptom = f"agrees on {same:.2%} of {len(seen):,} answers, below {agreement:.2%}"
@@ -152,13 +155,6 @@ def _seconds(run: Callable[[Tensor], Tensor], batch: Tensor) -> tuple[float, flo
         return _median_seconds(lambda: run(batch)), _median_seconds(lambda: run(batch[:1]))
 
 
-def random_images(network: Network, count: int = 64) -> Images:
-    """Images of noise of the network's own size, the same at every call, with no meaningful labels."""
-    generator = generator_for(0, "onnx")
-    pixels = torch.randint(0, 256, (count, *network.input.size), generator=generator, dtype=torch.uint8)
-    return Images(pixels, torch.zeros(count, dtype=torch.int64))
-
-
 def stored_bytes(network: Network) -> int:
     """Size of the network's own file in bytes."""
     with TemporaryDirectory() as folder:
@@ -181,15 +177,9 @@ def first_divergence(network: Network, images: Tensor, far: float = FAR) -> str 
         theirs = _session_of_all(path)(images)[1:]
         ours = own(images)[1:]
     for name, one, other in zip(own.ran, ours, theirs, strict=True):
-        if _relative_error(one, other) > far:
+        if relative_error(one, other) > far:
             return name
     return None
-
-
-def _relative_error(ours: Tensor, theirs: Tensor) -> float:
-    """Root mean square of the difference as a share of that of `ours`."""
-    size = float(ours.double().square().mean().sqrt())
-    return float((ours.double() - theirs.double()).square().mean().sqrt()) / max(size, 1e-12)
 
 
 class _QdqLayer(nn.Module):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from netpress.errors import Failure, UserError
-from netpress.numerics.formats import AnyFormat, Float16, Integer
-from netpress.tracing.onnx import fresh, quantized
+from netpress.numerics.formats import AnyFormat, Fixed, Float16, Integer
+from netpress.tracing.onnx import fresh, qonnx, quantized
 from netpress.tracing.onnx.entering import find_entrance
 from netpress.tracing.onnx.file import LARGEST, input_size_of, load_model, read_array
 from netpress.tracing.onnx.moves import MOVES
@@ -206,6 +206,8 @@ class OnnxGraph(Constants):
                 return [calculated(lambda x: x.to(dtype), (node.given(0),))]
             case "QuantizeLinear" | "DequantizeLinear":
                 return self._scaled(node, inputs, outputs)
+            case kind if kind in qonnx.KINDS:
+                return self._rounded(node, inputs, outputs)
             case quantized.INTEGERS:
                 return self._integers(node, inputs, outputs)
             case quantized.DYNAMIC:
@@ -262,7 +264,29 @@ class OnnxGraph(Constants):
             return [self._numbers[key][-1]]
         if node.kind == "DequantizeLinear":
             return self._step(node, lambda x: x, (0,), inputs, outputs, x.format)
-        number_format = self._quantizer_format(node, zero_point)
+        return self._quantizer(node, scale, zero, self._quantizer_format(node, zero_point), inputs, outputs)
+
+    def _rounded(self, node: Node, inputs: list[str], outputs: list[str]) -> list[Value]:
+        """QONNX's quantizers: a constant on its grid, or integers of what depends on the image."""
+        scale, zero, number_format = qonnx.constants(node)
+        x = node.given(0)
+        if not x.constant:
+            return self._quantizer(node, scale, zero, number_format, inputs, outputs)
+        key = (id(x), id(scale), id(zero), id(node.value(3)))
+        if key not in self._numbers:
+            self._numbers[key] = (x, scale, zero, qonnx.rounded(node, scale, zero, number_format))
+        return [self._numbers[key][-1]]
+
+    def _quantizer(
+        self,
+        node: Node,
+        scale: Value,
+        zero: Value | None,
+        number_format: AnyFormat | None,
+        inputs: list[str],
+        outputs: list[str],
+    ) -> list[Value]:
+        """A step that makes integers of `number_format`, and stores their scale and zero point."""
         self.quantizers.add(node.place)
         # A view has a row of its own, in which the scale and the zero point are stored.
         results = self._step(node, lambda x: x.view(x.shape), (0,), inputs, outputs, number_format)
@@ -326,7 +350,7 @@ class OnnxGraph(Constants):
         self.steps.append((node.place, [inputs[index] for index in varying], outputs))
         if node.kind in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             formats = [node.inputs[index].format for index in varying]  # type: ignore[union-attr]
-            if formats and all(isinstance(number_format, Integer) for number_format in formats):
+            if formats and all(isinstance(number_format, Integer | Fixed) for number_format in formats):
                 self._describe(f"{node.place}.input", max(formats, key=lambda f: f.bits))  # type: ignore[union-attr]
         if node.kind in MOVES and result_format is None and len(varying) == 1:
             result_format = node.inputs[varying[0]].format  # type: ignore[union-attr]
