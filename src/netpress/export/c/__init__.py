@@ -15,6 +15,7 @@ from pathlib import Path
 from netpress.errors import Failure, UserError, quote
 from netpress.export.c.emit import Writer
 from netpress.export.c.plan import Plan, plan
+from netpress.export.c.vectors import Vectors, choice, header_lines, write_vectors
 from netpress.files import atomic_write
 from netpress.network import Network
 from netpress.numerics.formats import GridFormat
@@ -60,15 +61,17 @@ def export_c(network: Network, folder: Path, name: str) -> CFiles:
     writer = Writer(made, integers)
     steps = [writer.step(index, step) for index, step in enumerate(made.steps)]
     kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
-    parts = [_head(name), kernels, "/* Constants. */", *writer.constants, "/* The network. */", *steps]
-    source = "\n\n".join([*parts, _names(name, network), _run(name, made)])
+    portable = "\n\n".join([kernels, "/* The network. */", *steps, _run(name, made)])
+    vectors = write_vectors(name, made.program, writer)
+    parts = [_head(name), "/* Constants. */", *writer.constants, *choice(name, vectors, portable)]
+    source = "\n\n".join([*parts, _names(name, network), _main(name)])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"--out {folder}: cannot be made: {error.strerror}") from error
     paths = folder / f"{name}.c", folder / f"{name}.h"
     atomic_write(paths[0], source + "\n")
-    atomic_write(paths[1], _header(name, network, made))
+    atomic_write(paths[1], _header(name, network, made, vectors))
     return CFiles(*paths, made.arena, writer.flash)
 
 
@@ -92,9 +95,11 @@ def _run(name: str, made: Plan) -> str:
 {calls}
     for (o = 0; o < {count * plane}; o++) logits[o] = last[o];
     return 0;
-}}
+}}"""
 
-#ifdef {name.upper()}_MAIN
+
+def _main(name: str) -> str:
+    return f"""#ifdef {name.upper()}_MAIN
 #include <stdio.h>
 
 int main(void) {{
@@ -114,7 +119,7 @@ int main(void) {{
 #endif"""
 
 
-def _header(name: str, network: Network, made: Plan) -> str:
+def _header(name: str, network: Network, made: Plan, vectors: Vectors | None) -> str:
     upper, spec = name.upper(), network.input
     last = made.program.operations[-1]
     assert isinstance(last, Restore)
@@ -130,7 +135,7 @@ def _header(name: str, network: Network, made: Plan) -> str:
 #include <stddef.h>
 #include <stdint.h>
 
-#define {upper}_ARENA_BYTES {made.arena}
+{header_lines(name, made.arena, vectors)}
 #define {upper}_HEIGHT {spec.height}
 #define {upper}_WIDTH {spec.width}
 #define {upper}_CHANNELS {spec.channels}

@@ -121,7 +121,7 @@ class Writer:
         assert node.finish is not None
         shift, scale = node.finish
         assert scale is not None
-        factor = self.constant("uint16_t", "factors_", _factors(operation.name, shift.amount, scale.multiplier), 2)
+        factor = self.constant("uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2)
         bias = self.constant("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
         window, stream = self._window(operation), self._stream(operation)
         plane, kind = step.shape[1], self.plan.item(node.inputs[0])
@@ -150,6 +150,11 @@ class Writer:
         return ", ".join(map(str, (*numbers, outputs // window.groups, int(operation.padding_value), int(flat))))
 
     def _stream(self, operation: IntegerSums) -> str:
+        values, mask, *numbers = self.packed(operation)
+        return ", ".join(map(str, (values, mask, 0, 0, *numbers)))
+
+    def packed(self, operation: IntegerSums) -> tuple[str, str, int, int, int]:
+        """A layer's weights as they lie in flash: their bits, the mask or 0, and what a weight's bits stand for."""
         format, weight = self.formats[operation.layer], operation.weight.flatten().long()
         exists, bits = weight != 0, format.bits
         signs = isinstance(format, Ternary | Binary)
@@ -162,7 +167,7 @@ class Writer:
         packed = pack_bits((kept - low) // step, bits).tolist()
         values = self.constant("uint8_t", "weights_", [*packed, *[0] * AHEAD], 1)
         mask = self.constant("uint8_t", "mask_", pack_bits(exists, 1).tolist(), 1) if masked else "0"
-        return f"{values}, {mask}, 0, 0, {bits}, {step}, {low}"
+        return values, mask, bits, step, low
 
     def _pool(self, node: Node, plane: int) -> tuple[list[str], list[str]]:
         operation = node.operation
@@ -244,8 +249,8 @@ class Writer:
         return f"{name}[o]"
 
 
-def _factors(name: str, amount: Tensor, multiplier: Tensor) -> list[int]:
-    """Each channel's shift and multiplier in 16 bits."""
+def packed_factors(name: str, amount: Tensor, multiplier: Tensor) -> list[int]:
+    """Each channel's shift and multiplier in 16 bits. Raises Failure for a factor beyond them."""
     amounts, multipliers = amount.flatten(), multiplier.flatten()
     zero = multipliers == 0
     top = multipliers // 16 - 1024

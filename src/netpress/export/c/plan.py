@@ -125,7 +125,7 @@ def reads_by_channel(node: Node) -> bool:
 
 def plan(program: Program) -> Plan:
     """The steps of an integer program. Raises UserError, naming the operation, for what C has no kernel for."""
-    nodes, names = _join(program)
+    nodes, names = join(program)
     readers = Counter(names.get(name, name) for node in nodes for name in node.inputs)
     made = Plan([], program, names)
     last = program.operations[-1]
@@ -138,7 +138,7 @@ def plan(program: Program) -> Plan:
     return made
 
 
-def _join(program: Program) -> tuple[list[Node], dict[str, str]]:
+def join(program: Program) -> tuple[list[Node], dict[str, str]]:
     """The operations as nodes: sums with what finishes them, gates with their products; names of reshaped buffers."""
     names: dict[str, str] = {}
     readers = Counter(name for operation in program.operations for name in operation.inputs)
