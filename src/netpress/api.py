@@ -17,6 +17,7 @@ from netpress.errors import UserError
 from netpress.evaluation import Answer, Evaluation, ask, check_scale, evaluate_exactly
 from netpress.evaluation import evaluate as evaluate_images
 from netpress.export.c.choosing import choose_kernels
+from netpress.export.latency import Latencies, measure_latencies
 from netpress.network import Network, resolve, save
 from netpress.network.data import load_data, pixel_rules
 from netpress.process.console import Console
@@ -33,7 +34,7 @@ from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
 
-__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity"]
+__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity", "time"]
 
 _ALONE = "since each layer is quantized alone, without training"
 UNUSED = {
@@ -173,6 +174,24 @@ def predict(
     executor = choose_kernels(network, kernels, where, console).executor
     answers = ask(network, pictures, rules, console, top=top, exact=exact, scale=scale, device=where, executor=executor)
     return list(answers)
+
+
+def time(
+    network: Network | str | Path,
+    *,
+    threads: Sequence[int] = (1,),
+    batch: int = 1,
+    seconds: float = 10.0,
+    console: Console | None = None,
+    allow_import: bool = False,
+) -> Latencies:
+    """How long the network takes for an image, by each way of calculating it on this CPU; see `measure_latencies`.
+
+    `seconds` for each number of `threads`; `batch` images a call. `allow_import` as for `load`.
+    """
+    if not isinstance(network, Network):
+        network = load(network, allow_import=allow_import)
+    return measure_latencies(network, threads=threads, batch=batch, seconds=seconds, console=console)
 
 
 @dataclass(frozen=True)

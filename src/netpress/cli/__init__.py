@@ -18,6 +18,7 @@ from netpress.cli import (
     scoring,
     sensitivity,
     shipping,
+    timing,
 )
 from netpress.errors import NetpressError, readable
 from netpress.process.console import PatientStream
@@ -32,7 +33,19 @@ app = typer.Typer(
     rich_markup_mode=None,  # else what stands in square brackets is taken for markup and disappears
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, looking, measuring, asking, scoring, comparing, sensitivity, shipping, exporting, listing):
+for group in (
+    running,
+    looking,
+    measuring,
+    asking,
+    scoring,
+    comparing,
+    sensitivity,
+    shipping,
+    exporting,
+    timing,
+    listing,
+):
     group.add_commands(app)
 
 

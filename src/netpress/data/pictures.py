@@ -43,8 +43,10 @@ class Block:
     """Some pictures, read."""
 
     pictures: Sequence[Picture]
-    said: Sequence[PictureFacts | str]
-    """What each was, or why it cannot be read."""
+    problems: Sequence[str | None]
+    """Why each cannot be read; None: it was."""
+    facts: Sequence[PictureFacts | None]
+    """What each was that was read."""
     pixels: Tensor
     """Of those that were read, in their order: uint8 [readable, channels, size, size]."""
 
@@ -133,6 +135,8 @@ def read_blocks(pictures: Sequence[Picture], rules: PixelRules, console: Console
             for picture, facts in zip(block, said, strict=True)
             if not isinstance(facts, str) and facts.several
         )
-        yield Block(block, said, pixels[torch.tensor([not isinstance(facts, str) for facts in said])])
+        problems = [facts if isinstance(facts, str) else None for facts in said]
+        known = [None if isinstance(facts, str) else facts for facts in said]
+        yield Block(block, problems, known, pixels[torch.tensor([problem is None for problem in problems])])
     if animated:
         console.warn(f"of {some_of(animated)}, which hold several pictures, the first was taken")

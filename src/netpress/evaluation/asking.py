@@ -136,10 +136,10 @@ def _asked(
             logits = executor.answer(block.pixels) if len(block.pixels) else torch.empty(0, len(network.classes))
             guesses = iter(_guesses(logits, network.classes, top, scale))
             return [
-                Answer(picture.name, (), said)
-                if isinstance(said, str)
-                else Answer(picture.name, next(guesses), None, executor.name, replace(said, several=False) != taken)
-                for picture, said in zip(block.pictures, block.said, strict=True)
+                Answer(picture.name, (), problem)
+                if facts is None
+                else Answer(picture.name, next(guesses), None, executor.name, replace(facts, several=False) != taken)
+                for picture, problem, facts in zip(block.pictures, block.problems, block.facts, strict=True)
             ]
 
         yield answers
