@@ -47,6 +47,7 @@ CHECKED = 8  # images
 BATCH = 64  # of the reference
 ALIGNED = 64  # bytes: a cache line, and the widest vector
 _SOURCES = ("netpress.export.c", "netpress.program", "netpress.numerics")  # what writes the C
+_BUILDING = threading.Lock()
 
 
 class Kernels:
@@ -126,12 +127,16 @@ def load_kernels(
     """
     compiler = find_compiler()
     folder = private_folder(cache_folder() / "kernels")
-    path = folder / f"{_key(network, compiler, flags)}.so"
-    with suppress(OSError, AttributeError):  # there is none, or it is damaged
-        require_private(path)
-        kernels = Kernels(path)
-        os.utime(path)
-        return kernels
+    with _BUILDING:  # tracing a network, which building does, is for one thread at a time
+        return _load_or_build(network, compiler, flags, folder, building)
+
+
+def _load_or_build(
+    network: Network, compiler: Compiler, flags: Sequence[str], folder: Path, building: Callable[[Compiler], Any]
+) -> Kernels:
+    key = _key(network, compiler, flags)
+    if (kept := _load(folder, key)) is not None:
+        return kept
     building(compiler)
     try:
         with TemporaryDirectory(prefix=".building-", dir=folder, ignore_cleanup_errors=True) as work:
@@ -140,11 +145,31 @@ def load_kernels(
             built.chmod(0o700)
             with built.open("rb+") as file:
                 os.fsync(file.fileno())
-            built.replace(path)
+            built.replace(folder / f"{key}-{_checksum(built)}.so")
     except OSError as error:
         raise Failure(f"{folder}: {error.strerror or error}; name another folder in XDG_CACHE_HOME") from None
     _make_room(folder)
     return kernels
+
+
+def _load(folder: Path, key: str) -> Kernels | None:
+    """The library that was kept, unless it is damaged: half of one would end the process.
+
+    Raises Failure where others may write it.
+    """
+    for path in folder.glob(f"{key}-*.so"):
+        with suppress(OSError, AttributeError):  # OSError: another process removed it
+            require_private(path)
+            if path.stem == f"{key}-{_checksum(path)}":
+                kernels = Kernels(path)
+                os.utime(path)
+                return kernels
+            path.unlink()
+    return None
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def build_checked(
@@ -202,7 +227,7 @@ def _key(network: Network, compiler: Compiler, flags: Sequence[str]) -> str:
     """What decides a library's bytes."""
     facts = [fingerprint(network), asdict(network.input), __version__, _sources()]
     facts += [compiler.identity, list(flags), processor_identity()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def _sources() -> str:
