@@ -14,10 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netpress.api import compare, evaluate, load, predict, run, save, score, sensitivity
+    from netpress.api import compare, evaluate, load, predict, run, save, score, sensitivity, time
 
 __version__ = "0.1.0"
-__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity"]
+__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity", "time"]
 
 
 def __getattr__(name: str) -> Any:

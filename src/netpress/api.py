@@ -16,6 +16,8 @@ from netpress.data.pictures import Asked, Picture, list_pictures
 from netpress.errors import UserError
 from netpress.evaluation import Answer, Evaluation, ask, check_scale, evaluate_exactly
 from netpress.evaluation import evaluate as evaluate_images
+from netpress.export.c.choosing import choose_kernels
+from netpress.export.latency import Latencies, measure_latencies
 from netpress.network import Network, resolve, save
 from netpress.network.data import load_data, pixel_rules
 from netpress.process.console import Console
@@ -32,7 +34,7 @@ from netpress.scoring import score
 from netpress.settings import parse
 from netpress.stage import Context
 
-__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity"]
+__all__ = ["compare", "evaluate", "load", "predict", "run", "save", "score", "sensitivity", "time"]
 
 _ALONE = "since each layer is quantized alone, without training"
 UNUSED = {
@@ -141,6 +143,7 @@ def predict(
     device: str = "auto",
     console: Console | None = None,
     allow_import: bool = False,
+    kernels: str = "auto",
 ) -> list[Answer]:
     """The `top` likeliest classes of each image, with their probabilities (the softmax of the logits).
 
@@ -154,7 +157,10 @@ def predict(
     changes that ("data.resize=pad", "data.background=255", "data.max_pixels=200000000"). For a grey network colours
     become grey.
 
-    An image that cannot be read does not stop the others: its answer has a `problem`. `exact` computes in integers.
+    An image that cannot be read does not stop the others: its answer has a `problem`. `exact` computes in integers. A
+    network of integer arithmetic is always asked in integers: with `kernels` "auto" by C where a compiler is found and
+    works, which compiles the network once, else by torch; "c" and "torch" insist. The answers are the same, and say
+    what computed them (`computed_by`).
     `scale` multiplies the logits before the softmax; give a network that ends in cosines the scale of its loss.
     Raises UserError for paths that are not there and for other kinds of images, Failure for answers of NaN.
     """
@@ -165,7 +171,27 @@ def predict(
     if not isinstance(network, Network):
         network = load(network, allow_import=allow_import)
     rules = pixel_rules(network, changes)
-    return list(ask(network, pictures, rules, console, top=top, exact=exact, scale=scale, device=where))
+    executor = choose_kernels(network, kernels, where, console).executor
+    answers = ask(network, pictures, rules, console, top=top, exact=exact, scale=scale, device=where, executor=executor)
+    return list(answers)
+
+
+def time(
+    network: Network | str | Path,
+    *,
+    threads: Sequence[int] = (1,),
+    batch: int = 1,
+    seconds: float = 10.0,
+    console: Console | None = None,
+    allow_import: bool = False,
+) -> Latencies:
+    """How long the network takes for an image, by each way of calculating it on this CPU; see `measure_latencies`.
+
+    `seconds` for each number of `threads`; `batch` images a call. `allow_import` as for `load`.
+    """
+    if not isinstance(network, Network):
+        network = load(network, allow_import=allow_import)
+    return measure_latencies(network, threads=threads, batch=batch, seconds=seconds, console=console)
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,11 @@ def test_table_json_and_csv_say_the_same(place: Path, call: Call) -> None:
         assert (row["image"], row["class"], float(row["probability"])) == (image, guess["class"], guess["probability"])
     assert [row["rank"] for row in rows[:4]] == ["1", "2", "1", "2"]
     code, out, err = call("predict", place / "n.netpress", place / "photos")
-    lines = out.splitlines()
+    *lines, resized, computed = out.splitlines()
     assert (code, err, len(lines)) == (0, "", 31)
+    assert resized == "resized     30 of 30 images to 8 x 8 RGB, as in training (squash)"
+    assert computed == "computed    by torch, floats"
+    assert {(row["resized"], row["computed_by"]) for row in told} == {(True, "torch, floats")}
     for line, row in zip(lines[1:], told, strict=True):
         best = row["classes"][0]
         assert line.split() == [row["image"], best["class"], f"{best['probability']:.1%}"]

@@ -19,6 +19,7 @@ from netpress.cli import (
     searching,
     sensitivity,
     shipping,
+    timing,
 )
 from netpress.errors import NetpressError, readable
 from netpress.process.console import PatientStream
@@ -44,6 +45,7 @@ groups = (
     sensitivity,
     shipping,
     exporting,
+    timing,
     listing,
 )
 for group in groups:

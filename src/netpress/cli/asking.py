@@ -20,7 +20,7 @@ from netpress.cli.options import (
     print_table,
     refuse_together,
 )
-from netpress.errors import Failure, UserError, some_of
+from netpress.errors import Failure, UserError, some_of, visible
 
 if TYPE_CHECKING:
     from netpress.data.pictures import Picture
@@ -46,6 +46,10 @@ def predict(
     ],
     top: Annotated[int, typer.Option(min=1, help="Show so many of the likeliest classes.")] = 1,
     exact: Annotated[bool, typer.Option("--exact", help="Compute in integers.")] = False,
+    kernels: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="Of a network of integer arithmetic: auto, c or torch; all answer alike."),
+    ] = "auto",
     scale: Scale = 1.0,
     overrides: DataChanges = None,
     device: DeviceName = "auto",
@@ -58,10 +62,13 @@ def predict(
 
     Images are read as the network's training read its own. One that cannot be read does not stop the others; the exit
     code is then 1. --set takes data.resize, data.background, data.max_pixels and data.reduced_decoding.
+
+    A network of integer arithmetic is compiled by the C compiler that is found, once, and answers the same without one.
     """
     from netpress import api
     from netpress.data.pictures import list_pictures
     from netpress.evaluation import ask, ends_in_cosines
+    from netpress.export.c.choosing import choose_kernels
     from netpress.network.data import pixel_rules
     from netpress.process.console import Console
     from netpress.process.devices import choose_device, set_threads
@@ -76,10 +83,14 @@ def predict(
     loaded = api.load(network, allow_import=allow_import)
     rules = pixel_rules(loaded, read_data_changes(overrides or []))
     where = choose_device(device)
-    answers = ask(loaded, pictures, rules, console, top=top, exact=exact, scale=scale, device=where)
+    chosen = choose_kernels(loaded, kernels, where, console)
+    answers = ask(
+        loaded, pictures, rules, console, top=top, exact=exact, scale=scale, device=where, executor=chosen.executor
+    )
     if ends_in_cosines(loaded):
         console.warn(COSINES.format(scale=scale))
-    _show(answers, len(pictures), as_json, as_csv)
+    size = f"{rules.size} x {rules.size} {'grey' if rules.channels == 1 else 'RGB'}, as in training ({rules.resize})"
+    _show(answers, len(pictures), as_json, as_csv, size, chosen.advice)
 
 
 def _asked(names: list[str]) -> "list[str | Picture]":
@@ -93,12 +104,18 @@ def _asked(names: list[str]) -> "list[str | Picture]":
     return [streamed_picture(sys.stdin.buffer, STREAM) if name == STREAM else name for name in names]
 
 
-def _show(answers: "Iterator[Answer]", count: int, as_json: bool, as_csv: bool) -> None:
-    """Print every answer; then a Failure that names the images that cannot be read."""
+def _show(answers: "Iterator[Answer]", count: int, as_json: bool, as_csv: bool, size: str, advice: str) -> None:
+    """Print every answer, and how they came about; then a Failure that names the images that cannot be read.
+
+    size: what every image was made. advice: how it would be faster.
+    """
     unread: list[str] = []
+    resized, computed_by = 0, ""
 
     def noted() -> "Iterator[Answer]":
+        nonlocal resized, computed_by
         for answer in answers:
+            resized, computed_by = resized + answer.resized, answer.computed_by or computed_by
             if answer.problem is not None:
                 unread.append(f"{answer.image} ({answer.problem})")
             yield answer
@@ -110,6 +127,10 @@ def _show(answers: "Iterator[Answer]", count: int, as_json: bool, as_csv: bool) 
         print_csv(rows, ("image", "rank", "class", "probability", "problem"))
     else:
         print_table([row for answer in noted() for row in _table_rows(answer)])
+        if resized:
+            print(f"resized     {resized:,} of {count:,} images to {size}")
+        if computed_by:
+            print(visible(f"computed    by {computed_by}{f'; {advice}' if advice else ''}"))
     if unread:
         raise Failure(f"{len(unread):,} of {count:,} images cannot be read: {some_of(unread)}")
 

@@ -19,7 +19,7 @@ from netpress.cli.options import (
     given_options,
     print_json,
 )
-from netpress.errors import UserError
+from netpress.errors import UserError, visible
 
 if TYPE_CHECKING:
     from netpress.export.graph import Takes
@@ -103,27 +103,51 @@ def export_as_c(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What files and functions are called; the network's by default.")
     ] = None,
+    data: DataFolder = None,
+    dataset: DatasetName = None,
+    overrides: DataChanges = None,
+    classes_by_number: ByNumber = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compile the file, run it, and compare with the reference.")
+    ] = True,
     as_json: AsJson = False,
     allow_import: AllowImport = False,
 ) -> None:
     """Write a network of integer arithmetic as C99: NAME.c and NAME.h, without floats, malloc or dependencies.
 
-    NAME_run(arena, pixels, logits) gives the same integers as `netpress evaluate --exact`, bit for bit.
+    NAME_run(arena, pixels, logits) gives the same integers as `netpress evaluate --exact`, bit for bit. Where there is
+    a C compiler that is checked: with data on test images, else on a few of noise.
     """
     from netpress import api
     from netpress.export.c import check_name, export_c
+    from netpress.export.c.checking import check_c
+    from netpress.network.data import load_data_at_hand
+    from netpress.process.console import Console
+    from netpress.recipe.overrides import read_data_changes
 
     named = name or _stem(network)
     check_name(named)
-    written = export_c(api.load(network, allow_import=allow_import), out, named)
+    loaded, images = api.load(network, allow_import=allow_import), None
+    compares = given_options(data=data, dataset=dataset, set=overrides, classes_by_number=classes_by_number)
+    if compares and not check:
+        raise UserError(f"--no-check compares nothing: leave out {' and '.join(compares)}, or --no-check")
+    if check:
+        changes = read_data_changes(overrides or [], classes_by_number, dataset)
+        read = load_data_at_hand(loaded, data, dataset, changes, console=Console(quiet=as_json))
+        images = None if read is None else read.test
+    written = export_c(loaded, out, named)
+    checked = check_c(loaded, written, named, images) if check else None
     if as_json:
-        print_json({key: str(value) if isinstance(value, Path) else value for key, value in asdict(written).items()})
+        files = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(written).items()}
+        print_json(files | {"check": None if checked is None else asdict(checked)})
         return
     print(f"arena       {written.arena:,} bytes of memory")
     print(f"flash       {written.flash:,} bytes of constants")
     print(f"files       {written.source}")
     print(f"            {written.header}")
     print(f"as program  cc -O3 -D{named.upper()}_MAIN -o {named} {written.source}")
+    if checked is not None:
+        print(visible("\n".join(checked.lines())))
 
 
 def _stem(network: str) -> str:

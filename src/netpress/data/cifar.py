@@ -4,7 +4,6 @@ A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
 https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from netpress.data.images import Divided, Images, Source
 from netpress.data.pickles import read_arrays
 from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Survey
 from netpress.errors import Failure
-from netpress.files import download, sha256_of, unpack_tar
+from netpress.files import cache_folder, download, sha256_of, unpack_tar
 from netpress.process.console import Console
 
 SIDE = 32  # pixels
@@ -72,12 +71,6 @@ RELEASES = {
         classes=100,
     ),
 }
-
-
-def default_folder() -> Path:
-    """Where data sets are kept when no --data is given: ~/.cache/netpress, or below $XDG_CACHE_HOME."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "netpress"
 
 
 def read_cifar(name: str, folder: Path, console: Console) -> Source:
@@ -160,7 +153,7 @@ def _labels(values: Any) -> list[int] | None:
 
 
 def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Divided:
-    return divide_source(read_cifar(settings.dataset, folder or default_folder(), console), settings, seed)
+    return divide_source(read_cifar(settings.dataset, folder or cache_folder(), console), settings, seed)
 
 
 def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
@@ -170,7 +163,7 @@ def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
 
 
 def _is_here(release: Release, folder: Path | None) -> bool:
-    return _find(release, folder or default_folder()) is not None
+    return _find(release, folder or cache_folder()) is not None
 
 
 for dataset, entry in RELEASES.items():

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from netpress.data.layout import images_below
-from netpress.data.pixels import PixelRules, Source, read_images
+from netpress.data.pixels import PictureFacts, PixelRules, Source, read_images
 from netpress.errors import UserError, quote, some_of
 from netpress.files import is_folder, is_there
 from netpress.process.console import Console
@@ -45,6 +45,8 @@ class Block:
     pictures: Sequence[Picture]
     problems: Sequence[str | None]
     """Why each cannot be read; None: it was."""
+    facts: Sequence[PictureFacts | None]
+    """What each was that was read."""
     pixels: Tensor
     """Of those that were read, in their order: uint8 [readable, channels, size, size]."""
 
@@ -128,12 +130,13 @@ def read_blocks(pictures: Sequence[Picture], rules: PixelRules, console: Console
         block = pictures[start : start + count]
         pixels = torch.empty((len(block), *shape), dtype=torch.uint8)
         said = list(read_images([picture.source for picture in block], list(pixels.numpy()), rules))
-        problems = [facts if isinstance(facts, str) else None for facts in said]
         animated.extend(
             str(picture.name)
             for picture, facts in zip(block, said, strict=True)
             if not isinstance(facts, str) and facts.several
         )
-        yield Block(block, problems, pixels[torch.tensor([problem is None for problem in problems])])
+        problems = [facts if isinstance(facts, str) else None for facts in said]
+        known = [None if isinstance(facts, str) else facts for facts in said]
+        yield Block(block, problems, known, pixels[torch.tensor([problem is None for problem in problems])])
     if animated:
         console.warn(f"of {some_of(animated)}, which hold several pictures, the first was taken")

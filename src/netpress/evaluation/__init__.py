@@ -1,7 +1,7 @@
 """How good a network is: its accuracy, the same in exact integers, its predictions, its mistakes; and asking it."""
 
 from netpress.evaluation.accuracy import Evaluation, evaluate, evaluate_module, predict
-from netpress.evaluation.asking import Answer, Guess, ask
+from netpress.evaluation.asking import Answer, Executor, Guess, ask
 from netpress.evaluation.calibration import Calibration, calibrate
 from netpress.evaluation.exact import ExactEvaluation, evaluate_exactly
 from netpress.evaluation.interval import accuracy_interval
@@ -14,6 +14,7 @@ __all__ = [
     "Calibration",
     "Evaluation",
     "ExactEvaluation",
+    "Executor",
     "Guess",
     "Predictions",
     "accuracy_interval",

@@ -114,7 +114,7 @@ def check_onnx(
         far = FAR_QUANTIZED if quantized else FAR
     if agreement is None:
         agreement = AGREEMENT_QUANTIZED if quantized else AGREEMENT
-    session = _session(path)
+    session = open_session(path)
     seen = images if images is not None else random_images(network)
     ours = predict(network, seen, batch_size)
     batches = _batches(network, seen, batch_size)
@@ -326,7 +326,8 @@ def _session_of_all(path: Path) -> Callable[[Tensor], list[Tensor]]:
     ]
 
 
-def _session(path: Path) -> Callable[[Tensor], Tensor]:
+def open_session(path: Path) -> Callable[[Tensor], Tensor]:
+    """A file that answers with logits, in ONNX Runtime with as many threads as torch has now."""
     run = _session_of_all(path)
     return lambda images: run(images)[0]
 
