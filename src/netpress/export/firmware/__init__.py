@@ -76,6 +76,7 @@ def export_firmware(
     part = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a killed process
+        part.mkdir(parents=True)
         written = export_c(network, part, name)
         needs = measure_needs(network, written, board)
         check_needs(network, needs, board, flash, ram)

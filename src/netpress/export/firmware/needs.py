@@ -20,7 +20,7 @@ from netpress.scoring.memory import tensor_bytes
 STACK = 1024
 """Bytes of the stack. `make run` says how many were used."""
 POINTER = LOGIT = 4  # bytes
-COMMAND_LINE = 256 + 16  # bytes of main.c and board.c that belong to no image
+PROGRAM = 256 + 12  # bytes of main.c and board.c that belong to no image: the command line, two files, turns of ticks
 
 CODE = {
     "Cortex-M0": (-1600, 30.0),
@@ -44,7 +44,7 @@ class Needs:
     """Estimated; names of classes included."""
     arena: int
     image: int
-    """One image's pixels and logits, and what the program reads from its command line."""
+    """One image's pixels and logits, and what the program needs besides."""
     stack: int = STACK
 
     @property
@@ -64,8 +64,12 @@ def measure_needs(network: Network, written: CFiles, board: Board) -> Needs:
     fixed, each = CODE[board.core]
     names = sum(len(name.encode("utf-8", "replace")) + 1 + POINTER for name in network.classes)
     code = round(fixed + each * text.count(";")) + names
-    image = math.prod(network.input.size) + LOGIT * len(network.classes) + COMMAND_LINE
-    return Needs(written.flash, code, written.arena, image)
+    image = _words(math.prod(network.input.size)) + LOGIT * len(network.classes) + PROGRAM
+    return Needs(written.flash, code, _words(written.arena), image)
+
+
+def _words(count: int) -> int:
+    return -(-count // POINTER) * POINTER
 
 
 def check_needs(network: Network, needs: Needs, board: Board, flash: int, ram: int) -> None:

@@ -44,9 +44,13 @@ __attribute__((section(".vectors"), used)) static void (*const vectors[16])(void
     fault, fault, fault, fault, fault, fault, fault, tick};
 
 void ticks_start(void) {
+    int wait; /* not for ever: a Cortex-M0 may lack SysTick, as a real micro:bit does, and count nothing */
     TICK_RELOAD = TICK_TURN - 1;
     TICK_VALUE = 0;
-    TICK_CONTROL = 7; /* on, with an interrupt a turn, by the processor's clock */
+    TICK_CONTROL = 5; /* on, by the processor's clock */
+    for (wait = 0; wait < 10000 && TICK_VALUE == 0;) wait++;
+    REGISTER(0xE000ED04u) = 1u << 25; /* ICSR: its first reload is no turn */
+    TICK_CONTROL = 7;                 /* from now on an interrupt each turn */
 }
 
 uint32_t ticks(void) {
