@@ -1,6 +1,7 @@
-"""`netpress export`: a network in another format, onnx or c."""
+"""`netpress export`: a network in another format: onnx, c, firmware."""
 
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
-    group = typer.Typer(no_args_is_help=True, help="Write a network in another format: onnx, qonnx, c.")
+    group = typer.Typer(no_args_is_help=True, help="Write a network in another format: onnx, qonnx, c, firmware, web.")
     group.command(name="onnx")(export_as_onnx)
     group.command(name="qonnx")(export_as_qonnx)
     group.command(name="c")(export_as_c)
+    group.command(name="firmware")(export_as_firmware)
     app.add_typer(group, name="export")
 
 
@@ -148,6 +150,72 @@ def export_as_c(
     print(f"as program  cc -O3 -D{named.upper()}_MAIN -o {named} {written.source}")
     if checked is not None:
         print(visible("\n".join(checked.lines())))
+
+
+def export_as_firmware(
+    network: NetworkName,
+    board: Annotated[str, typer.Option(metavar="BOARD", help="A board of QEMU: mps2-an386, microbit, ...")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that is written: a new or an empty one.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What files and functions are called; the network's by default.")
+    ] = None,
+    flash: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most flash that it may take, as 512K; the board's by default.")
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most memory that it may take, as 128K; the board's by default.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="An image for `make run`, or a folder of them; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+    allow_import: AllowImport = False,
+) -> None:
+    """Write a network of integer arithmetic as firmware: a folder that `make` builds, and `make run` runs in QEMU.
+
+    What does not fit into the board, or into --flash and --ram, is refused before: by how much, and what would fit.
+    """
+    from netpress import api
+    from netpress.export.c import check_name
+    from netpress.export.firmware import export_firmware, find_board, missing_tools
+    from netpress.process.console import Console
+
+    chosen, named = find_board(board), name or _stem(network)
+    check_name(named)
+    limits = {"flash": _size("flash", flash), "ram": _size("ram", ram)}
+    loaded = api.load(network, allow_import=allow_import)
+    console = Console(quiet=as_json)
+    written = export_firmware(loaded, out, named, chosen, **limits, images=image or (), console=console)
+    if as_json:
+        needs = asdict(written.needs) | {"flash": written.needs.flash, "ram": written.needs.ram}
+        print_json({"folder": str(out), "board": asdict(chosen), "needs": needs, "missing": missing_tools()})
+        return
+    needs_flash, needs_ram = written.needs.flash, written.needs.ram
+    print(f"board       {chosen.name}, {chosen.core}")
+    print(
+        f"flash       about {needs_flash:,} of {written.flash:,} bytes: constants {written.needs.constants:,} and code"
+    )
+    print(f"RAM         {needs_ram:,} of {written.ram:,} bytes: arena {written.needs.arena:,}, an image, the stack")
+    print(f"folder      {out}")
+    print(f"build, run  make -C {shlex.quote(str(out))} run")
+    for sentence in missing_tools():
+        console.warn(sentence)
+
+
+def _size(option: str, text: str | None) -> int | None:
+    """Bytes from an option's text. Raises UserError for what is none, and for 0."""
+    from netpress.scoring.limits import read_size
+
+    if text is None:
+        return None
+    try:
+        size = int(read_size(text))
+    except ValueError as error:
+        raise UserError(f"--{option} {error}") from None
+    if size < 1:
+        raise UserError(f"--{option} {text}: nothing fits into that; leave it out for all that the board has")
+    return size
 
 
 def _stem(network: str) -> str:
