@@ -1,4 +1,4 @@
-"""`netpress export`: a network in another format: onnx, c, firmware."""
+"""`netpress export`: a network in another format: onnx, qonnx, c, firmware, web."""
 
 import re
 import shlex
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from netpress.cli.asking import COSINES
 from netpress.cli.exporting_qonnx import export_as_qonnx
 from netpress.cli.options import (
     AllowImport,
@@ -17,6 +18,7 @@ from netpress.cli.options import (
     DataFolder,
     DatasetName,
     NetworkName,
+    Scale,
     given_options,
     print_json,
 )
@@ -35,6 +37,7 @@ def add_commands(app: typer.Typer) -> None:
     group.command(name="qonnx")(export_as_qonnx)
     group.command(name="c")(export_as_c)
     group.command(name="firmware")(export_as_firmware)
+    group.command(name="web")(export_as_web)
     app.add_typer(group, name="export")
 
 
@@ -218,11 +221,61 @@ def _size(option: str, text: str | None) -> int | None:
     return size
 
 
+def export_as_web(
+    network: NetworkName,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page is written.")],
+    title: Annotated[str | None, typer.Option(help="What the page is called; the network's name by default.")] = None,
+    data: DataFolder = None,
+    dataset: DatasetName = None,
+    overrides: DataChanges = None,
+    classes_by_number: ByNumber = False,
+    scale: Scale = 1.0,
+    as_json: AsJson = False,
+    allow_import: AllowImport = False,
+) -> None:
+    """Write a network of integer arithmetic as one web page that classifies images in the browser, offline.
+
+    It needs clang with lld, or zig. With data the page shows an example of each class.
+    """
+    from netpress import api
+    from netpress.evaluation import ends_in_cosines
+    from netpress.export.web import check_page, export_web
+    from netpress.network.data import load_data_at_hand
+    from netpress.process.console import Console
+    from netpress.recipe.overrides import read_data_changes
+
+    check_page(out)
+    console = Console(quiet=as_json)
+    loaded = api.load(network, allow_import=allow_import)
+    changes = read_data_changes(overrides or [], classes_by_number, dataset)
+    images = load_data_at_hand(loaded, data, dataset, changes, console=console)
+    page = export_web(loaded, out, title=_own_name(network) if title is None else title, dataset=images, scale=scale)
+    if ends_in_cosines(loaded):
+        console.warn(COSINES.format(scale=scale))
+    if as_json:
+        print_json({key: str(value) if isinstance(value, Path) else value for key, value in asdict(page).items()})
+        return
+    print(f"page        {page.file}: {page.bytes:,} bytes, which open in a browser")
+    print(
+        f"network     {page.flash:,} bytes of constants, {page.module:,} with its code in WebAssembly ({page.compiler})"
+    )
+    print(f"arena       {page.arena:,} bytes of memory")
+    if page.accuracy is not None:
+        print(f"accuracy    {page.accuracy:.2%}")
+    print(
+        f"examples    {page.examples:,} of {len(loaded.classes):,} classes{'' if images else '; give --data to show some'}"
+    )
+
+
 def _stem(network: str) -> str:
     """A name for C from that of a network's file or folder."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", _own_name(network))
+
+
+def _own_name(network: str) -> str:
+    """What a network's file or folder is called."""
     path = Path(network)
-    stem = path.parent.name if path.name == "network.netpress" else path.stem
-    return re.sub(r"[^A-Za-z0-9_]", "_", stem)
+    return path.parent.resolve().name if path.name == "network.netpress" else path.stem
 
 
 def _print(result: "OnnxCheck", network_bytes: int) -> None:
