@@ -83,7 +83,7 @@ def run_tasks(
 
 
 def wait_until_free(task: Task) -> None:
-    """Wait while what is left of a lost worker is still at work in its folder: it ends when it sees that it is alone."""
+    """Wait while what is left of a lost worker is at work in its folder: it ends when it sees that it is alone."""
     until = time.monotonic() + GRACE
     while is_held(task.folder) and time.monotonic() < until:
         time.sleep(LOOK)
