@@ -43,6 +43,10 @@ Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that run members of a sweep side by side, each with its share of the cores."),
 ]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="A Ray cluster that runs them: HEAD:6379, or auto."),
+]
 Answers = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where teachers' answers are kept; by default .answers beside --out.")
 ]

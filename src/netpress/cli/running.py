@@ -12,6 +12,7 @@ from netpress.cli.options import (
     AnswersLimit,
     AsJson,
     ByNumber,
+    ClusterAddress,
     DataFolder,
     DatasetName,
     DeviceName,
@@ -64,6 +65,7 @@ def run(
     score: HighestScore = None,
     minutes: Minutes = None,
     workers: Workers = None,
+    cluster: ClusterAddress = None,
 ) -> None:
     """Run a recipe: train, compress, score, report. Interrupted, it goes on when given again, on as many threads.
 
@@ -91,15 +93,15 @@ def run(
     )
     if resolved.sweep is not None and minutes is None:
         from netpress.runs.sweep import read_sweep, run_sweep
-        from netpress.runs.workers.processes import Processes
+        from netpress.runs.workers.choosing import choose_place
 
-        place = None if workers is None else Processes(workers, options.console)
-        swept = run_sweep(read_sweep(*asked), folder, options, place)
+        swept = run_sweep(read_sweep(*asked), folder, options, choose_place(workers, cluster, options.console))
         print(swept.table.as_markdown())
         print(f"report      {swept.page}")
         return
-    if workers is not None:
-        raise UserError(f"--workers {workers}: is for the members of a sweep, and {resolved.name} has no [sweep] table")
+    if workers is not None or cluster is not None:
+        given = f"--cluster {cluster}" if workers is None else f"--workers {workers}"
+        raise UserError(f"{given}: is for the members of a sweep, and {resolved.name} has no [sweep] table")
     result = run_recipe(resolved, folder, options, minutes)
     if resolved.networks:
         from netpress.folders.chain import ChainFolder

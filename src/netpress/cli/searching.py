@@ -9,6 +9,7 @@ from netpress.cli.options import (
     AllowImport,
     Answers,
     AnswersLimit,
+    ClusterAddress,
     DataFolder,
     DeviceName,
     EpochsScale,
@@ -44,6 +45,7 @@ def search_recipe(
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where this folder holds a search.")] = False,
     threads: Threads = None,
     workers: Workers = None,
+    cluster: ClusterAddress = None,
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
@@ -62,6 +64,7 @@ def search_recipe(
     from netpress.runs.jobs import RunOptions
     from netpress.runs.search.run import run_search
     from netpress.runs.search.space import read_space
+    from netpress.runs.workers.choosing import choose_place
     from netpress.runs.workers.processes import Processes
 
     given = limit_overrides(overrides, flash, ram, score)
@@ -78,7 +81,8 @@ def search_recipe(
         answers_limit=answers_limit,
     )
     folder = out or Path("runs") / space.recipe.name
-    result = run_search(space, folder, options, Processes(workers or 1, options.console))
+    place = choose_place(workers, cluster, options.console) or Processes(1, options.console)
+    result = run_search(space, folder, options, place)
     print(result.table.as_markdown())
     best = result.table.best
     if best is not None:

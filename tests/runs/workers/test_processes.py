@@ -75,8 +75,8 @@ def test_a_worker_that_dies_is_replaced_and_what_is_wrong_is_told(alone, tmp_pat
         while not killed:
             worker = next(iter(place._workers.values()), None)
             if worker is not None and (tmp_path / "out" / "amount-0.3" / "log.txt").exists():
-                os.kill(worker.process.pid, signal.SIGKILL)
-                killed.append(worker.process.pid)
+                os.kill(worker.child.process.pid, signal.SIGKILL)
+                killed.append(worker.child.process.pid)
             time.sleep(0.01)
 
     threading.Thread(target=kill_one, daemon=True).start()

@@ -21,7 +21,7 @@ from netpress.runs.search.space import Space, read_space
 from netpress.runs.search.stopping import Curve, find_stop, find_training, read_curve
 from netpress.runs.search.table import SearchTable
 from netpress.runs.search.trials import Journal, Trial
-from netpress.runs.workers.driver import TRIES
+from netpress.runs.workers.driver import TRIES, wait_until_free
 from netpress.runs.workers.places import Ended, Place
 from netpress.runs.workers.tasks import Task
 
@@ -175,6 +175,7 @@ class _Work:
             trial = replace(trial, state="done", figures=_read_figures(run))
         elif ended.lost and self.tries[ended.name] < TRIES:
             self.options.console.warn(f"{ended.name}: {ended.error}; it is begun again where it was")
+            wait_until_free(task)
             waiting.insert(0, number)
             return
         else:

@@ -1,13 +1,17 @@
 """Running tasks at a place: each when what it waits for has ended; one whose worker was lost is tried again."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from netpress.errors import Failure, UserError
+from netpress.folders.holding import is_held
 from netpress.process.console import Console
+from netpress.runs.workers.child import GRACE
 from netpress.runs.workers.places import Ended, Place
 from netpress.runs.workers.tasks import Task
 
+LOOK = 0.2  # seconds between two looks
 TRIES = 3
 """How often a task is begun whose worker is lost, before that counts as its failure."""
 
@@ -61,6 +65,7 @@ def run_tasks(
         task = running.pop(ended.name)
         if ended.lost and tries[task.name] < TRIES:
             console.warn(f"{task.name}: {ended.error}; it is begun again where it was")
+            wait_until_free(task)
             waiting.insert(0, task)
         elif isinstance(ended.error, UserError):
             raise TaskError(task.name, ended.error)
@@ -75,6 +80,13 @@ def run_tasks(
     finally:
         place.close()
     return {task.name: outcomes[task.name] for task in tasks}
+
+
+def wait_until_free(task: Task) -> None:
+    """Wait while what is left of a lost worker is at work in its folder: it ends when it sees that it is alone."""
+    until = time.monotonic() + GRACE
+    while is_held(task.folder) and time.monotonic() < until:
+        time.sleep(LOOK)
 
 
 def attempt(work: Callable[[Task], None], task: Task) -> Failure | None:

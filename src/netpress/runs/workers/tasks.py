@@ -40,12 +40,12 @@ class Task:
         return replace(self, options=replace(self.options, **changes))
 
     def as_json(self) -> str:
-        """One line, from which `read_task` makes it again, but for its console and what it waits for."""
+        """One line with absolute paths, of which `read_task` makes it again; without console and what it waits for."""
         options: dict[str, Any] = {name: getattr(self.options, name) for name in PLAIN}
         for name in PATHS:
             path = getattr(self.options, name)
-            options[name] = None if path is None else str(path)
-        folder, recipe = str(self.folder), self.recipe.text
+            options[name] = None if path is None else str(path.absolute())
+        folder, recipe = str(self.folder.absolute()), self.recipe.text
         return json.dumps({"name": self.name, "recipe": recipe, "folder": folder, "options": options})
 
 
