@@ -130,7 +130,8 @@ def _stem(network: str) -> str:
     """A name for C from that of a network's file or folder."""
     path = Path(network)
     stem = path.parent.name if path.name == "network.netpress" else path.stem
-    return re.sub(r"[^A-Za-z0-9_]", "_", stem)
+    name = re.sub(r"[^A-Za-z0-9_]", "_", stem)
+    return name if name[:1].isalpha() else f"net_{name}"
 
 
 def _print(result: "OnnxCheck", network_bytes: int) -> None:
