@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -94,92 +93,61 @@ def test_signs_are_those_of_brevitas(brevitas: Any) -> None:
     assert torch.equal(dequantize(made, scale)[kept], ternary[kept])
 
 
-def _quantized(folder: Path) -> Network:
+def _quantized(folder: Path, values: dict[str, Any]) -> Network:
     generator = torch.Generator().manual_seed(3)
     parts = [
         Images(torch.randint(0, 256, (16, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.zeros(16).long())
         for _ in range(3)
     ]
     data = Dataset("random", *parts, tuple("0123456789"), (0.5,) * 3, (0.2,) * 3, "")
-    values = {"preset": "int4", "arithmetic": "float32", "calibration_images": 16}
-    network = create("c_efficientnet", {"widths": "tiny", "classes": 10, "image_size": 16}, seed=2)
+    values = {"arithmetic": "float32", "calibration_images": 16, **values}
+    family: tuple[str, dict[str, Any]] = ("c_efficientnet", {"widths": "tiny"})
+    if "preset" not in values or values["preset"] != "int4":  # qonnx takes its time with many nodes
+        family = ("resnet", {"blocks": [1, 1], "width": 8})
+    network = create(family[0], {"classes": 10, "image_size": 16, **family[1]}, seed=2)
     context = Context(folder, World(torch.device("cpu")), 3, Console(quiet=True), data)
     return quantize(network, parse(QuantizeSettings, values), context)
 
 
-def _with_quant_nodes(path: Path, network: Network) -> Any:
-    """Our QDQ file in QONNX's own terms: its operator Quant, which has the widths that ONNX lacks, on real numbers."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    model = onnx.load(path)
-    graph = model.graph
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    made_by = {node.output[0]: node for node in graph.node}
-    widths: dict[str, int] = {}  # by the name of what enters a layer
-    for name, layer in quantized_layers(network.module).items():
-        (node,) = [
-            node for node in graph.node if len(node.input) > 1 and _weight_name(node, made_by) == f"{name}.weight"
-        ]
-        widths[node.input[0]], widths[node.input[1]] = layer.formats.input.bits, layer.formats.weight.bits
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "QuantizeLinear":
-            continue
-        if node.op_type == "DequantizeLinear":
-            scale, zero = arrays[node.input[1]], arrays[node.input[2]].astype(np.float32)
-            constant = node.input[0] in arrays
-            source = node.input[0] if constant else made_by[node.input[0]].input[0]
-            extra = {"scale": scale, "zero": zero, "bits": np.float32(widths[node.output[0]])}
-            if constant:  # [outputs, inputs, ...]: scales along dimension 0; what QDQ moved up by 128 is signed again
-                spread = (-1, *[1] * (arrays[source].ndim - 1))
-                extra |= {"scale": scale.reshape(spread), "zero": np.zeros_like(zero).reshape(spread)}
-                real = (arrays[source] - zero.reshape(spread)) * extra["scale"]
-                extra["real"] = real.astype(np.float32)
-                source = f"{node.output[0]}.real"
-            for key, array in extra.items():
-                graph.initializer.append(numpy_helper.from_array(np.asarray(array), f"{node.output[0]}.{key}"))
-            inputs = [source, *(f"{node.output[0]}.{key}" for key in ("scale", "zero", "bits"))]
-            domain, signed = "qonnx.custom_op.general", int(constant)
-            node = helper.make_node(
-                "Quant", inputs, list(node.output), domain=domain, signed=signed, narrow=0, rounding_mode="ROUND"
-            )
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    model.opset_import.append(helper.make_opsetid("qonnx.custom_op.general", 2))
-    return model
-
-
-def _weight_name(node: Any, made_by: dict[str, Any]) -> str:
-    source = made_by.get(node.input[1])
-    return source.input[0] if source is not None and source.op_type == "DequantizeLinear" else ""
-
-
-def test_weight_bits_and_multiply_adds_are_those_of_qonnx(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"preset": "int4"},
+        {"weights": {"kind": "int", "bits": 3}, "inputs": {"kind": "fixed", "bits": 11}},
+        {"preset": "fixed-9-12"},
+        {"weights": {"kind": "ternary", "scale": "channel"}},
+    ],
+    ids=["int4", "int3-fixed11", "fixed-9-12", "ternary"],
+)
+def test_weight_bits_and_multiply_adds_are_those_of_qonnx(values: dict[str, Any], tmp_path: Path) -> None:
+    """Of the file that `export qonnx` writes."""
     pytest.importorskip("qonnx", reason="qonnx is not installed; it is in the extra dev")
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.util.inference_cost import inference_cost
 
-    from netpress.export.onnx import export_onnx
+    from netpress.export.qonnx import export_qonnx
 
-    network = _quantized(tmp_path)
-    export_onnx(network, tmp_path / "net.onnx")
-    model = _with_quant_nodes(tmp_path / "net.onnx", network)
+    network = _quantized(tmp_path, values)
+    export_qonnx(network, tmp_path / "net.onnx")
     traced = trace_network(network)
     products = [operation for operation in traced if operation.kind in ("conv", "linear")]
+    layers = quantized_layers(network.module)
     for discount in (True, False):
-        theirs = inference_cost(ModelWrapper(model), discount_sparsity=discount)["total_cost"]
+        model = ModelWrapper(str(tmp_path / "net.onnx"))
+        theirs = inference_cost(model, discount_sparsity=discount)["total_cost"]
         own = sum(op.products if discount else op.multiply_adds for op in products)
         assert theirs["total_macs"] == own
         stored = {op.module: traced.stored[op.weight or ""] for op in products}
-        layers = quantized_layers(network.module)
-        bits = sum(
-            layers[name].formats.weight.bits * (tensor.nonzeros if discount else tensor.count)  # type: ignore[union-attr]
+        found = sum(
+            _width(layers[name].formats.weight) * (tensor.nonzeros if discount else tensor.count)
             for name, tensor in stored.items()
         )
-        assert theirs["total_mem_w_bits"] == bits
+        assert theirs["total_mem_w_bits"] == found
+
+
+def _width(format: Any) -> int:
+    """Bits of a weight in QONNX, which has no mask: signs and zeros take two."""
+    return 2 if isinstance(format, Ternary) else int(format.bits)
 
 
 def test_neither_brings_torchvision() -> None:

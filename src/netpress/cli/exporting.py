@@ -269,7 +269,8 @@ def export_as_web(
 
 def _stem(network: str) -> str:
     """A name for C from that of a network's file or folder."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", _own_name(network))
+    name = re.sub(r"[^A-Za-z0-9_]", "_", _own_name(network))
+    return name if name[:1].isalpha() else f"net_{name}"
 
 
 def _own_name(network: str) -> str:

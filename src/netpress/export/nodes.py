@@ -70,7 +70,7 @@ class GraphWriter:
         buffers = self.program.buffers
         shapes = {source[0]: buffers[self.program.input].shape, result[0]: buffers[self.program.output].shape}
         ends = [helper.make_tensor_value_info(name, kind, [batch, *shapes[name]]) for name, kind in (source, result)]
-        tensors = [numpy_helper.from_array(np.ascontiguousarray(x), name) for name, x in self.constants.items()]
+        tensors = [numpy_helper.from_array(np.array(x, order="C"), name) for name, x in self.constants.items()]
         graph = helper.make_graph(self.nodes, "network", ends[:1], ends[1:], tensors)
         opsets = [helper.make_opsetid(domain, version) for domain, version in {"": OPSET, **self.domains}.items()]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

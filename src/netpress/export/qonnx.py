@@ -60,8 +60,6 @@ def export_qonnx(network: Network, path: Path | str) -> None:
     Raises UserError where the extra `onnx` is missing, the file would not be called .onnx, nothing is quantized, or an
     operation has no node, which it names.
     """
-    from onnx import TensorProto
-
     path = Path(path)
     require_onnx_name(path)
     if not any(name for name, layer in quantized_layers(network.module).items() if _has_integers(layer)):
@@ -70,6 +68,8 @@ def export_qonnx(network: Network, path: Path | str) -> None:
             "quantizes it, netpress export onnx writes floats"
         )
     writer = qonnx_graph(network, *OUTER)
+    from onnx import TensorProto  # which the writer has found
+
     facts = describe(network, "normalized", "1")
     kind = TensorProto.FLOAT
     write_model(writer.model((OUTER[0], kind), (OUTER[1], kind), 1, facts), path)

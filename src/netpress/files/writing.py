@@ -49,6 +49,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             raise Failure(
                 f"{path}: the disk is full, or a quota is; nothing there was changed. Free some space and start again"
             ) from error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise Failure(f"{path}: cannot be written ({path.parent} is no folder)") from error
         if isinstance(error, OSError) and error.filename in (str(part), str(path.parent), None):
             raise Failure(f"{path}: cannot be written ({error.strerror or error})") from error
         raise

@@ -8,6 +8,7 @@
 """
 
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +17,19 @@ from netpress.errors import Failure, UserError, quote
 from netpress.export.c.emit import Writer
 from netpress.export.c.plan import Plan, plan
 from netpress.export.c.vectors import Vectors, choice, header_lines, write_vectors
-from netpress.files import atomic_write
+from netpress.files import atomic_path
 from netpress.network import Network
 from netpress.numerics.formats import GridFormat
 from netpress.numerics.layers import quantized_layers
 from netpress.program import has_integer_arithmetic, lower
 from netpress.program.integers import Restore
+
+HEADERS = (
+    *("assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math"),
+    *("setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio", "stdlib", "string", "tgmath", "time"),
+    *("wchar", "wctype"),
+)
+"""C99's own headers. Compilers that are told to look in our folder would take ours for them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ def check_name(name: str) -> None:
         raise UserError(
             f"--name {quote(name)}: no name in C; give letters, digits and underscores, beginning with a letter"
         )
+    if name.lower() in HEADERS:
+        raise UserError(f"--name {name}: {name}.h would stand in the place of C's own {name.lower()}.h; give another")
 
 
 def export_c(network: Network, folder: Path, name: str) -> CFiles:
@@ -65,14 +75,28 @@ def export_c(network: Network, folder: Path, name: str) -> CFiles:
     vectors = write_vectors(name, made.program, writer)
     parts = [_head(name), "/* Constants. */", *writer.constants, *choice(name, vectors, portable)]
     source = "\n\n".join([*parts, _names(name, network), _main(name)])
+    paths = folder / f"{name}.c", folder / f"{name}.h"
+    write_together(folder, {paths[0]: source + "\n", paths[1]: _header(name, network, made, vectors)})
+    return CFiles(*paths, made.arena, writer.flash)
+
+
+def write_together(folder: Path, texts: dict[Path, str]) -> None:
+    """Write files into `folder`, which is made where it is missing: all of them, or none.
+
+    Raises UserError where something else stands in the place of one; Failure where they cannot be written.
+    """
     try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--out {folder}: is a file; name a folder")
+        for path in texts:
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder, and a file of this name would be written; move it away")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(f"--out {folder}: cannot be made: {error.strerror}") from error
-    paths = folder / f"{name}.c", folder / f"{name}.h"
-    atomic_write(paths[0], source + "\n")
-    atomic_write(paths[1], _header(name, network, made, vectors))
-    return CFiles(*paths, made.arena, writer.flash)
+        raise Failure(f"--out {folder}: cannot be written: {error.strerror}") from error
+    with ExitStack() as whole:  # each takes its name once all are written
+        for part, text in [(whole.enter_context(atomic_path(path)), text) for path, text in texts.items()]:
+            part.write_bytes(text.encode())
 
 
 def _head(name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from netpress.errors import Failure, UserError
-from netpress.numerics.formats import AnyFormat, Fixed, Float16, Integer
+from netpress.numerics.formats import AnyFormat, Fixed, Float16, Integer, zero_point_format
 from netpress.tracing.onnx import fresh, qonnx, quantized
 from netpress.tracing.onnx.entering import find_entrance
 from netpress.tracing.onnx.file import LARGEST, input_size_of, load_model, read_array
@@ -295,7 +295,8 @@ class OnnxGraph(Constants):
             if value is not None:
                 step.register_buffer(name, value.tensor)
         self._describe(f"{node.place}.scale", scale.format)
-        self._describe(f"{node.place}.zero_point", number_format if zero is not None else None)
+        if zero is not None and isinstance(number_format, Integer):
+            self._describe(f"{node.place}.zero_point", zero_point_format(number_format))
         return results
 
     def _integers(self, node: Node, inputs: list[str], outputs: list[str]) -> list[Value]:
