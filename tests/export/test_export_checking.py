@@ -74,7 +74,9 @@ def test_the_command_checks_what_it_wrote(
     for name in "0123456789":
         for part in ("train", "test"):
             (tmp_path / "photos" / part / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8), (25 * int(name), 80, len(part))).save(tmp_path / "photos" / part / name / "1.png")
+            for index in range(3 if part == "train" else 1):
+                image = Image.new("RGB", (8, 8), (25 * int(name), 80 * index, len(part)))
+                image.save(tmp_path / "photos" / part / name / f"{index}.png")
     with_data = ("export", "c", "net.netpress", "--out", "c", "--data", "photos")
     code, out, err = call(*with_data)
     assert code == 0, err
