@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from netpress.cli.asking import COSINES
 from netpress.cli.options import (
     AllowImport,
     AsJson,
@@ -19,7 +20,6 @@ from netpress.cli.options import (
     given_options,
     print_json,
 )
-from netpress.cli.asking import COSINES
 from netpress.errors import UserError
 
 if TYPE_CHECKING:
@@ -168,9 +168,8 @@ def export_as_web(
     print(f"arena       {page.arena:,} bytes of memory")
     if page.accuracy is not None:
         print(f"accuracy    {page.accuracy:.2%}")
-    print(
-        f"examples    {page.examples:,} of {len(loaded.classes):,} classes{'' if images else '; give --data to show some'}"
-    )
+    hint = "" if images else "; give --data to show some"
+    print(f"examples    {page.examples:,} of {len(loaded.classes):,} classes{hint}")
 
 
 def _stem(network: str) -> str:
