@@ -262,9 +262,8 @@ def export_as_web(
     print(f"arena       {page.arena:,} bytes of memory")
     if page.accuracy is not None:
         print(f"accuracy    {page.accuracy:.2%}")
-    print(
-        f"examples    {page.examples:,} of {len(loaded.classes):,} classes{'' if images else '; give --data to show some'}"
-    )
+    hint = "" if images else "; give --data to show some"
+    print(f"examples    {page.examples:,} of {len(loaded.classes):,} classes{hint}")
 
 
 def _stem(network: str) -> str:

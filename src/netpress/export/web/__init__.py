@@ -22,11 +22,12 @@ from markupsafe import Markup
 
 from netpress.data import Dataset
 from netpress.data.pixels import PixelRules
+from netpress.data.resizing import resizes_columns_first
 from netpress.errors import Failure, UserError
 from netpress.evaluation import check_scale
 from netpress.export.web.examples import Examples, choose_examples
-from netpress.export.web.words import Figure, count_right, describe, describe_examples, list_figures
 from netpress.export.web.wasm import Module, compile_module
+from netpress.export.web.words import Figure, count_right, describe, describe_examples, list_figures
 from netpress.files import atomic_write
 from netpress.network import Network
 from netpress.network.data import pixel_rules
@@ -65,8 +66,8 @@ def export_web(
 ) -> WebPage:
     """Write the page to `out`.
 
-    dataset: of the network's classes; an example of each is shown, and the accuracy on its test images is measured where
-    the network's file does not tell it. scale: multiplies the logits before the softmax, as for `netpress predict`.
+    dataset: of the network's classes; an example of each is shown, and the accuracy on its test images is measured
+    where the network's file does not tell it. scale: multiplies the logits before the softmax, as for predictions.
     Raises UserError for a network that computes in floats or takes neither 1 nor 3 channels, and for an `out` that is a
     folder; Failure where there is no compiler for WebAssembly, or the file cannot be written.
     """
@@ -93,6 +94,7 @@ def export_web(
         "channels": rules.channels,
         "resize": rules.resize,
         "background": rules.background,
+        "columnsFirst": resizes_columns_first(),
         "mostPixels": rules.max_pixels,
         "scale": last.scale * scale,
     }
@@ -141,7 +143,7 @@ def _render(
     values = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")
     text = templates.get_template("page.html").render(
         title=title,
-        policy=_policy(style, script),
+        policy=Markup(_policy(style, script)),
         style=Markup(style),
         script=Markup(script),
         module=Markup(encode(module.code)),

@@ -21,6 +21,8 @@ from netpress.program import Program, execute
 
 ROOM = 12_000, 48_000
 """Bytes that all tiles together may take, at least and at most."""
+QUALITIES = (95, 90, 85, 80, 70, 60, 50, 45, 40, 35, 30)  # of WebP, of the network's own size
+SMALLER = (64, 48, 32, 24)  # pixels, of which tiles are where that does not suffice
 TRIES = 20  # images of a class that are looked at
 _BATCH = 50  # images that the reference computes at once
 
@@ -61,7 +63,7 @@ class Examples:
 
 
 def choose_examples(network: Network, program: Program, test: Images, rules: PixelRules, room: int) -> Examples:
-    """The first test image of each class, as it is stored, that the network answers right; a class without one is left out.
+    """The first test image of each class that the network answers right, as it is stored; else its first test image.
 
     rules: how the network's images are read; a tile that is smaller than they are is resized as any other image.
     room: bytes that the tiles may take together, within the bounds of ROOM.
@@ -97,8 +99,8 @@ def answer(network: Network, program: Program, images: Tensor) -> Tensor:
 def _choose_form(images: Tensor, room: int) -> Form:
     """The best form in which these take no more bytes than `room`; the smallest one where none does."""
     side = images.shape[-1]
-    forms = [Form(side, None), *(Form(side, quality) for quality in (95, 90, 85, 80, 75, 70, 65, 60, 50))]
-    forms += [Form(small, quality) for small in (64, 48, 32, 24) if small < side for quality in (80, 60)]
+    forms = [Form(side, None), *(Form(side, quality) for quality in QUALITIES)]
+    forms += [Form(small, quality) for small in SMALLER if small < side for quality in (80, 50, 30)]
     for form in forms:
         if sum(len(_store(image, form)) for image in images) <= room:
             return form

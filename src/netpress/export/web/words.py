@@ -57,7 +57,7 @@ def list_figures(network: Network, written: CFiles, accuracy: Accuracy | None) -
         *figures,
         Figure("Network", _kilobytes(written.flash), "weights, masks, factors and biases"),
         Figure("Memory", _kilobytes(written.arena), "while it runs, beside that"),
-        Figure("Latency", "–", "an image on this device", "latency"),
+        Figure("Latency", "\u2013", "an image on this device", "latency"),
     ]
 
 
@@ -74,12 +74,13 @@ def describe(network: Network, rules: PixelRules) -> dict[str, Any]:
         "crop": "cut to the square in its middle, and shrunk to",
         "pad": "put between bars, and shrunk to",
     }[rules.resize]
+    grey = " in grey" if rules.channels == 1 else ""
     return {
         "lead": f"Tells {count:,} classes apart, in your browser. Your images stay on this device.",
         "about": [
             f"A network of the family {network.architecture.family}{learned}. It has {_count(total)} weights of "
             f"{_bits(network)}{zero}, and calculates in integers throughout.",
-            f"An image is {how} {rules.size} × {rules.size} pixels{' in grey' if rules.channels == 1 else ''}, by the very "
+            f"An image is {how} {rules.size} \u00d7 {rules.size} pixels{grey}, by the very "
             "filter of the training. The network runs as C, compiled to WebAssembly; its logits are those of "
             "netpress evaluate --exact, bit for bit. The percentages are their softmax.",
             "All of this is one file without a single request: what you show it goes nowhere.",
@@ -89,7 +90,7 @@ def describe(network: Network, rules: PixelRules) -> dict[str, Any]:
 
 def describe_examples(examples: Examples) -> str:
     """Which images these are."""
-    text = "Test images, which the network was not trained on: of each class the first that it answers right."
+    text = "Test images, which it was not trained on: of each class the first that the network answers right."
     if examples.missed:
         text += (
             f" Of {examples.missed:,} {'class' if examples.missed == 1 else 'classes'} it got none of the first right."

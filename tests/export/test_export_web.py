@@ -1,0 +1,407 @@
+"""Web pages: in a headless Chromium they see what a training sees, answer as the reference, and ask nobody."""
+
+import base64
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chromium import Chromium, find_chromium
+from integer_networks import QUICK, SIZE, context, family, images, logits
+from PIL import Image
+
+import netpress
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
+from netpress.data import Dataset, Images
+from netpress.data.pixels import Budget, PixelRules, read_image
+from netpress.errors import Failure, UserError
+from netpress.export.web import PAGE, WebPage, encode, export_web, wasm
+from netpress.network import Network, create, save
+from netpress.network.data import load_data
+from netpress.process.console import Console
+from netpress.program import lower
+from netpress.settings import parse
+
+Call = Callable[..., tuple[int, str, str]]
+
+NAMES = ("a", 'say "cheese" & <b>', "</script><script>document.title='broken'</script>", "Käse 日本", "<!--", *"fghij")
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("clang") is None or shutil.which("wasm-ld") is None,
+    reason="needs clang and lld, which make WebAssembly",
+)
+needs_browser = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
+
+
+def in_browser(test: Callable[..., None]) -> Callable[..., None]:
+    """Of a test that opens a page: what it needs."""
+    return needs_compiler(needs_browser(pytest.mark.slow(test)))
+
+
+RECIPE = {
+    "name": "web",
+    "data": {"dataset": "digits", "image_size": SIZE},
+    "model": {"family": "resnet", "width": 8, "blocks": [1, 1]},
+    "stages": [
+        {
+            "kind": "train",
+            "epochs": 4,
+            "batch_size": 32,
+            "optimizer": {"kind": "sgd", "learning_rate": 0.1},
+            "augment": {"crop": 0, "flip": False},
+            "mix": {"kind": "none"},
+        },
+        {"kind": "quantize", "preset": "int8", "arithmetic": "integer"},
+    ],
+}
+
+
+def integer_network(folder: Path) -> Network:
+    network = quantize(family("resnet"), parse(QuantizeSettings, QUICK), context(folder))
+    network.classes = NAMES
+    return network
+
+
+@dataclass(frozen=True)
+class Made:
+    network: Network
+    page: WebPage
+    digits: Dataset
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A page of digits of 8 x 8 pixels, whose classes have odd names."""
+    folder = tmp_path_factory.mktemp("web")
+    netpress.run(RECIPE, out=folder / "run")
+    network = netpress.load(folder / "run")
+    digits = load_data(network, None, console=Console(quiet=True))
+    network.classes = NAMES
+    return Made(network, export_web(network, folder / "page.html", title='A <title> & "more"', dataset=digits), digits)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with Chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture
+def page(made: Made, browser: Chromium) -> Chromium:
+    browser.open(made.page.file)
+    browser.wait("document.querySelector('.guesses li') !== null")  # the first example's answer
+    return browser
+
+
+def as_script(data: bytes) -> str:
+    return f"Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (letter) => letter.charCodeAt(0))"
+
+
+def page_logits(page: Chromium, shown: Images) -> list[list[int]]:
+    pixels = as_script(shown.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+    each = shown.images[0].numel()
+    return page.evaluate(
+        f"(async () => {{ const all = {pixels}; const said = []; const size = {each};"
+        "for (let i = 0; i < all.length; i += size) said.push([...await netpress.logits(all.subarray(i, i + size))]);"
+        "return said; })()"
+    )
+
+
+def page_pixels(page: Chromium, file: bytes) -> np.ndarray:
+    values = page.evaluate(f"netpress.pixels(new Blob([{as_script(file)}])).then((pixels) => [...pixels])")
+    return np.array(values, np.uint8)
+
+
+def save_png(image: torch.Tensor, path: Path) -> Path:
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
+    return path
+
+
+def best(page: Chromium) -> str:
+    return str(page.evaluate("document.querySelector('#best span').textContent"))
+
+
+@in_browser
+def test_logits_are_those_of_the_reference(page: Chromium, made: Made) -> None:
+    network, digits = made.network, made.digits.test.take(torch.arange(20))
+    shown = Images(torch.cat([images(20, 7).images, digits.images]), torch.zeros(40))
+    scale = lower(network).operations[-1].scale  # type: ignore[attr-defined]
+    expected = (logits(network, shown) / scale).to(torch.int32).tolist()
+    assert page_logits(page, shown) == expected
+    assert page_logits(page, shown.take(torch.tensor([3]))) == [expected[3]]
+
+
+# --- what enters the network
+
+
+def some_pictures() -> dict[str, Image.Image]:
+    """Pictures of every mode that a PNG has and Pillow writes."""
+    draw = np.random.default_rng(3)
+
+    def noise(*shape: int) -> np.ndarray:
+        return draw.integers(0, 256, shape, dtype=np.uint8)
+
+    smooth = np.linspace(0, 255, 41 * 29 * 3).astype(np.uint8).reshape(29, 41, 3)
+    keyed = Image.fromarray(noise(9, 14, 3) & 192)
+    palette = Image.fromarray(smooth).quantize(37)
+    clear = palette.copy()
+    clear.info["transparency"] = bytes(range(0, 185, 5))
+    return {
+        "RGB": Image.fromarray(noise(13, 50, 3)),
+        "smooth": Image.fromarray(smooth),
+        "tall": Image.fromarray(noise(200, 3, 3)),
+        "tall, to be shrunk": Image.fromarray(noise(91, 20, 3)),
+        "the network's own size": Image.fromarray(noise(SIZE, SIZE, 3)),
+        "one pixel": Image.fromarray(noise(1, 1, 3)),
+        "L": Image.fromarray(noise(30, 7)),
+        "LA": Image.fromarray(noise(17, 19, 2), "LA"),
+        "RGBA": Image.fromarray(noise(23, 31, 4)),
+        "1": Image.fromarray(noise(20, 33)).convert("1"),
+        "P": palette,
+        "P of 4 bits": Image.fromarray(smooth).quantize(11),
+        "P, clear": clear,
+        "RGB with a clear colour": keyed,
+        "16 bits": Image.fromarray(draw.integers(0, 65536, (12, 21), dtype=np.uint16)),
+    }
+
+
+def as_png(name: str, picture: Image.Image) -> bytes:
+    file = BytesIO()
+    extra = {"transparency": picture.getpixel((3, 3))} if name == "RGB with a clear colour" else {}
+    if name == "P, clear":
+        extra = {"transparency": picture.info["transparency"]}
+    picture.save(file, "png", **extra)
+    return file.getvalue()
+
+
+@in_browser
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_page_sees_the_pixels_that_a_training_sees(page: Chromium, resize: str, channels: int) -> None:
+    page.evaluate(f"Object.assign(facts, {{resize: '{resize}', channels: {channels}, background: 77}})")
+    rules = PixelRules(SIZE, background=77, channels=channels, resize=resize)  # type: ignore[arg-type]
+    for name, picture in some_pictures().items():
+        file = as_png(name, picture)
+        values, _ = read_image(file, rules, Budget(10**6))
+        seen = page_pixels(page, file)
+        assert seen.tolist() == values.transpose(1, 2, 0).flatten().tolist(), name
+
+
+@in_browser
+def test_pixels_of_larger_networks(page: Chromium) -> None:
+    """Enlarged, and of sides that no other divides."""
+    for side in (5, 32, 61):
+        page.evaluate(f"facts.side = {side}")
+        for name in ("RGB", "RGBA", "one pixel"):
+            file = as_png(name, some_pictures()[name])
+            values, _ = read_image(file, PixelRules(side), Budget(10**6))
+            assert page_pixels(page, file).tolist() == values.transpose(1, 2, 0).flatten().tolist(), (side, name)
+
+
+# --- what a person does
+
+
+@in_browser
+def test_an_image_comes_by_file_drop_click_and_paste(page: Chromium, made: Made, tmp_path: Path) -> None:
+    network, test = made.network, made.digits.test
+    right = (logits(network, test).argmax(1) == test.labels).nonzero().flatten().tolist()
+    assert len(right) > 0.9 * len(test)
+    chosen = {NAMES[int(test.labels[place])]: place for place in right}  # one of each class
+    files = {label: save_png(test.images[place], tmp_path / f"{place}.png") for label, place in chosen.items()}
+    first, second = [label for label in chosen if label != best(page)][:2]
+    page.choose("#file", files[first])
+    page.wait(f"document.querySelector('#best span').textContent === {json.dumps(first)}")
+    page.drop(files[second])
+    page.wait(f"document.querySelector('#best span').textContent === {json.dumps(second)}")
+    data = as_script(files[first].read_bytes())
+    page.evaluate(
+        "(() => { const held = new DataTransfer();"
+        f"held.items.add(new File([{data}], 'x.png', {{type: 'image/png'}}));"
+        "document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: held, bubbles: true})); })()"
+    )
+    page.wait(f"document.querySelector('#best span').textContent === {json.dumps(first)}")
+    rows = page.evaluate("[...document.querySelectorAll('#guesses .name')].map((one) => one.textContent)")
+    order = torch.sort(logits(network, test)[chosen[first]], descending=True, stable=True).indices[:5]
+    assert rows == [network.classes[place] for place in order.tolist()]
+    page.wait("document.getElementById('latency').textContent.endsWith('ms')")
+
+
+@in_browser
+def test_a_click_on_an_example_gives_its_class(page: Chromium, made: Made) -> None:
+    shown = page.evaluate("[...document.querySelectorAll('.tiles span')].map((one) => one.textContent)")
+    assert shown == list(NAMES) and made.page.examples == len(NAMES)
+    for place in range(len(shown)):
+        page.click(f".tiles li:nth-child({place + 1}) button")
+        page.wait(f"document.querySelectorAll('.tiles button')[{place}].getAttribute('aria-pressed') === 'true'")
+        assert best(page) == shown[place]
+        assert page.evaluate("document.getElementById('truth').textContent") == ""
+
+
+@in_browser
+def test_the_keyboard_reaches_everything(page: Chromium) -> None:
+    reached = []
+    for _ in range(4):
+        page.press("Tab", 9)
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+    assert reached[0] == "file" and len(set(reached)) == 4
+    last = reached[-1]
+    page.evaluate("document.querySelectorAll('.tiles button')[1].focus()")
+    page.press("Enter", 13, "\r")
+    page.wait("document.querySelectorAll('.tiles button')[1].getAttribute('aria-pressed') === 'true'")
+    assert last
+
+
+@in_browser
+def test_problems_are_told_in_words(page: Chromium, tmp_path: Path) -> None:
+    problem = "document.getElementById('problem')"
+    for name, data, words in (
+        ("empty.png", b"", "empty.png is empty"),
+        ("notes.png", b"no image", "notes.png is not an image that this browser can read"),
+        ("cut.png", as_png("RGB", some_pictures()["RGB"])[:300], "cut.png is not an image"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        page.choose("#file", tmp_path / name)
+        page.wait(f"!{problem}.hidden && {problem}.textContent.startsWith({json.dumps(words)})")
+    page.evaluate("facts.mostPixels = 100")
+    (tmp_path / "large.png").write_bytes(as_png("RGB", some_pictures()["RGB"]))
+    page.choose("#file", tmp_path / "large.png")
+    page.wait(f"{problem}.textContent.startsWith('large.png has 50 \u00d7 13 pixels, more than this page reads')")
+    page.evaluate(
+        "(() => { const held = new DataTransfer(); held.setData('text/uri-list', 'https://example.org/a.png');"
+        "document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: held})); })()"
+    )
+    page.wait(f"{problem}.textContent.includes('this page fetches nothing')")
+
+
+@in_browser
+@pytest.mark.parametrize(
+    ("without", "words"),
+    [
+        ("delete globalThis.WebAssembly", "has no WebAssembly, or it is switched off"),
+        (
+            "WebAssembly.instantiate = async () => { throw new WebAssembly.CompileError('simd'); }",
+            "no WebAssembly SIMD",
+        ),
+        ("delete globalThis.DecompressionStream", "too old for this page"),
+    ],
+)
+def test_browsers_that_cannot(browser: Chromium, made: Made, without: str, words: str) -> None:
+    script = browser.send("Page.addScriptToEvaluateOnNewDocument", source=without)["identifier"]
+    try:
+        browser.open(made.page.file)
+        browser.wait(f"document.getElementById('problem').textContent.includes({json.dumps(words)})")
+        assert not browser.evaluate("document.getElementById('problem').hidden")
+    finally:
+        browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+
+
+# --- what leaves the page, and what stands in it
+
+
+@in_browser
+def test_no_request_leaves_the_page(page: Chromium, made: Made, tmp_path: Path) -> None:
+    page.choose("#file", save_png(made.digits.test.images[0], tmp_path / "a.png"))
+    page.wait("document.getElementById('caption').textContent.length > 0")
+    asked = [address for address in page.requests if not address.startswith(("data:", "blob:"))]
+    assert asked == [made.page.file.resolve().as_uri()]
+    assert not page.complaints
+    for attempt in (
+        "fetch('https://example.org/')",
+        "new Promise((yes, no) => Object.assign(new Image(), {onload: yes, onerror: no, src: 'https://example.org/a'}))",
+    ):
+        assert page.evaluate(f"{attempt}.then(() => 'sent', () => 'refused')") == "refused"
+    refused = [text for text in page.complaints if "Content Security Policy" in text]
+    assert len(refused) >= 2
+
+
+@in_browser
+def test_names_are_text(page: Chromium, made: Made) -> None:
+    assert page.evaluate("document.title") == 'A <title> & "more"'
+    assert page.evaluate("facts.classes") == list(NAMES)
+    assert page.evaluate("document.querySelectorAll('script').length") == 3
+    text = made.page.file.read_text(encoding="utf-8")
+    assert "default-src 'none'" in text and "unsafe-inline" not in text and "'unsafe-eval'" not in text
+    assert made.page.bytes == len(text.encode()) < PAGE
+
+
+@in_browser
+def test_phones_and_the_dark(browser: Chromium, made: Made) -> None:
+    try:
+        colours = []
+        for dark in (False, True):
+            browser.resize(390, 844, dark=dark, phone=True)
+            browser.open(made.page.file)
+            browser.wait("document.querySelector('.guesses li') !== null")
+            assert browser.evaluate("document.documentElement.scrollWidth") == 390
+            assert not browser.evaluate("document.getElementById('snap').hidden")
+            colours.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert colours[0] != colours[1]
+    finally:
+        browser.resize(1280, 900)
+
+
+def test_modules_as_text() -> None:
+    for size in range(0, 400, 7):
+        data = bytes(torch.randint(0, 256, (size,), generator=torch.Generator().manual_seed(size)).tolist())
+        text = encode(data)
+        assert not set(text) & set("<\"'\\/ \n") and len(text) % 5 == 0
+        packed = base64.b85decode(text.replace(",", "<"))
+        assert zlib.decompress(packed[4 : 4 + int.from_bytes(packed[:4], "big")]) == data
+
+
+# --- the command
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_command(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(integer_network(tmp_path), tmp_path / "my-net.netpress")
+    code, said, _ = call("export", "web", "my-net.netpress", "--out", "new/page.html")
+    assert code == 0 and "examples    0 of 10 classes; give --data" in said
+    found = json.loads(call("export", "web", "my-net.netpress", "--out", "page.html", "--json", "--title", "Ä")[1])
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert found["bytes"] == len(text.encode()) and "<title>Ä</title>" in text
+    assert "<title>my-net</title>" in Path("new/page.html").read_text(encoding="utf-8")
+    for name in ("cat", "dog"):
+        folder = Path("photos") / name
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (20, 20), (number * 60, 0, 0)).save(folder / f"{number}.png")
+    code, _, error = call("export", "web", "my-net.netpress", "--out", "b.html", "--data", "photos")
+    assert code == 2 and "photos: has no train/ and test/" in error
+    code, _, error = call(
+        *("export", "web", "my-net.netpress", "--out", "b.html", "--data", "photos", "--dataset", "folder"),
+        *("--set", "data.test_fraction=0.5"),
+    )
+    assert code == 2 and "the network tells 10 classes apart" in error and not Path("b.html").exists()
+
+
+def test_what_no_page_is_made_of(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = create("resnet", {"width": 2, "blocks": [1], "classes": 3})
+    save(network, tmp_path / "net.netpress")
+    code, _, error = call("export", "web", "net.netpress", "--out", "page.html")
+    assert code == 2 and "computes in floats" in error and "--set arithmetic=integer" in error
+    code, _, error = call("export", "web", "net.netpress", "--out", ".")
+    assert code == 2 and "is a folder; name the file to write" in error
+    assert not Path("page.html").exists()
+    with pytest.raises(UserError, match="--scale"):
+        export_web(network, tmp_path / "page.html", title="", scale=0)
+
+
+def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wasm, "find_compilers", list)
+    with pytest.raises(Failure, match="install clang with its linker wasm-ld"):
+        export_web(integer_network(tmp_path), tmp_path / "page.html", title="")
+    monkeypatch.setattr(wasm, "find_compilers", lambda: [["false"]])
+    with pytest.raises(Failure, match=r"did not become WebAssembly \(false: it said nothing\); a compiler"):
+        export_web(integer_network(tmp_path), tmp_path / "page.html", title="")
+    assert not (tmp_path / "page.html").exists()
