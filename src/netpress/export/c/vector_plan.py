@@ -47,7 +47,8 @@ class Tensor:
     @property
     def pitch(self) -> int:
         """Pixels from one channel to the next."""
-        return rounded(self.plane, PIXELS) + self.guard
+        wide = self.layout == "places" and self.plane > PIXELS
+        return rounded(self.plane, TILE if wide else PIXELS) + self.guard
 
     @property
     def size(self) -> int:

@@ -66,7 +66,11 @@ class Tail:
         if self.each:
             lines.append(f"static const int16_t *const each[] = {{{', '.join(self.each)}}};")
             each = "each"
-        return [*lines, f"static const v_tail tail = {{{name}, {numbers}, {each}, {output.start}, {output.pitch}}};"]
+        return [
+            *lines,
+            f"static const v_tail tail = {{{name}, {numbers}, {each}, {output.start}, {output.pitch}, "
+            f"{rounded(output.channels, CHANNELS)}}};",
+        ]
 
     # --- numbers
 
@@ -169,8 +173,8 @@ class Tail:
     def _store(self) -> None:
         output = self.plan.tensors[self.step.output]
         if output.layout == "places":
-            kind = "V_BYTES" if output.small else "V_PAIRS"
-            self.body.append(f"{kind}(arena + t->out, o, t->pitch, at + p, a);")
+            kind = "v_store_bytes" if output.small else "v_store_pairs"
+            self.body.append(f"{kind}(t, arena, o, at + p, a[0], a[1], a[2], a[3]);")
             return
         self.head.append(
             "int16_t *const out = (int16_t *)(void *)(arena + t->out) + (ptrdiff_t)o * t->pitch + at;"

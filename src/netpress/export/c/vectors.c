@@ -1,7 +1,8 @@
-/* Kernels in vectors. Values of 16 bits lie as rows, [channel][pixel], or as places, [channel / 2][pixel][2] (of 8 bits
-   [channel / 4][pixel][4] where V_QUADS is 1). Rows and places are padded to whole vectors, whose rest is any number. */
+/* Kernels in vectors. Values of 16 bits lie as rows, [channel][pixel], or as places, [tile][channel / 2][pixel][2] (of 8
+   bits [tile][channel / 4][pixel][4] where V_QUADS is 1), so that what one tile's sums read lies together. Rows and places
+   are padded to whole vectors, whose rest is any number. */
 
-#define V_TILE 64 /* pixels that are made at once, at most */
+#define V_TILE 64 /* pixels that are made at once, at most, and of a tile of places where there are more than 32 */
 #define V_PASTE(a, b) a##b
 #define V_EACH4(...) {enum {g = 0}; __VA_ARGS__} {enum {g = 1}; __VA_ARGS__} {enum {g = 2}; __VA_ARGS__} \
     {enum {g = 3}; __VA_ARGS__}
@@ -13,6 +14,13 @@
     {enum {j = 6}; __VA_ARGS__} {enum {j = 7}; __VA_ARGS__}
 #define V_UP(x, n) (((x) + (n) - 1) / (n) * (n))
 
+/* A network needs some of them. */
+#define V_KERNEL static inline __attribute__((unused))
+/* Not inlined: clang 14 for wasm32 took a number from a place before the step ahead had written it. */
+#define V_STEP static __attribute__((noinline))
+/* Not inlined: its loop shall have all registers. */
+#define V_ALONE static __attribute__((noinline, unused))
+
 typedef struct v_tail v_tail;
 struct v_tail {
     void (*run)(const v_tail *, uint8_t *, const int16_t *, int, int, int, int);
@@ -20,6 +28,7 @@ struct v_tail {
     const int16_t *const *each; /* numbers of each channel */
     uint32_t out;               /* in the arena */
     int pitch;                  /* pixels from one channel to the next */
+    int channels;               /* of places, a multiple of 4 */
 };
 
 typedef struct {
@@ -43,9 +52,9 @@ typedef struct {
     uint32_t in, scratch;
 } v_layer;
 
-static inline int32_t v_saturate(int32_t x) { return x < -32768 ? -32768 : x > 32767 ? 32767 : x; }
+V_KERNEL int32_t v_saturate(int32_t x) { return x < -32768 ? -32768 : x > 32767 ? 32767 : x; }
 
-static inline int32_t v_rounded(int32_t x, int n) {
+V_KERNEL int32_t v_rounded(int32_t x, int n) {
     return n > 0 ? v_saturate((x >> n) + ((x >> (n - 1)) & 1)) : v_saturate(v_saturate(x) * (1 << -n));
 }
 
@@ -56,7 +65,7 @@ typedef struct {
     uint32_t value, place; /* bits, weights */
 } v_reader;
 
-static inline int v_next(v_reader *r) {
+V_KERNEL int v_next(v_reader *r) {
     const v_packed *k = r->from;
     const uint8_t *at;
     uint32_t raw;
@@ -71,7 +80,7 @@ static inline int v_next(v_reader *r) {
 }
 
 /* What finishes an output: where its sums begin, the shift, multiplier and bias. */
-static uint32_t *v_head(const v_layer *k, int o, int32_t more, uint32_t *to) {
+V_KERNEL uint32_t *v_head(const v_layer *k, int o, int32_t more, uint32_t *to) {
     const int here = o < k->outputs;
     const uint32_t factor = here ? k->factors[o * k->apart[0]] : 63u << 10;
     const int32_t shift = (int32_t)(factor >> 10) - 15, n = shift > 31 ? 31 : shift;
@@ -84,14 +93,14 @@ static uint32_t *v_head(const v_layer *k, int o, int32_t more, uint32_t *to) {
     return to + 3;
 }
 
-static inline int v_quads(const v_layer *k) { return V_QUADS && k->bytes && k->kind == 0; }
+V_KERNEL int v_quads(const v_layer *k) { return V_QUADS && k->bytes && k->kind == 0; }
 
 /* For each block of outputs: how many groups of weights there are, the heads, then where each group's inputs lie and
    its weights, unless all are 0. */
-static uint32_t *v_unpack_dense(const v_layer *k, int16_t *line, uint32_t *to) {
+V_KERNEL uint32_t *v_unpack_dense(const v_layer *k, int16_t *line, uint32_t *to) {
     const int taps = k->inputs * k->rows * k->columns, group = v_quads(k) ? 4 : 2, each = k->outputs / k->groups;
     const int length = V_UP(taps * k->groups, 4), together = k->together[v_quads(k)];
-    const uint32_t apart = k->kind ? V_TILE : (uint32_t)k->pitch;
+    const uint32_t apart = k->kind || k->pitch > V_TILE ? V_TILE : (uint32_t)k->pitch;
     v_reader reader = {&k->packed, 0, 0};
     int o, b, i, j;
     for (o = 0; o < V_UP(k->outputs, 4); o += together) {
@@ -122,7 +131,7 @@ static uint32_t *v_unpack_dense(const v_layer *k, int16_t *line, uint32_t *to) {
 }
 
 /* For each channel: how many pairs of taps there are, the head, then of each pair where it lies and its weights. */
-static uint32_t *v_unpack_depthwise(const v_layer *k, uint32_t *to) {
+V_KERNEL uint32_t *v_unpack_depthwise(const v_layer *k, uint32_t *to) {
     const int length = V_UP(k->height * k->width, 32) + 32;
     v_reader reader = {&k->packed, 0, 0};
     int o, i;
@@ -151,7 +160,7 @@ static uint32_t *v_unpack_depthwise(const v_layer *k, uint32_t *to) {
 /* --- sums */
 
 /* n: what v_head says. */
-static inline V v_finish(V low, V high, int32_t n, V m, V bias) {
+V_KERNEL V v_finish(V low, V high, int32_t n, V m, V bias) {
     V a;
     if (n > 64) {
         const V one = v_set32(1), x = v_right32(low, n - 65), y = v_right32(high, n - 65);
@@ -166,7 +175,7 @@ static inline V v_finish(V low, V high, int32_t n, V m, V bias) {
 }
 
 #define V_SUMS(NAME, OUTPUTS, COUNT, EACH, OVER, HALF, DOT)                                                \
-    static inline const uint32_t *NAME(const uint32_t *w, const uint8_t *in, int16_t *rows) {              \
+    V_ALONE const uint32_t *NAME(const uint32_t *w, const uint8_t *in, int16_t *rows) {                    \
         const uint32_t *head = w + 1;                                                                      \
         uint32_t count = w[0];                                                                             \
         sums s[OUTPUTS][COUNT];                                                                            \
@@ -204,37 +213,46 @@ V_SUMS(v_four_long_quads, 4, 4, V_EACH4, V_OVER4, V_OVER2, v_dot_quads)
 #endif
 
 /* What a kernel meets at pixels at ... at + size, as places [taps / 2][V_TILE][2]. */
-static void v_gather(const v_layer *k, uint8_t *arena, int at, int size) {
+V_KERNEL void v_gather(const v_layer *k, uint8_t *arena, int at, int size) {
     const int16_t *in = (const int16_t *)(const void *)(arena + k->in);
     int16_t *to = (int16_t *)(void *)(arena + k->scratch);
-    int line[V_TILE], place[V_TILE], i, p, row, column, tap = 0;
-    for (p = 0; p < size; p++) {
-        const int y = (at + p) / k->wide, x = (at + p) % k->wide;
-        line[p] = y < k->high ? y * k->down - k->top : -(1 << 24);
-        place[p] = x * k->across - k->left;
-    }
+    const int16_t zero = (int16_t)k->zero;
+    int i, p, row, column, tap = 0;
     for (i = 0; i < k->inputs * k->groups; i++, in += k->pitch)
         for (row = 0; row < k->rows; row++)
             for (column = 0; column < k->columns; column++, tap++) {
                 int16_t *out = to + (tap / 2 * V_TILE) * 2 + tap % 2;
-                for (p = 0; p < size; p++) {
-                    const int y = line[p] + row * k->below, x = place[p] + column * k->beside;
-                    const int inside = y >= 0 && y < k->height && x >= 0 && x < k->width;
-                    out[2 * p] = (int16_t)(inside ? in[y * k->width + x] : k->zero);
+                int y = at / k->wide, x = at % k->wide;
+                for (p = 0; p < size; y++, x = 0) {
+                    const int line = y * k->down + row * k->below - k->top, ahead = column * k->beside - k->left;
+                    const int end = p + k->wide - x < size ? k->wide : x + size - p;
+                    const int16_t *met = in + line * k->width;
+                    if (y >= k->high || line < 0 || line >= k->height) {
+                        for (; x < end; x++) out[2 * p++] = zero;
+                        continue;
+                    }
+                    for (; x < end && x * k->across + ahead < 0; x++) out[2 * p++] = zero;
+                    if (k->across == 1)
+                        for (; x < end && x + ahead < k->width; x++) out[2 * p++] = met[x + ahead];
+                    else
+                        for (; x < end && x * k->across + ahead < k->width; x++) out[2 * p++] = met[x * k->across + ahead];
+                    for (; x < end; x++) out[2 * p++] = zero;
                 }
             }
     for (; tap % 4; tap++)
         for (p = 0; p < size; p++) to[(tap / 2 * V_TILE + p) * 2 + tap % 2] = 0;
 }
 
-static void v_dense(const v_layer *k, const v_tail *t, const uint32_t *weights, uint8_t *arena) {
+V_KERNEL void v_dense(const v_layer *k, const v_tail *t, const uint32_t *weights, uint8_t *arena) {
     const int count = V_UP(k->high * k->wide, V_WIDE), four = k->together[v_quads(k)] == 4;
     const int most = four ? V_LONG_FOUR : V_LONG_ONE;
     int16_t rows[4 * V_TILE];
+    const uint32_t tile = k->pitch > V_TILE ? V_TILE : (uint32_t)k->pitch;
+    const uint32_t groups = (uint32_t)V_UP(k->inputs * k->groups, 4) / (v_quads(k) ? 4 : 2);
     int at, o, b, size;
     for (at = 0; at < count; at += size) {
-        const uint32_t *w = weights;
-        const uint8_t *in = arena + (k->kind ? k->scratch : k->in + (uint32_t)at * 4);
+        const uint32_t *w = weights, place = ((uint32_t)at / tile * groups * tile + (uint32_t)at % tile) * 4;
+        const uint8_t *in = arena + (k->kind ? k->scratch : k->in + place);
         size = count - at >= most ? most : V_WIDE;
         if (k->kind) v_gather(k, arena, at, size);
         for (o = 0; o < k->outputs; o += 4) {
@@ -259,7 +277,7 @@ static void v_dense(const v_layer *k, const v_tail *t, const uint32_t *weights, 
 }
 
 /* Sums at the input's pixels from ... from + count; zeros lie before and after the channel. */
-static const uint32_t *v_taps(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out, int from,
+V_ALONE const uint32_t *v_taps(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out, int from,
                               int count) {
     const uint32_t pairs = w[0], start = w[1];
     const int32_t n = (int32_t)w[2];
@@ -284,7 +302,7 @@ static const uint32_t *v_taps(const uint32_t *w, const int16_t *in, const int16_
     return w + 4 + 5 * pairs;
 }
 
-static void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, const int16_t *masks, uint8_t *arena) {
+V_KERNEL void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, const int16_t *masks, uint8_t *arena) {
     const int plane = k->height * k->width, whole = k->across == 1 && k->down == 1 && k->wide == k->width;
     const int apart = V_UP(k->high * k->wide, 32), run = V_UP((k->wide - 1) * k->across + 1, V_WIDE);
     int16_t *in = (int16_t *)(void *)(arena + k->in), *rows = (int16_t *)(void *)(arena + k->scratch);
@@ -314,31 +332,31 @@ static void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, co
 /* --- value by value */
 
 /* S of 16 bits. */
-static inline V v_shifted(V a, int n) {
+V_KERNEL V v_shifted(V a, int n) {
     if (n > 0) return n > 15 ? v_set16(0) : v_rescale(a, v_set16(1 << (15 - n)));
     for (; n < 0; n++) a = v_add(a, a);
     return a;
 }
 
-static inline V v_scaled(V a, V m, int n) {
+V_KERNEL V v_scaled(V a, V m, int n) {
     return n < 0 ? v_rescale(v_shifted(a, n), m) : v_shifted(v_rescale(a, m), n);
 }
 
-static inline V v_hard_gate(V a, V m, int n) {
+V_KERNEL V v_hard_gate(V a, V m, int n) {
     return v_most(v_add(v_scaled(a, m, n), v_set16(16384)), v_set16(0));
 }
 
 /* The same for a factor of 1/6 and a shift of `n` bits to the left: what the shift would saturate is beyond 0 ... 1. */
-static inline V v_hard_gate_left(V a, V m, int n, V low, V high) {
+V_KERNEL V v_hard_gate_left(V a, V m, int n, V low, V high) {
     return v_most(v_add(v_rescale(v_left16(v_least(v_most(a, low), high), n), m), v_set16(16384)), v_set16(0));
 }
 
-static inline V v_leaky(V a, V m) {
+V_KERNEL V v_leaky(V a, V m) {
     const V zero = v_set16(0);
     return v_add(v_most(a, zero), v_rescale_any(v_least(a, zero), m));
 }
 
-static inline V v_curve(V a, const int16_t *table, int n) {
+V_KERNEL V v_curve(V a, const int16_t *table, int n) {
     int16_t v[V_WIDE];
     int p;
     v_store(v, a);
@@ -349,34 +367,36 @@ static inline V v_curve(V a, const int16_t *table, int n) {
     return v_load(v);
 }
 
-static inline void v_store_pairs(uint8_t *out, int pitch, V a, V b, V c, V d) {
+/* Where channels from o on, pixels from p on lie among places. */
+V_KERNEL uint8_t *v_place(const v_tail *t, uint8_t *arena, int o, int p, int group) {
+    const uint32_t tile = t->pitch > V_TILE ? V_TILE : (uint32_t)t->pitch, at = (uint32_t)p;
+    return arena + t->out + ((at / tile * ((uint32_t)t->channels / (uint32_t)group) + (uint32_t)(o / group)) * tile + at % tile) * 4;
+}
+
+V_KERNEL void v_store_pairs(const v_tail *t, uint8_t *arena, int o, int p, V a, V b, V c, V d) {
     const V a0 = v_spread(a), b0 = v_spread(b), c0 = v_spread(c), d0 = v_spread(d);
+    uint8_t *out = v_place(t, arena, o, p, 2);
     v_store(out, v_low(a0, b0));
     v_store(out + 2 * V_WIDE, v_high(a0, b0));
-    out += 4 * (size_t)pitch;
+    out += 4 * (t->pitch > V_TILE ? V_TILE : t->pitch);
     v_store(out, v_low(c0, d0));
     v_store(out + 2 * V_WIDE, v_high(c0, d0));
 }
 
-/* Of 4 channels, p pixels from the first. */
-#define V_PAIRS(out, o, pitch, p, a) \
-    v_store_pairs((out) + ((size_t)((o) / 2) * (size_t)(pitch) + (size_t)(p)) * 4, pitch, (a)[0], (a)[1], (a)[2], (a)[3])
-
 #if V_QUADS
-static inline void v_store_quads(uint8_t *out, V a, V b, V c, V d) {
+V_KERNEL void v_store_bytes(const v_tail *t, uint8_t *arena, int o, int p, V a, V b, V c, V d) {
     const V first = v_spread(v_or(a, v_left16(b, 8))), second = v_spread(v_or(c, v_left16(d, 8)));
+    uint8_t *out = v_place(t, arena, o, p, 4);
     v_store(out, v_low(first, second));
     v_store(out + 2 * V_WIDE, v_high(first, second));
 }
-#define V_BYTES(out, o, pitch, p, a) \
-    v_store_quads((out) + ((size_t)((o) / 4) * (size_t)(pitch) + (size_t)(p)) * 4, (a)[0], (a)[1], (a)[2], (a)[3])
 #else
-#define V_BYTES V_PAIRS
+#define v_store_bytes v_store_pairs
 #endif
 
 /* --- what is done number by number */
 
-static inline void v_pixels(const uint8_t *pixels, int16_t *v, int count, int channels, const int16_t *table) {
+V_KERNEL void v_pixels(const uint8_t *pixels, int16_t *v, int count, int channels, const int16_t *table) {
     int p;
     for (p = 0; p < count; p++) v[p] = table[pixels[(size_t)p * (size_t)channels]];
 }
@@ -385,7 +405,7 @@ typedef struct {
     int height, width, high, wide, rows, columns, down, across, top, left, below, beside;
 } v_window;
 
-static inline void v_average(const v_window *k, const int16_t *in, int16_t *v, int n, int32_t m) {
+V_KERNEL void v_average(const v_window *k, const int16_t *in, int16_t *v, int n, int32_t m) {
     int y, x, row, column;
     for (y = 0; y < k->high; y++)
         for (x = 0; x < k->wide; x++) {
@@ -399,7 +419,7 @@ static inline void v_average(const v_window *k, const int16_t *in, int16_t *v, i
         }
 }
 
-static inline void v_maximum(const v_window *k, const int16_t *in, int16_t *v) {
+V_KERNEL void v_maximum(const v_window *k, const int16_t *in, int16_t *v) {
     int y, x, row, column;
     for (y = 0; y < k->high; y++)
         for (x = 0; x < k->wide; x++) {
@@ -418,14 +438,14 @@ static inline void v_maximum(const v_window *k, const int16_t *in, int16_t *v) {
 }
 
 /* in: 0 where the whole channel is padding. */
-static inline void v_pad(const v_window *k, const int16_t *in, int16_t *v, int value) {
+V_KERNEL void v_pad(const v_window *k, const int16_t *in, int16_t *v, int value) {
     int y, x;
     for (y = -k->top; y < k->high - k->top; y++)
         for (x = -k->left; x < k->wide - k->left; x++)
             *v++ = (int16_t)(in && y >= 0 && y < k->height && x >= 0 && x < k->width ? in[y * k->width + x] : value);
 }
 
-static inline void v_unit_length(const int16_t *in, int16_t *v, int channels, int plane, int pitch) {
+V_KERNEL void v_unit_length(const int16_t *in, int16_t *v, int channels, int plane, int pitch) {
     uint64_t squares = 0, root = 0, bit;
     int e = 0, o, p;
     for (o = 0; o < channels; o++)
@@ -445,7 +465,7 @@ static inline void v_unit_length(const int16_t *in, int16_t *v, int channels, in
 }
 
 /* Values from `first` on, in channels of `wide` pixels. */
-static inline void v_copy(const int16_t *in, int16_t *v, int first, int channels, int plane, int pitch, int wide,
+V_KERNEL void v_copy(const int16_t *in, int16_t *v, int first, int channels, int plane, int pitch, int wide,
                           int apart) {
     int o, p;
     for (o = 0; o < channels; o++)

@@ -4,7 +4,8 @@ What works on values is written once for each chain of kinds, such as hard-swish
 integers; a step's numbers stand in a table that the function reads.
 """
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 from netpress.export.c.emit import Writer, packed_factors
@@ -45,22 +46,32 @@ class Vectors:
     """Bytes."""
 
 
-def write_vectors(name: str, program: Program, writer: Writer) -> Vectors | None:
-    """The path in vectors, which shares the constants of `writer`; None where it has no kernel for something."""
+def write_vectors(name: str, program: Program, portable: Writer) -> Vectors | None:
+    """The path in vectors, which shares constants with the portable one; None where it has no kernel for something."""
     try:
         made = plan_vectors(program)
     except NoVectors:
         return None
-    return Vectors(VectorWriter(made, writer).text(name), made.arena)
+    writer = replace(portable, constants=[], known=dict(portable.known))
+    text = VectorWriter(made, writer).text(name)
+    return Vectors("\n\n".join([*writer.constants, text]), made.arena)
 
 
-def choice(name: str, vectors: Vectors | None, portable: str) -> list[str]:
-    """Both paths, of which the compiler takes one."""
+def choice(name: str, vectors: Vectors | None, constants: list[str], portable: str) -> list[str]:
+    """Both paths, of which the compiler takes one, after the constants that both read."""
     if vectors is None:
-        return [portable]
+        return [*constants, portable]
+    used = set(re.findall(r"\w+", vectors.text))
+    both = [one for one in constants if _declared(one) in used]
+    alone = "\n\n".join(one for one in constants if _declared(one) not in used)
     upper = name.upper()
     head = f"#if {upper}_VECTORS\n#define VECTORS {upper}_VECTORS"
-    return [head, vectors.text, f"#else /* the portable path */\n\n{portable}\n\n#endif"]
+    return [*both, head, vectors.text, f"#else /* the portable path */\n\n{alone}\n\n{portable}\n\n#endif"]
+
+
+def _declared(constant: str) -> str:
+    """The name of a constant array."""
+    return constant[: constant.index("[")].split()[-1]
 
 
 def header_lines(name: str, arena: int, vectors: Vectors | None) -> str:
@@ -98,7 +109,7 @@ class VectorWriter:
         """The whole path, with NAME_run."""
         steps = [self._step(index, step) for index, step in enumerate(self.plan.steps)]
         kernels = [files("netpress.export.c").joinpath(file).read_text("utf-8") for file in ("instructions.h", "vectors.c")]
-        tails = [f"static void {name}{text}" for text, name in self.tails.items()]
+        tails = [f"V_STEP void {name}{text}" for text, name in self.tails.items()]
         return "\n\n".join([*kernels, *tails, self._unpacking(), *steps, self._run(name)])
 
     # --- the whole
@@ -118,7 +129,7 @@ class VectorWriter:
    column of a depthwise kernel meets. */
 static uint32_t v_weights[V_QUADS ? {quads} : {pairs}];
 static const uint32_t *v_begin[{len(self.layers)}];
-static int16_t v_masks[{max(self.masked, 1)}];
+static __attribute__((unused)) int16_t v_masks[{max(self.masked, 1)}];
 static int v_state; /* 0: nobody has called; 1: somebody unpacks; 2: done */
 
 static void v_unpack(uint8_t *arena) {{
@@ -165,7 +176,7 @@ static void v_unpack(uint8_t *arena) {{
     # --- steps
 
     def _step(self, index: int, step: VectorStep) -> str:
-        head = f"static void v_step_{index}(uint8_t *arena, const uint8_t *pixels) {{"
+        head = f"V_STEP void v_step_{index}(uint8_t *arena, const uint8_t *pixels) {{"
         operation = step.first.operation if step.first else None
         if isinstance(operation, IntegerUnitLength | Concatenate):
             return "\n".join([head, "    (void)pixels;", *self._whole(step), "}"])
