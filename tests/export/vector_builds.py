@@ -58,13 +58,13 @@ static inline __m512i net_right(__m512i a, int n) {
     for (i = 0; i < 16; i++) v[i] >>= n;
     return simde_mm512_loadu_si512(v);
 }
-static inline __mmask32 net_equal(__m512i a, __m512i b) {
+static inline simde__mmask32 net_equal(__m512i a, __m512i b) {
     int16_t v[32], w[32];
-    __mmask32 found = 0;
+    simde__mmask32 found = 0;
     int i;
     simde_mm512_storeu_si512(v, a);
     simde_mm512_storeu_si512(w, b);
-    for (i = 0; i < 32; i++) found |= (__mmask32)(v[i] == w[i]) << i;
+    for (i = 0; i < 32; i++) found |= (simde__mmask32)(v[i] == w[i]) << i;
     return found;
 }
 #undef _mm512_sra_epi32

@@ -205,101 +205,123 @@ V_SUMS(v_four_long, 4, 4, V_EACH4, V_OVER4, V_OVER2, v_dot)
 V_SUMS(v_one_long, 1, 8, V_EACH1, V_OVER8, V_OVER4, v_dot)
 #define v_four_long v_four_short
 #endif
+
+/* One block of outputs for a tile. */
+#define V_BLOCK(NAME, LONG, MANY, FEW)                                                                     \
+    V_KERNEL const uint32_t *NAME(const uint32_t *w, const uint8_t *in, int16_t *rows, int size) {         \
+        const uint32_t *next = w;                                                                          \
+        int p = 0;                                                                                         \
+        for (; p + LONG <= size; p += LONG) next = MANY(w, in + 4 * p, rows + p);                          \
+        for (; p < size; p += V_WIDE) next = FEW(w, in + 4 * p, rows + p);                                 \
+        return next;                                                                                       \
+    }
+V_BLOCK(v_one, V_LONG_ONE, v_one_long, v_one_short)
+V_BLOCK(v_four, V_LONG_FOUR, v_four_long, v_four_short)
+
 #if V_QUADS
 V_SUMS(v_one_short_quads, 1, 2, V_EACH1, V_OVER2, V_OVER1, v_dot_quads)
 V_SUMS(v_four_short_quads, 4, 2, V_EACH4, V_OVER2, V_OVER1, v_dot_quads)
 V_SUMS(v_one_long_quads, 1, 4, V_EACH1, V_OVER4, V_OVER2, v_dot_quads)
 V_SUMS(v_four_long_quads, 4, 4, V_EACH4, V_OVER4, V_OVER2, v_dot_quads)
+V_BLOCK(v_one_quads, V_LONG_ONE, v_one_long_quads, v_one_short_quads)
+V_BLOCK(v_four_quads, V_LONG_FOUR, v_four_long_quads, v_four_short_quads)
+#else
+#define v_one_quads v_one
+#define v_four_quads v_four
 #endif
 
-/* What a kernel meets at pixels at ... at + size, as places [taps / 2][V_TILE][2]. */
+/* What one tap of a kernel meets at pixels at ... at + size. */
+V_KERNEL void v_meet(const v_layer *k, const int16_t *in, int row, int column, int at, int size, int16_t *out) {
+    const int16_t zero = (int16_t)k->zero;
+    const int ahead = column * k->beside - k->left;
+    int p, y = at / k->wide, x = at % k->wide;
+    for (p = 0; p < size; y++, x = 0) {
+        const int line = y * k->down + row * k->below - k->top, end = k->wide - x < size - p ? k->wide : x + size - p;
+        const int inside = y < k->high && line >= 0 && line < k->height;
+        const int16_t *met = in + (inside ? line * k->width : 0);
+        for (; x < end && (!inside || x * k->across + ahead < 0); x++) out[p++] = zero;
+        if (k->across == 1) {
+            const int last = k->width - ahead < end ? k->width - ahead : end;
+            for (; x < last; x++) out[p++] = met[x + ahead];
+        }
+        for (; x < end && x * k->across + ahead < k->width; x++) out[p++] = met[x * k->across + ahead];
+        for (; x < end; x++) out[p++] = zero;
+    }
+}
+
+/* What a kernel meets there, as places [taps / 2][V_TILE][2]. */
 V_KERNEL void v_gather(const v_layer *k, uint8_t *arena, int at, int size) {
     const int16_t *in = (const int16_t *)(const void *)(arena + k->in);
-    int16_t *to = (int16_t *)(void *)(arena + k->scratch);
-    const int16_t zero = (int16_t)k->zero;
-    int i, p, row, column, tap = 0;
-    for (i = 0; i < k->inputs * k->groups; i++, in += k->pitch)
-        for (row = 0; row < k->rows; row++)
-            for (column = 0; column < k->columns; column++, tap++) {
-                int16_t *out = to + (tap / 2 * V_TILE) * 2 + tap % 2;
-                int y = at / k->wide, x = at % k->wide;
-                for (p = 0; p < size; y++, x = 0) {
-                    const int line = y * k->down + row * k->below - k->top, ahead = column * k->beside - k->left;
-                    const int end = p + k->wide - x < size ? k->wide : x + size - p;
-                    const int16_t *met = in + line * k->width;
-                    if (y >= k->high || line < 0 || line >= k->height) {
-                        for (; x < end; x++) out[2 * p++] = zero;
-                        continue;
-                    }
-                    for (; x < end && x * k->across + ahead < 0; x++) out[2 * p++] = zero;
-                    if (k->across == 1)
-                        for (; x < end && x + ahead < k->width; x++) out[2 * p++] = met[x + ahead];
-                    else
-                        for (; x < end && x * k->across + ahead < k->width; x++) out[2 * p++] = met[x * k->across + ahead];
-                    for (; x < end; x++) out[2 * p++] = zero;
-                }
-            }
-    for (; tap % 4; tap++)
-        for (p = 0; p < size; p++) to[(tap / 2 * V_TILE + p) * 2 + tap % 2] = 0;
+    const int kernel = k->rows * k->columns, taps = kernel * k->inputs * k->groups;
+    uint8_t *to = arena + k->scratch;
+    int16_t met[2][V_TILE];
+    int tap, p;
+    for (tap = 0; tap < V_UP(taps, 4); tap++) {
+        const int place = tap % kernel;
+        if (tap < taps)
+            v_meet(k, in + tap / kernel * k->pitch, place / k->columns, place % k->columns, at, size, met[tap % 2]);
+        else
+            memset(met[tap % 2], 0, sizeof met[0]);
+        for (p = 0; tap % 2 && p < size; p += V_WIDE) {
+            const V a = v_spread(v_load(met[0] + p)), b = v_spread(v_load(met[1] + p));
+            uint8_t *out = to + (tap / 2 * V_TILE + p) * 4;
+            v_store(out, v_low(a, b));
+            v_store(out + 2 * V_WIDE, v_high(a, b));
+        }
+    }
 }
 
 V_KERNEL void v_dense(const v_layer *k, const v_tail *t, const uint32_t *weights, uint8_t *arena) {
-    const int count = V_UP(k->high * k->wide, V_WIDE), four = k->together[v_quads(k)] == 4;
-    const int most = four ? V_LONG_FOUR : V_LONG_ONE;
+    const int count = V_UP(k->high * k->wide, V_WIDE), quads = v_quads(k), together = k->together[quads];
+    const int tile = k->kind || k->pitch > V_TILE ? V_TILE : k->pitch;
+    const int groups = V_UP(k->inputs * k->groups, 4) / (quads ? 4 : 2);
     int16_t rows[4 * V_TILE];
-    const uint32_t tile = k->pitch > V_TILE ? V_TILE : (uint32_t)k->pitch;
-    const uint32_t groups = (uint32_t)V_UP(k->inputs * k->groups, 4) / (v_quads(k) ? 4 : 2);
-    int at, o, b, size;
-    for (at = 0; at < count; at += size) {
-        const uint32_t *w = weights, place = ((uint32_t)at / tile * groups * tile + (uint32_t)at % tile) * 4;
-        const uint8_t *in = arena + (k->kind ? k->scratch : k->in + place);
-        size = count - at >= most ? most : V_WIDE;
+    int at, o, b;
+    for (at = 0; at < count; at += tile) {
+        const int size = count - at < tile ? count - at : tile;
+        const uint32_t *w = weights;
+        const uint8_t *in = arena + (k->kind ? k->scratch : k->in + (uint32_t)(at * groups) * 4);
         if (k->kind) v_gather(k, arena, at, size);
         for (o = 0; o < k->outputs; o += 4) {
-#if V_QUADS
-            if (v_quads(k)) {
-                if (four)
-                    w = size == most ? v_four_long_quads(w, in, rows) : v_four_short_quads(w, in, rows);
+            for (b = 0; b < 4; b += together) {
+                int16_t *to = rows + V_TILE * b;
+                if (quads)
+                    w = together == 4 ? v_four_quads(w, in, to, size) : v_one_quads(w, in, to, size);
                 else
-                    for (b = 0; b < 4; b++)
-                        w = size == most ? v_one_long_quads(w, in, rows + V_TILE * b)
-                                         : v_one_short_quads(w, in, rows + V_TILE * b);
-            } else
-#endif
-                if (four)
-                w = size == most ? v_four_long(w, in, rows) : v_four_short(w, in, rows);
-            else
-                for (b = 0; b < 4; b++)
-                    w = size == most ? v_one_long(w, in, rows + V_TILE * b) : v_one_short(w, in, rows + V_TILE * b);
+                    w = together == 4 ? v_four(w, in, to, size) : v_one(w, in, to, size);
+            }
             t->run(t, arena, rows, V_TILE, o, at, size);
         }
     }
 }
 
-/* Sums at the input's pixels from ... from + count; zeros lie before and after the channel. */
-V_ALONE const uint32_t *v_taps(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out, int from,
-                              int count) {
-    const uint32_t pairs = w[0], start = w[1];
-    const int32_t n = (int32_t)w[2];
-    const V m = v_set16(w[3] & 65535u), bias = v_set16(w[3] >> 16);
-    int p;
-    for (p = from; p < from + count; p += V_WIDE) {
-        sums low = v_start(start), high = low;
-        const uint32_t *at = w + 4;
-        uint32_t i;
-        for (i = 0; i < pairs; i++, at += 5) {
-            const V x = v_and(v_load(in + p + (int32_t)at[0]), v_load(masks + at[2] + p));
-            const V y = v_and(v_load(in + p + (int32_t)at[1]), v_load(masks + at[3] + p));
-            const V weights = v_set32(at[4]);
-            low = v_dot(low, v_low(x, y), weights);
-            high = v_dot(high, v_high(x, y), weights);
-        }
-        {
-            V a = v_total(low), b = v_total(high);
-            v_store(out + p - from, v_finish(a, b, n, m, bias));
-        }
+/* Sums of pairs of taps in COUNT vectors of pixels, of w as v_unpack_depthwise wrote it. */
+#define V_TAPS(NAME, COUNT, OVER)                                                                          \
+    V_ALONE void NAME(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out) {          \
+        const int32_t n = (int32_t)w[2];                                                                   \
+        const V m = v_set16(w[3] & 65535u), bias = v_set16(w[3] >> 16);                                    \
+        uint32_t pairs = w[0];                                                                             \
+        sums low[COUNT], high[COUNT];                                                                      \
+        OVER(low[j] = high[j] = v_start(w[1]);)                                                            \
+        for (w += 4; pairs; pairs--, w += 5) {                                                             \
+            const int16_t *const first = in + (int32_t)w[0], *const second = in + (int32_t)w[1];           \
+            const int16_t *const one = masks + w[2], *const two = masks + w[3];                            \
+            const V weights = v_set32(w[4]);                                                               \
+            OVER(const V x = v_and(v_load(first + V_WIDE * j), v_load(one + V_WIDE * j));                  \
+                 const V y = v_and(v_load(second + V_WIDE * j), v_load(two + V_WIDE * j));                 \
+                 low[j] = v_dot(low[j], v_low(x, y), weights);                                             \
+                 high[j] = v_dot(high[j], v_high(x, y), weights);)                                         \
+        }                                                                                                  \
+        OVER(v_store(out + V_WIDE * j, v_finish(v_total(low[j]), v_total(high[j]), n, m, bias));)          \
     }
-    return w + 4 + 5 * pairs;
+V_TAPS(v_taps_long, 4, V_OVER4)
+V_TAPS(v_taps_short, 1, V_OVER1)
+
+/* Sums at the input's pixels from ... from + count; zeros lie before and after the channel. */
+V_KERNEL void v_taps(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out, int from, int count) {
+    int p = 0;
+    for (; p + 4 * V_WIDE <= count; p += 4 * V_WIDE) v_taps_long(w, in + from + p, masks + from + p, out + p);
+    for (; p < count; p += V_WIDE) v_taps_short(w, in + from + p, masks + from + p, out + p);
 }
 
 V_KERNEL void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, const int16_t *masks, uint8_t *arena) {
@@ -312,18 +334,17 @@ V_KERNEL void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, 
     memset(in - before, 0, sizeof *in * (size_t)before);
     for (o = 0; o < k->outputs; o += 4) {
         for (b = 0; b < 4; b++, in += k->pitch) {
-            const uint32_t *next = w;
             int16_t *to = rows + b * apart;
             memset(in + plane, 0, sizeof *in * (size_t)(k->pitch - plane));
             if (whole) {
-                next = v_taps(w, in, masks, to, 0, V_UP(k->high * k->wide, V_WIDE));
+                v_taps(w, in, masks, to, 0, V_UP(k->high * k->wide, V_WIDE));
             } else {
                 for (y = 0; y < k->high; y++, to += k->wide) {
-                    next = v_taps(w, in, masks, line, y * k->down * k->width, run);
+                    v_taps(w, in, masks, line, y * k->down * k->width, run);
                     for (x = 0; x < k->wide; x++) to[x] = line[x * k->across];
                 }
             }
-            w = next;
+            w += 4 + 5 * w[0];
         }
         t->run(t, arena, rows, apart, o, 0, V_UP(k->high * k->wide, V_WIDE));
     }
