@@ -166,7 +166,20 @@ def _wasm(build: Build, folder: Path) -> Path:
     (folder / "node.js").write_text(NODE, encoding="utf-8")
     program = folder / "net.wasm"
     linked = ["-nostdlib", "-Wl,--no-entry"]
-    _compile([build.compiler, *STRICT, *build.options, f"-I{shim}", f"-I{folder}", *linked, "-o", program, folder / "net.c", shim / "page.c"])
+    _compile(
+        [
+            build.compiler,
+            *STRICT,
+            *build.options,
+            f"-I{shim}",
+            f"-I{folder}",
+            *linked,
+            "-o",
+            program,
+            folder / "net.c",
+            shim / "page.c",
+        ]
+    )
     return program
 
 
@@ -205,7 +218,9 @@ def _wasm128() -> Build:
     compiler, node = shutil.which("clang"), shutil.which("node")
     if not compiler or not node or not shutil.which("wasm-ld"):
         pytest.skip("needs clang, wasm-ld and node (Debian: clang lld nodejs)")
-    return Build("wasm128", compiler, ("-O2", "--target=wasm32", "-msimd128", "-ffreestanding"), (node, "{folder}/node.js"))
+    return Build(
+        "wasm128", compiler, ("-O2", "--target=wasm32", "-msimd128", "-ffreestanding"), (node, "{folder}/node.js")
+    )
 
 
 FINDERS = {

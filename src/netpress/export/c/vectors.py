@@ -24,6 +24,7 @@ from netpress.export.c.vector_weights import Unpacked, unpacked
 from netpress.program.integers import IntegerMean, IntegerPool, IntegerUnitLength, Pixels
 from netpress.program.operations import Concatenate, Convolution, IntegerSums, MaximumPool, Pad, Program
 
+KERNELS = ("instructions.h", "vectors.c", "vector_values.c")
 
 PATHS = {
     "avx512vnni": "defined(__AVX512BW__) && defined(__AVX512VNNI__)",
@@ -79,7 +80,7 @@ def header_lines(name: str, arena: int, vectors: Vectors | None) -> str:
     upper = name.upper()
     if vectors is None:
         return f'#define {upper}_PATH "portable"\n#define {upper}_ARENA_BYTES {arena}'
-    lines = []
+    lines: list[str] = []
     for path, condition in PATHS.items():
         word = "elif" if lines else "if"
         lines.append(f"#{word} !defined({upper}_PORTABLE) && defined(__GNUC__) && {condition}")
@@ -108,7 +109,7 @@ class VectorWriter:
     def text(self, name: str) -> str:
         """The whole path, with NAME_run."""
         steps = [self._step(index, step) for index, step in enumerate(self.plan.steps)]
-        kernels = [files("netpress.export.c").joinpath(file).read_text("utf-8") for file in ("instructions.h", "vectors.c")]
+        kernels = [files("netpress.export.c").joinpath(file).read_text("utf-8") for file in KERNELS]
         tails = [f"V_STEP void {name}{text}" for text, name in self.tails.items()]
         return "\n\n".join([*kernels, *tails, self._unpacking(), *steps, self._run(name)])
 
@@ -169,7 +170,8 @@ static void v_unpack(uint8_t *arena) {{
     if (!memory || !pixels || !logits || (uintptr_t)memory % 4) return 1;
     v_unpack(arena);
 {calls}
-    for (o = 0; o < {last.channels * last.plane}; o++) logits[o] = last[o / {last.plane} * {last.pitch} + o % {last.plane}];
+    for (o = 0; o < {last.channels * last.plane}; o++)
+        logits[o] = last[o / {last.plane} * {last.pitch} + o % {last.plane}];
     return 0;
 }}"""
 
@@ -190,8 +192,8 @@ static void v_unpack(uint8_t *arena) {{
             lines += [
                 "    int o;",
                 f"    for (o = 0; o < {source.channels}; o += {CHANNELS})",
-                f"        tail.run(&tail, arena, {self._rows(str(step.source))} + (size_t)o * {source.pitch}, {source.pitch}, o, 0, "
-                f"V_UP({output.plane}, V_WIDE));",
+                f"        tail.run(&tail, arena, {self._rows(str(step.source))} + (size_t)o * {source.pitch},",
+                f"                 {source.pitch}, o, 0, V_UP({output.plane}, V_WIDE));",
             ]
         elif isinstance(operation, IntegerSums):
             lines += [f"    {line}" for line in self._sums(step.first, step)]
@@ -235,7 +237,9 @@ static void v_unpack(uint8_t *arena) {{
         assert isinstance(operation, IntegerSums) and node.finish is not None and node.finish[1] is not None
         shift, scale = node.finish[0], node.finish[1]
         packed = ", ".join(map(str, self.writer.packed(operation)))
-        factors = self.writer.constant("uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2)
+        factors = self.writer.constant(
+            "uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2
+        )
         biases = self.writer.constant("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
         each = f"{int(shift.amount.numel() > 1)}, {int(scale.bias.numel() > 1)}"
         kind = {"places": 0, "rows": 1, "guarded": 2}[read.layout]
@@ -256,10 +260,9 @@ static void v_unpack(uint8_t *arena) {{
         masks = self._masked(operation) if kind == 2 else 0
         shift_wide = int(shift.wide)
         text = ", ".join(map(str, (*numbers, read.pitch, zero, kind, int(read.small), shift_wide)))
+        together = ", ".join(map(str, size.together))
         where = f"{masks}, {read.start}, {step.offset}"
-        self.layers.append(
-            f"{{{{{packed}}}, {factors}, {biases}, {{{each}}}, {text}, {{{size.together[0]}, {size.together[1]}}}, {where}}}"
-        )
+        self.layers.append(f"{{{{{packed}}}, {factors}, {biases}, {{{each}}}, {text}, {{{together}}}, {where}}}")
 
     def _masked(self, operation: IntegerSums) -> int:
         assert isinstance(operation, Convolution)
