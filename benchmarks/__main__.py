@@ -1,6 +1,7 @@
 """`make bench`: every benchmark in turn, on the machine at hand.
 
-    python -m benchmarks [NAME ...]    training, teachers, policies, scoring, factorizing, photos; all without a name
+    python -m benchmarks [NAME ...]    all without a name:
+                                       training, teachers, policies, scoring, factorizing, photos, shipping
 
 Absolute times belong to one machine and one moment; what is claimed are ratios of two sides that ran alternately.
 """
@@ -9,7 +10,7 @@ import importlib
 import sys
 import time
 
-NAMES = ("training", "teachers", "policies", "scoring", "factorizing", "photos")
+NAMES = ("training", "teachers", "policies", "scoring", "factorizing", "photos", "shipping")
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def export_c(network: Network, folder: Path, name: str) -> CFiles:
     kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
     portable = "\n\n".join([kernels, "/* The network. */", *steps, _run(name, made)])
     vectors = write_vectors(name, made.program, writer)
-    parts = [_head(name), "/* Constants. */", *writer.constants, *choice(name, vectors, portable)]
+    parts = [_head(name), "/* Constants. */", *choice(name, vectors, writer.constants, portable)]
     source = "\n\n".join([*parts, _names(name, network), _main(name)])
     paths = folder / f"{name}.c", folder / f"{name}.h"
     write_together(folder, {paths[0]: source + "\n", paths[1]: _header(name, network, made, vectors)})

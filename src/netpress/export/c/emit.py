@@ -121,7 +121,9 @@ class Writer:
         assert node.finish is not None
         shift, scale = node.finish
         assert scale is not None
-        factor = self.constant("uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2)
+        factor = self.constant(
+            "uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2
+        )
         bias = self.constant("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
         window, stream = self._window(operation), self._stream(operation)
         plane, kind = step.shape[1], self.plan.item(node.inputs[0])

@@ -47,7 +47,8 @@ class Tensor:
     @property
     def pitch(self) -> int:
         """Pixels from one channel to the next."""
-        return rounded(self.plane, PIXELS) + self.guard
+        wide = self.layout == "places" and self.plane > PIXELS
+        return rounded(self.plane, TILE if wide else PIXELS) + self.guard
 
     @property
     def size(self) -> int:
@@ -137,7 +138,10 @@ def _dimensions(made: VectorPlan, node: Node) -> tuple[int, int]:
 def _check(made: VectorPlan, node: Node) -> None:
     """Raise NoVectors for what reads a reshaped buffer in another shape than it lies in, and for wide weights."""
     operation = node.operation
-    if isinstance(operation, IntegerSums) and not -(2**15) <= int(operation.weight.min()) <= int(operation.weight.max()) < 2**15:
+    if (
+        isinstance(operation, IntegerSums)
+        and not -(2**15) <= int(operation.weight.min()) <= int(operation.weight.max()) < 2**15
+    ):
         raise NoVectors
     if isinstance(operation, Linear | Concatenate | IntegerUnitLength | Requantize):
         return
@@ -188,7 +192,7 @@ def _lay_out(made: VectorPlan, node: Node) -> None:
         return
     if is_depthwise(made, operation):
         assert isinstance(operation, Convolution)
-        (_, height, width), window = made.program.buffers[operation.inputs[0]].shape, operation.window
+        width, window = made.image(operation.inputs[0])[1], operation.window
         left, _, top, _ = window.padding
         reach = [(count - 1) * apart for count, apart in zip(operation.weight.shape[2:], window.dilation, strict=True)]
         behind = max(reach[0] - top, 0) * width + max(reach[1] - left, 0)
@@ -203,7 +207,7 @@ def _lay_out(made: VectorPlan, node: Node) -> None:
     if pointwise:
         buffer, weight = made.program.buffers[node.inputs[0]], operation.weight
         tensor.layout = "places"
-        tensor.small = not buffer.signed and buffer.bits <= 8 and -128 <= int(weight.min()) and int(weight.max()) < 128
+        tensor.small = not buffer.signed and buffer.bits <= 8 and int(weight.min()) >= -128 and int(weight.max()) < 128
 
 
 # --- the arena
@@ -251,6 +255,10 @@ def _arrange(made: VectorPlan) -> None:
         tensor = made.tensors[step.output]
         tensor.offset = place(tensor.size, index, last.get(step.output, index))
         step.offset = place(_scratch(made, step), index, index)
-    lines = [gathered(step.first.operation) for step in made.steps if step.first and isinstance(step.first.operation, IntegerSums)]
+    lines = [
+        gathered(step.first.operation)
+        for step in made.steps
+        if step.first and isinstance(step.first.operation, IntegerSums)
+    ]
     used = max([stop for _, _, stop in taken] + [2 * CHANNELS * line for line in lines])
     made.arena = used + ALIGNED - 4

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from netpress.export.c.emit import Writer
 from netpress.export.c.plan import Node
 from netpress.export.c.vector_plan import CHANNELS, VectorPlan, VectorStep, rounded
@@ -16,8 +18,6 @@ from netpress.program.integers import (
     Scale,
     Shift,
 )
-from netpress.program.operations import IntegerSums
-from torch import Tensor
 
 SIXTH = 21845
 """What a hard gate multiplies by: 1/6 times a power of two."""
@@ -42,7 +42,10 @@ class Tail:
         for node in self.step.rest:
             self._add(node)
         self._store()
-        head, body = ("\n".join(f"{indent}{line}" for line in lines) for indent, lines in (("    ", self.head), ("        ", self.body)))
+        head, body = (
+            "\n".join(f"{indent}{line}" for line in lines)
+            for indent, lines in (("    ", self.head), ("        ", self.body))
+        )
         return f"""(const v_tail *t, uint8_t *arena, const int16_t *v, int apart, int o, int at, int count) {{
     const int32_t *const k = t->k;
     const int16_t *const *const each = t->each;
@@ -66,7 +69,11 @@ class Tail:
         if self.each:
             lines.append(f"static const int16_t *const each[] = {{{', '.join(self.each)}}};")
             each = "each"
-        return [*lines, f"static const v_tail tail = {{{name}, {numbers}, {each}, {output.start}, {output.pitch}}};"]
+        return [
+            *lines,
+            f"static const v_tail tail = {{{name}, {numbers}, {each}, {output.start}, {output.pitch}, "
+            f"{rounded(output.channels, CHANNELS)}}};",
+        ]
 
     # --- numbers
 
@@ -98,10 +105,13 @@ class Tail:
     def _add(self, node: Node) -> None:
         match node.operation:
             case Shift(amount=amount):
-                self._every(f"v_shifted(a[g], {self._number(amount) if amount.numel() == 1 else self._channel(amount)})")
+                self._every(
+                    f"v_shifted(a[g], {self._number(int(amount)) if amount.numel() == 1 else self._channel(amount)})"
+                )
             case Scale(multiplier=multiplier, bias=bias):
                 numbers = [
-                    self._vector(x) if x.numel() == 1 else f"v_set16({self._channel(x)})" for x in (multiplier, bias)
+                    self._vector(int(x)) if x.numel() == 1 else f"v_set16({self._channel(x)})"
+                    for x in (multiplier, bias)
                 ]
                 self._every(f"v_add(v_rescale(a[g], {numbers[0]}), {numbers[1]})")
             case Clamp(low=low, high=high):
@@ -169,10 +179,8 @@ class Tail:
     def _store(self) -> None:
         output = self.plan.tensors[self.step.output]
         if output.layout == "places":
-            kind = "V_BYTES" if output.small else "V_PAIRS"
-            self.body.append(f"{kind}(arena + t->out, o, t->pitch, at + p, a);")
+            kind = "v_store_bytes" if output.small else "v_store_pairs"
+            self.body.append(f"{kind}(t, arena, o, at + p, a[0], a[1], a[2], a[3]);")
             return
-        self.head.append(
-            "int16_t *const out = (int16_t *)(void *)(arena + t->out) + (ptrdiff_t)o * t->pitch + at;"
-        )
+        self.head.append("int16_t *const out = (int16_t *)(void *)(arena + t->out) + (ptrdiff_t)o * t->pitch + at;")
         self.body.append("V_EACH4(v_store(out + (ptrdiff_t)g * t->pitch + p, a[g]);)")

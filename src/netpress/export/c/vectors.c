@@ -1,7 +1,8 @@
-/* Kernels in vectors. Values of 16 bits lie as rows, [channel][pixel], or as places, [channel / 2][pixel][2] (of 8 bits
-   [channel / 4][pixel][4] where V_QUADS is 1). Rows and places are padded to whole vectors, whose rest is any number. */
+/* Kernels in vectors. Values of 16 bits lie as rows, [channel][pixel], or as places, [tile][channel / 2][pixel][2] (of 8
+   bits [tile][channel / 4][pixel][4] where V_QUADS is 1), so that what one tile's sums read lies together. Rows and places
+   are padded to whole vectors, whose rest is any number. */
 
-#define V_TILE 64 /* pixels that are made at once, at most */
+#define V_TILE 64 /* pixels that are made at once, at most, and of a tile of places where there are more than 32 */
 #define V_PASTE(a, b) a##b
 #define V_EACH4(...) {enum {g = 0}; __VA_ARGS__} {enum {g = 1}; __VA_ARGS__} {enum {g = 2}; __VA_ARGS__} \
     {enum {g = 3}; __VA_ARGS__}
@@ -13,6 +14,13 @@
     {enum {j = 6}; __VA_ARGS__} {enum {j = 7}; __VA_ARGS__}
 #define V_UP(x, n) (((x) + (n) - 1) / (n) * (n))
 
+/* A network needs some of them. */
+#define V_KERNEL static inline __attribute__((unused))
+/* Not inlined: clang 14 for wasm32 took a number from a place before the step ahead had written it. */
+#define V_STEP static __attribute__((noinline))
+/* Not inlined: its loop shall have all registers. */
+#define V_ALONE static __attribute__((noinline, unused))
+
 typedef struct v_tail v_tail;
 struct v_tail {
     void (*run)(const v_tail *, uint8_t *, const int16_t *, int, int, int, int);
@@ -20,6 +28,7 @@ struct v_tail {
     const int16_t *const *each; /* numbers of each channel */
     uint32_t out;               /* in the arena */
     int pitch;                  /* pixels from one channel to the next */
+    int channels;               /* of places, a multiple of 4 */
 };
 
 typedef struct {
@@ -43,12 +52,6 @@ typedef struct {
     uint32_t in, scratch;
 } v_layer;
 
-static inline int32_t v_saturate(int32_t x) { return x < -32768 ? -32768 : x > 32767 ? 32767 : x; }
-
-static inline int32_t v_rounded(int32_t x, int n) {
-    return n > 0 ? v_saturate((x >> n) + ((x >> (n - 1)) & 1)) : v_saturate(v_saturate(x) * (1 << -n));
-}
-
 /* --- weights, unpacked at the first call */
 
 typedef struct {
@@ -56,7 +59,7 @@ typedef struct {
     uint32_t value, place; /* bits, weights */
 } v_reader;
 
-static inline int v_next(v_reader *r) {
+V_KERNEL int v_next(v_reader *r) {
     const v_packed *k = r->from;
     const uint8_t *at;
     uint32_t raw;
@@ -71,7 +74,7 @@ static inline int v_next(v_reader *r) {
 }
 
 /* What finishes an output: where its sums begin, the shift, multiplier and bias. */
-static uint32_t *v_head(const v_layer *k, int o, int32_t more, uint32_t *to) {
+V_KERNEL uint32_t *v_head(const v_layer *k, int o, int32_t more, uint32_t *to) {
     const int here = o < k->outputs;
     const uint32_t factor = here ? k->factors[o * k->apart[0]] : 63u << 10;
     const int32_t shift = (int32_t)(factor >> 10) - 15, n = shift > 31 ? 31 : shift;
@@ -84,14 +87,14 @@ static uint32_t *v_head(const v_layer *k, int o, int32_t more, uint32_t *to) {
     return to + 3;
 }
 
-static inline int v_quads(const v_layer *k) { return V_QUADS && k->bytes && k->kind == 0; }
+V_KERNEL int v_quads(const v_layer *k) { return V_QUADS && k->bytes && k->kind == 0; }
 
 /* For each block of outputs: how many groups of weights there are, the heads, then where each group's inputs lie and
    its weights, unless all are 0. */
-static uint32_t *v_unpack_dense(const v_layer *k, int16_t *line, uint32_t *to) {
+V_KERNEL uint32_t *v_unpack_dense(const v_layer *k, int16_t *line, uint32_t *to) {
     const int taps = k->inputs * k->rows * k->columns, group = v_quads(k) ? 4 : 2, each = k->outputs / k->groups;
     const int length = V_UP(taps * k->groups, 4), together = k->together[v_quads(k)];
-    const uint32_t apart = k->kind ? V_TILE : (uint32_t)k->pitch;
+    const uint32_t apart = k->kind || k->pitch > V_TILE ? V_TILE : (uint32_t)k->pitch;
     v_reader reader = {&k->packed, 0, 0};
     int o, b, i, j;
     for (o = 0; o < V_UP(k->outputs, 4); o += together) {
@@ -122,7 +125,7 @@ static uint32_t *v_unpack_dense(const v_layer *k, int16_t *line, uint32_t *to) {
 }
 
 /* For each channel: how many pairs of taps there are, the head, then of each pair where it lies and its weights. */
-static uint32_t *v_unpack_depthwise(const v_layer *k, uint32_t *to) {
+V_KERNEL uint32_t *v_unpack_depthwise(const v_layer *k, uint32_t *to) {
     const int length = V_UP(k->height * k->width, 32) + 32;
     v_reader reader = {&k->packed, 0, 0};
     int o, i;
@@ -151,7 +154,7 @@ static uint32_t *v_unpack_depthwise(const v_layer *k, uint32_t *to) {
 /* --- sums */
 
 /* n: what v_head says. */
-static inline V v_finish(V low, V high, int32_t n, V m, V bias) {
+V_KERNEL V v_finish(V low, V high, int32_t n, V m, V bias) {
     V a;
     if (n > 64) {
         const V one = v_set32(1), x = v_right32(low, n - 65), y = v_right32(high, n - 65);
@@ -166,7 +169,7 @@ static inline V v_finish(V low, V high, int32_t n, V m, V bias) {
 }
 
 #define V_SUMS(NAME, OUTPUTS, COUNT, EACH, OVER, HALF, DOT)                                                \
-    static inline const uint32_t *NAME(const uint32_t *w, const uint8_t *in, int16_t *rows) {              \
+    V_ALONE const uint32_t *NAME(const uint32_t *w, const uint8_t *in, int16_t *rows) {                    \
         const uint32_t *head = w + 1;                                                                      \
         uint32_t count = w[0];                                                                             \
         sums s[OUTPUTS][COUNT];                                                                            \
@@ -196,95 +199,126 @@ V_SUMS(v_four_long, 4, 4, V_EACH4, V_OVER4, V_OVER2, v_dot)
 V_SUMS(v_one_long, 1, 8, V_EACH1, V_OVER8, V_OVER4, v_dot)
 #define v_four_long v_four_short
 #endif
+
+/* One block of outputs for a tile. */
+#define V_BLOCK(NAME, LONG, MANY, FEW)                                                                     \
+    V_KERNEL const uint32_t *NAME(const uint32_t *w, const uint8_t *in, int16_t *rows, int size) {         \
+        const uint32_t *next = w;                                                                          \
+        int p = 0;                                                                                         \
+        for (; p + LONG <= size; p += LONG) next = MANY(w, in + 4 * p, rows + p);                          \
+        for (; p < size; p += V_WIDE) next = FEW(w, in + 4 * p, rows + p);                                 \
+        return next;                                                                                       \
+    }
+V_BLOCK(v_one, V_LONG_ONE, v_one_long, v_one_short)
+V_BLOCK(v_four, V_LONG_FOUR, v_four_long, v_four_short)
+
 #if V_QUADS
 V_SUMS(v_one_short_quads, 1, 2, V_EACH1, V_OVER2, V_OVER1, v_dot_quads)
 V_SUMS(v_four_short_quads, 4, 2, V_EACH4, V_OVER2, V_OVER1, v_dot_quads)
 V_SUMS(v_one_long_quads, 1, 4, V_EACH1, V_OVER4, V_OVER2, v_dot_quads)
 V_SUMS(v_four_long_quads, 4, 4, V_EACH4, V_OVER4, V_OVER2, v_dot_quads)
+V_BLOCK(v_one_quads, V_LONG_ONE, v_one_long_quads, v_one_short_quads)
+V_BLOCK(v_four_quads, V_LONG_FOUR, v_four_long_quads, v_four_short_quads)
+#else
+#define v_one_quads v_one
+#define v_four_quads v_four
 #endif
 
-/* What a kernel meets at pixels at ... at + size, as places [taps / 2][V_TILE][2]. */
-static void v_gather(const v_layer *k, uint8_t *arena, int at, int size) {
-    const int16_t *in = (const int16_t *)(const void *)(arena + k->in);
-    int16_t *to = (int16_t *)(void *)(arena + k->scratch);
-    int line[V_TILE], place[V_TILE], i, p, row, column, tap = 0;
-    for (p = 0; p < size; p++) {
-        const int y = (at + p) / k->wide, x = (at + p) % k->wide;
-        line[p] = y < k->high ? y * k->down - k->top : -(1 << 24);
-        place[p] = x * k->across - k->left;
+/* What one tap of a kernel meets at pixels at ... at + size. */
+V_KERNEL void v_meet(const v_layer *k, const int16_t *in, int row, int column, int at, int size, int16_t *out) {
+    const int16_t zero = (int16_t)k->zero;
+    const int ahead = column * k->beside - k->left;
+    int p, y = at / k->wide, x = at % k->wide;
+    for (p = 0; p < size; y++, x = 0) {
+        const int line = y * k->down + row * k->below - k->top, end = k->wide - x < size - p ? k->wide : x + size - p;
+        const int inside = y < k->high && line >= 0 && line < k->height;
+        const int16_t *met = in + (inside ? line * k->width : 0);
+        for (; x < end && (!inside || x * k->across + ahead < 0); x++) out[p++] = zero;
+        if (k->across == 1) {
+            const int last = k->width - ahead < end ? k->width - ahead : end;
+            for (; x < last; x++) out[p++] = met[x + ahead];
+        }
+        for (; x < end && x * k->across + ahead < k->width; x++) out[p++] = met[x * k->across + ahead];
+        for (; x < end; x++) out[p++] = zero;
     }
-    for (i = 0; i < k->inputs * k->groups; i++, in += k->pitch)
-        for (row = 0; row < k->rows; row++)
-            for (column = 0; column < k->columns; column++, tap++) {
-                int16_t *out = to + (tap / 2 * V_TILE) * 2 + tap % 2;
-                for (p = 0; p < size; p++) {
-                    const int y = line[p] + row * k->below, x = place[p] + column * k->beside;
-                    const int inside = y >= 0 && y < k->height && x >= 0 && x < k->width;
-                    out[2 * p] = (int16_t)(inside ? in[y * k->width + x] : k->zero);
-                }
-            }
-    for (; tap % 4; tap++)
-        for (p = 0; p < size; p++) to[(tap / 2 * V_TILE + p) * 2 + tap % 2] = 0;
 }
 
-static void v_dense(const v_layer *k, const v_tail *t, const uint32_t *weights, uint8_t *arena) {
-    const int count = V_UP(k->high * k->wide, V_WIDE), four = k->together[v_quads(k)] == 4;
-    const int most = four ? V_LONG_FOUR : V_LONG_ONE;
+/* What a kernel meets there, as places [taps / 2][V_TILE][2]. */
+V_KERNEL void v_gather(const v_layer *k, uint8_t *arena, int at, int size) {
+    const int16_t *in = (const int16_t *)(const void *)(arena + k->in);
+    const int kernel = k->rows * k->columns, taps = kernel * k->inputs * k->groups;
+    uint8_t *to = arena + k->scratch;
+    int16_t met[2][V_TILE];
+    int tap, p;
+    for (tap = 0; tap < V_UP(taps, 4); tap++) {
+        const int place = tap % kernel;
+        if (tap < taps)
+            v_meet(k, in + tap / kernel * k->pitch, place / k->columns, place % k->columns, at, size, met[tap % 2]);
+        else
+            memset(met[tap % 2], 0, sizeof met[0]);
+        for (p = 0; tap % 2 && p < size; p += V_WIDE) {
+            const V a = v_spread(v_load(met[0] + p)), b = v_spread(v_load(met[1] + p));
+            uint8_t *out = to + (tap / 2 * V_TILE + p) * 4;
+            v_store(out, v_low(a, b));
+            v_store(out + 2 * V_WIDE, v_high(a, b));
+        }
+    }
+}
+
+V_KERNEL void v_dense(const v_layer *k, const v_tail *t, const uint32_t *weights, uint8_t *arena) {
+    const int count = V_UP(k->high * k->wide, V_WIDE), quads = v_quads(k), together = k->together[quads];
+    const int tile = k->kind || k->pitch > V_TILE ? V_TILE : k->pitch;
+    const int groups = V_UP(k->inputs * k->groups, 4) / (quads ? 4 : 2);
     int16_t rows[4 * V_TILE];
-    int at, o, b, size;
-    for (at = 0; at < count; at += size) {
+    int at, o, b;
+    for (at = 0; at < count; at += tile) {
+        const int size = count - at < tile ? count - at : tile;
         const uint32_t *w = weights;
-        const uint8_t *in = arena + (k->kind ? k->scratch : k->in + (uint32_t)at * 4);
-        size = count - at >= most ? most : V_WIDE;
+        const uint8_t *in = arena + (k->kind ? k->scratch : k->in + (uint32_t)(at * groups) * 4);
         if (k->kind) v_gather(k, arena, at, size);
         for (o = 0; o < k->outputs; o += 4) {
-#if V_QUADS
-            if (v_quads(k)) {
-                if (four)
-                    w = size == most ? v_four_long_quads(w, in, rows) : v_four_short_quads(w, in, rows);
+            for (b = 0; b < 4; b += together) {
+                int16_t *to = rows + V_TILE * b;
+                if (quads)
+                    w = together == 4 ? v_four_quads(w, in, to, size) : v_one_quads(w, in, to, size);
                 else
-                    for (b = 0; b < 4; b++)
-                        w = size == most ? v_one_long_quads(w, in, rows + V_TILE * b)
-                                         : v_one_short_quads(w, in, rows + V_TILE * b);
-            } else
-#endif
-                if (four)
-                w = size == most ? v_four_long(w, in, rows) : v_four_short(w, in, rows);
-            else
-                for (b = 0; b < 4; b++)
-                    w = size == most ? v_one_long(w, in, rows + V_TILE * b) : v_one_short(w, in, rows + V_TILE * b);
+                    w = together == 4 ? v_four(w, in, to, size) : v_one(w, in, to, size);
+            }
             t->run(t, arena, rows, V_TILE, o, at, size);
         }
     }
 }
 
-/* Sums at the input's pixels from ... from + count; zeros lie before and after the channel. */
-static const uint32_t *v_taps(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out, int from,
-                              int count) {
-    const uint32_t pairs = w[0], start = w[1];
-    const int32_t n = (int32_t)w[2];
-    const V m = v_set16(w[3] & 65535u), bias = v_set16(w[3] >> 16);
-    int p;
-    for (p = from; p < from + count; p += V_WIDE) {
-        sums low = v_start(start), high = low;
-        const uint32_t *at = w + 4;
-        uint32_t i;
-        for (i = 0; i < pairs; i++, at += 5) {
-            const V x = v_and(v_load(in + p + (int32_t)at[0]), v_load(masks + at[2] + p));
-            const V y = v_and(v_load(in + p + (int32_t)at[1]), v_load(masks + at[3] + p));
-            const V weights = v_set32(at[4]);
-            low = v_dot(low, v_low(x, y), weights);
-            high = v_dot(high, v_high(x, y), weights);
-        }
-        {
-            V a = v_total(low), b = v_total(high);
-            v_store(out + p - from, v_finish(a, b, n, m, bias));
-        }
+/* Sums of pairs of taps in COUNT vectors of pixels, of w as v_unpack_depthwise wrote it. */
+#define V_TAPS(NAME, COUNT, OVER)                                                                          \
+    V_ALONE void NAME(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out) {          \
+        const int32_t n = (int32_t)w[2];                                                                   \
+        const V m = v_set16(w[3] & 65535u), bias = v_set16(w[3] >> 16);                                    \
+        uint32_t pairs = w[0];                                                                             \
+        sums low[COUNT], high[COUNT];                                                                      \
+        OVER(low[j] = high[j] = v_start(w[1]);)                                                            \
+        for (w += 4; pairs; pairs--, w += 5) {                                                             \
+            const int16_t *const first = in + (int32_t)w[0], *const second = in + (int32_t)w[1];           \
+            const int16_t *const one = masks + w[2], *const two = masks + w[3];                            \
+            const V weights = v_set32(w[4]);                                                               \
+            OVER(const V x = v_and(v_load(first + V_WIDE * j), v_load(one + V_WIDE * j));                  \
+                 const V y = v_and(v_load(second + V_WIDE * j), v_load(two + V_WIDE * j));                 \
+                 low[j] = v_dot(low[j], v_low(x, y), weights);                                             \
+                 high[j] = v_dot(high[j], v_high(x, y), weights);)                                         \
+        }                                                                                                  \
+        OVER(v_store(out + V_WIDE * j, v_finish(v_total(low[j]), v_total(high[j]), n, m, bias));)          \
     }
-    return w + 4 + 5 * pairs;
+V_TAPS(v_taps_long, 4, V_OVER4)
+V_TAPS(v_taps_short, 1, V_OVER1)
+
+/* Sums at the input's pixels from ... from + count; zeros lie before and after the channel. */
+V_KERNEL void v_taps(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out, int from, int count) {
+    int p = 0;
+    for (; p + 4 * V_WIDE <= count; p += 4 * V_WIDE) v_taps_long(w, in + from + p, masks + from + p, out + p);
+    for (; p < count; p += V_WIDE) v_taps_short(w, in + from + p, masks + from + p, out + p);
 }
 
-static void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, const int16_t *masks, uint8_t *arena) {
+V_KERNEL void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, const int16_t *masks, uint8_t *arena) {
     const int plane = k->height * k->width, whole = k->across == 1 && k->down == 1 && k->wide == k->width;
     const int apart = V_UP(k->high * k->wide, 32), run = V_UP((k->wide - 1) * k->across + 1, V_WIDE);
     int16_t *in = (int16_t *)(void *)(arena + k->in), *rows = (int16_t *)(void *)(arena + k->scratch);
@@ -294,160 +328,19 @@ static void v_depthwise(const v_layer *k, const v_tail *t, const uint32_t *w, co
     memset(in - before, 0, sizeof *in * (size_t)before);
     for (o = 0; o < k->outputs; o += 4) {
         for (b = 0; b < 4; b++, in += k->pitch) {
-            const uint32_t *next = w;
             int16_t *to = rows + b * apart;
             memset(in + plane, 0, sizeof *in * (size_t)(k->pitch - plane));
             if (whole) {
-                next = v_taps(w, in, masks, to, 0, V_UP(k->high * k->wide, V_WIDE));
+                v_taps(w, in, masks, to, 0, V_UP(k->high * k->wide, V_WIDE));
             } else {
                 for (y = 0; y < k->high; y++, to += k->wide) {
-                    next = v_taps(w, in, masks, line, y * k->down * k->width, run);
+                    v_taps(w, in, masks, line, y * k->down * k->width, run);
                     for (x = 0; x < k->wide; x++) to[x] = line[x * k->across];
                 }
             }
-            w = next;
+            w += 4 + 5 * w[0];
         }
         t->run(t, arena, rows, apart, o, 0, V_UP(k->high * k->wide, V_WIDE));
     }
 }
 
-/* --- value by value */
-
-/* S of 16 bits. */
-static inline V v_shifted(V a, int n) {
-    if (n > 0) return n > 15 ? v_set16(0) : v_rescale(a, v_set16(1 << (15 - n)));
-    for (; n < 0; n++) a = v_add(a, a);
-    return a;
-}
-
-static inline V v_scaled(V a, V m, int n) {
-    return n < 0 ? v_rescale(v_shifted(a, n), m) : v_shifted(v_rescale(a, m), n);
-}
-
-static inline V v_hard_gate(V a, V m, int n) {
-    return v_most(v_add(v_scaled(a, m, n), v_set16(16384)), v_set16(0));
-}
-
-/* The same for a factor of 1/6 and a shift of `n` bits to the left: what the shift would saturate is beyond 0 ... 1. */
-static inline V v_hard_gate_left(V a, V m, int n, V low, V high) {
-    return v_most(v_add(v_rescale(v_left16(v_least(v_most(a, low), high), n), m), v_set16(16384)), v_set16(0));
-}
-
-static inline V v_leaky(V a, V m) {
-    const V zero = v_set16(0);
-    return v_add(v_most(a, zero), v_rescale_any(v_least(a, zero), m));
-}
-
-static inline V v_curve(V a, const int16_t *table, int n) {
-    int16_t v[V_WIDE];
-    int p;
-    v_store(v, a);
-    for (p = 0; p < V_WIDE; p++) {
-        const int32_t u = v_rounded(v[p], n) + 32768, i = u >> 8;
-        v[p] = (int16_t)(table[i] + (((table[i + 1] - table[i]) * (u & 255) + 128) >> 8));
-    }
-    return v_load(v);
-}
-
-static inline void v_store_pairs(uint8_t *out, int pitch, V a, V b, V c, V d) {
-    const V a0 = v_spread(a), b0 = v_spread(b), c0 = v_spread(c), d0 = v_spread(d);
-    v_store(out, v_low(a0, b0));
-    v_store(out + 2 * V_WIDE, v_high(a0, b0));
-    out += 4 * (size_t)pitch;
-    v_store(out, v_low(c0, d0));
-    v_store(out + 2 * V_WIDE, v_high(c0, d0));
-}
-
-/* Of 4 channels, p pixels from the first. */
-#define V_PAIRS(out, o, pitch, p, a) \
-    v_store_pairs((out) + ((size_t)((o) / 2) * (size_t)(pitch) + (size_t)(p)) * 4, pitch, (a)[0], (a)[1], (a)[2], (a)[3])
-
-#if V_QUADS
-static inline void v_store_quads(uint8_t *out, V a, V b, V c, V d) {
-    const V first = v_spread(v_or(a, v_left16(b, 8))), second = v_spread(v_or(c, v_left16(d, 8)));
-    v_store(out, v_low(first, second));
-    v_store(out + 2 * V_WIDE, v_high(first, second));
-}
-#define V_BYTES(out, o, pitch, p, a) \
-    v_store_quads((out) + ((size_t)((o) / 4) * (size_t)(pitch) + (size_t)(p)) * 4, (a)[0], (a)[1], (a)[2], (a)[3])
-#else
-#define V_BYTES V_PAIRS
-#endif
-
-/* --- what is done number by number */
-
-static inline void v_pixels(const uint8_t *pixels, int16_t *v, int count, int channels, const int16_t *table) {
-    int p;
-    for (p = 0; p < count; p++) v[p] = table[pixels[(size_t)p * (size_t)channels]];
-}
-
-typedef struct {
-    int height, width, high, wide, rows, columns, down, across, top, left, below, beside;
-} v_window;
-
-static inline void v_average(const v_window *k, const int16_t *in, int16_t *v, int n, int32_t m) {
-    int y, x, row, column;
-    for (y = 0; y < k->high; y++)
-        for (x = 0; x < k->wide; x++) {
-            const int first = y * k->down - k->top, start = x * k->across - k->left;
-            int32_t sum = 0, t;
-            for (row = first < 0 ? -first : 0; row < k->rows && first + row < k->height; row++)
-                for (column = start < 0 ? -start : 0; column < k->columns && start + column < k->width; column++)
-                    sum += in[(first + row) * k->width + start + column];
-            t = v_rounded(sum, n);
-            *v++ = (int16_t)v_saturate(t + ((t * m + 16384) >> 15));
-        }
-}
-
-static inline void v_maximum(const v_window *k, const int16_t *in, int16_t *v) {
-    int y, x, row, column;
-    for (y = 0; y < k->high; y++)
-        for (x = 0; x < k->wide; x++) {
-            int16_t found = -32768;
-            for (row = 0; row < k->rows; row++) {
-                const int at = y * k->down + row * k->below - k->top;
-                if (at < 0 || at >= k->height) continue;
-                for (column = 0; column < k->columns; column++) {
-                    const int place = x * k->across + column * k->beside - k->left;
-                    if (place < 0 || place >= k->width) continue;
-                    if (in[at * k->width + place] > found) found = in[at * k->width + place];
-                }
-            }
-            *v++ = found;
-        }
-}
-
-/* in: 0 where the whole channel is padding. */
-static inline void v_pad(const v_window *k, const int16_t *in, int16_t *v, int value) {
-    int y, x;
-    for (y = -k->top; y < k->high - k->top; y++)
-        for (x = -k->left; x < k->wide - k->left; x++)
-            *v++ = (int16_t)(in && y >= 0 && y < k->height && x >= 0 && x < k->width ? in[y * k->width + x] : value);
-}
-
-static inline void v_unit_length(const int16_t *in, int16_t *v, int channels, int plane, int pitch) {
-    uint64_t squares = 0, root = 0, bit;
-    int e = 0, o, p;
-    for (o = 0; o < channels; o++)
-        for (p = o * pitch; p < o * pitch + plane; p++) squares += (uint64_t)((int64_t)in[p] * in[p]);
-    for (; squares && squares < (uint64_t)1 << 60; squares <<= 2) e++;
-    for (bit = (uint64_t)1 << 60; bit; bit >>= 2) {
-        const int fits = squares >= root + bit;
-        if (fits) squares -= root + bit;
-        root = (root >> 1) + (fits ? bit : 0);
-    }
-    for (o = 0; o < channels; o++)
-        for (p = o * pitch; p < o * pitch + plane; p++) {
-            const int64_t wide = (int64_t)in[p] * ((int64_t)1 << (15 + e)) + (int64_t)(root >> 1);
-            const int64_t whole = root ? (int64_t)root : 1, y = wide / whole - (wide % whole < 0);
-            v[p] = (int16_t)(y < -32768 ? -32768 : y > 32767 ? 32767 : y);
-        }
-}
-
-/* Values from `first` on, in channels of `wide` pixels. */
-static inline void v_copy(const int16_t *in, int16_t *v, int first, int channels, int plane, int pitch, int wide,
-                          int apart) {
-    int o, p;
-    for (o = 0; o < channels; o++)
-        for (p = 0; p < plane; p++, first++) v[first / wide * apart + first % wide] = in[o * pitch + p];
-}

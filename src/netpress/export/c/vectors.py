@@ -4,7 +4,8 @@ What works on values is written once for each chain of kinds, such as hard-swish
 integers; a step's numbers stand in a table that the function reads.
 """
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 from netpress.export.c.emit import Writer, packed_factors
@@ -23,6 +24,7 @@ from netpress.export.c.vector_weights import Unpacked, unpacked
 from netpress.program.integers import IntegerMean, IntegerPool, IntegerUnitLength, Pixels
 from netpress.program.operations import Concatenate, Convolution, IntegerSums, MaximumPool, Pad, Program
 
+KERNELS = ("instructions.h", "vectors.c", "vector_values.c")
 
 PATHS = {
     "avx512vnni": "defined(__AVX512BW__) && defined(__AVX512VNNI__)",
@@ -45,22 +47,32 @@ class Vectors:
     """Bytes."""
 
 
-def write_vectors(name: str, program: Program, writer: Writer) -> Vectors | None:
-    """The path in vectors, which shares the constants of `writer`; None where it has no kernel for something."""
+def write_vectors(name: str, program: Program, portable: Writer) -> Vectors | None:
+    """The path in vectors, which shares constants with the portable one; None where it has no kernel for something."""
     try:
         made = plan_vectors(program)
     except NoVectors:
         return None
-    return Vectors(VectorWriter(made, writer).text(name), made.arena)
+    writer = replace(portable, constants=[], known=dict(portable.known))
+    text = VectorWriter(made, writer).text(name)
+    return Vectors("\n\n".join([*writer.constants, text]), made.arena)
 
 
-def choice(name: str, vectors: Vectors | None, portable: str) -> list[str]:
-    """Both paths, of which the compiler takes one."""
+def choice(name: str, vectors: Vectors | None, constants: list[str], portable: str) -> list[str]:
+    """Both paths, of which the compiler takes one, after the constants that both read."""
     if vectors is None:
-        return [portable]
+        return [*constants, portable]
+    used = set(re.findall(r"\w+", vectors.text))
+    both = [one for one in constants if _declared(one) in used]
+    alone = "\n\n".join(one for one in constants if _declared(one) not in used)
     upper = name.upper()
     head = f"#if {upper}_VECTORS\n#define VECTORS {upper}_VECTORS"
-    return [head, vectors.text, f"#else /* the portable path */\n\n{portable}\n\n#endif"]
+    return [*both, head, vectors.text, f"#else /* the portable path */\n\n{alone}\n\n{portable}\n\n#endif"]
+
+
+def _declared(constant: str) -> str:
+    """The name of a constant array."""
+    return constant[: constant.index("[")].split()[-1]
 
 
 def header_lines(name: str, arena: int, vectors: Vectors | None) -> str:
@@ -68,7 +80,7 @@ def header_lines(name: str, arena: int, vectors: Vectors | None) -> str:
     upper = name.upper()
     if vectors is None:
         return f'#define {upper}_PATH "portable"\n#define {upper}_ARENA_BYTES {arena}'
-    lines = []
+    lines: list[str] = []
     for path, condition in PATHS.items():
         word = "elif" if lines else "if"
         lines.append(f"#{word} !defined({upper}_PORTABLE) && defined(__GNUC__) && {condition}")
@@ -97,8 +109,8 @@ class VectorWriter:
     def text(self, name: str) -> str:
         """The whole path, with NAME_run."""
         steps = [self._step(index, step) for index, step in enumerate(self.plan.steps)]
-        kernels = [files("netpress.export.c").joinpath(file).read_text("utf-8") for file in ("instructions.h", "vectors.c")]
-        tails = [f"static void {name}{text}" for text, name in self.tails.items()]
+        kernels = [files("netpress.export.c").joinpath(file).read_text("utf-8") for file in KERNELS]
+        tails = [f"V_STEP void {name}{text}" for text, name in self.tails.items()]
         return "\n\n".join([*kernels, *tails, self._unpacking(), *steps, self._run(name)])
 
     # --- the whole
@@ -118,7 +130,7 @@ class VectorWriter:
    column of a depthwise kernel meets. */
 static uint32_t v_weights[V_QUADS ? {quads} : {pairs}];
 static const uint32_t *v_begin[{len(self.layers)}];
-static int16_t v_masks[{max(self.masked, 1)}];
+static __attribute__((unused)) int16_t v_masks[{max(self.masked, 1)}];
 static int v_state; /* 0: nobody has called; 1: somebody unpacks; 2: done */
 
 static void v_unpack(uint8_t *arena) {{
@@ -158,14 +170,15 @@ static void v_unpack(uint8_t *arena) {{
     if (!memory || !pixels || !logits || (uintptr_t)memory % 4) return 1;
     v_unpack(arena);
 {calls}
-    for (o = 0; o < {last.channels * last.plane}; o++) logits[o] = last[o / {last.plane} * {last.pitch} + o % {last.plane}];
+    for (o = 0; o < {last.channels * last.plane}; o++)
+        logits[o] = last[o / {last.plane} * {last.pitch} + o % {last.plane}];
     return 0;
 }}"""
 
     # --- steps
 
     def _step(self, index: int, step: VectorStep) -> str:
-        head = f"static void v_step_{index}(uint8_t *arena, const uint8_t *pixels) {{"
+        head = f"V_STEP void v_step_{index}(uint8_t *arena, const uint8_t *pixels) {{"
         operation = step.first.operation if step.first else None
         if isinstance(operation, IntegerUnitLength | Concatenate):
             return "\n".join([head, "    (void)pixels;", *self._whole(step), "}"])
@@ -179,8 +192,8 @@ static void v_unpack(uint8_t *arena) {{
             lines += [
                 "    int o;",
                 f"    for (o = 0; o < {source.channels}; o += {CHANNELS})",
-                f"        tail.run(&tail, arena, {self._rows(str(step.source))} + (size_t)o * {source.pitch}, {source.pitch}, o, 0, "
-                f"V_UP({output.plane}, V_WIDE));",
+                f"        tail.run(&tail, arena, {self._rows(str(step.source))} + (size_t)o * {source.pitch},",
+                f"                 {source.pitch}, o, 0, V_UP({output.plane}, V_WIDE));",
             ]
         elif isinstance(operation, IntegerSums):
             lines += [f"    {line}" for line in self._sums(step.first, step)]
@@ -224,7 +237,9 @@ static void v_unpack(uint8_t *arena) {{
         assert isinstance(operation, IntegerSums) and node.finish is not None and node.finish[1] is not None
         shift, scale = node.finish[0], node.finish[1]
         packed = ", ".join(map(str, self.writer.packed(operation)))
-        factors = self.writer.constant("uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2)
+        factors = self.writer.constant(
+            "uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2
+        )
         biases = self.writer.constant("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
         each = f"{int(shift.amount.numel() > 1)}, {int(scale.bias.numel() > 1)}"
         kind = {"places": 0, "rows": 1, "guarded": 2}[read.layout]
@@ -245,10 +260,9 @@ static void v_unpack(uint8_t *arena) {{
         masks = self._masked(operation) if kind == 2 else 0
         shift_wide = int(shift.wide)
         text = ", ".join(map(str, (*numbers, read.pitch, zero, kind, int(read.small), shift_wide)))
+        together = ", ".join(map(str, size.together))
         where = f"{masks}, {read.start}, {step.offset}"
-        self.layers.append(
-            f"{{{{{packed}}}, {factors}, {biases}, {{{each}}}, {text}, {{{size.together[0]}, {size.together[1]}}}, {where}}}"
-        )
+        self.layers.append(f"{{{{{packed}}}, {factors}, {biases}, {{{each}}}, {text}, {{{together}}}, {where}}}")
 
     def _masked(self, operation: IntegerSums) -> int:
         assert isinstance(operation, Convolution)
