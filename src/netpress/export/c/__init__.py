@@ -13,8 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from netpress.errors import Failure, UserError, quote
-from netpress.export.c.emit import Writer
-from netpress.export.c.plan import Plan, plan
+from netpress.export.c.arena import Layout, lay_out
+from netpress.export.c.constants import Constants
+from netpress.export.c.emit import write_part
+from netpress.export.c.plan import plan
 from netpress.files import atomic_write
 from netpress.network import Network
 from netpress.numerics.formats import GridFormat
@@ -43,8 +45,8 @@ def check_name(name: str) -> None:
         )
 
 
-def export_c(network: Network, folder: Path, name: str) -> CFiles:
-    """Write `name`.c and `name`.h into `folder`.
+def export_c(network: Network, folder: Path, name: str, *, strip_rows: int | None = None) -> CFiles:
+    """Write `name`.c and `name`.h into `folder`; `strip_rows` forces strips of so many rows, which tests do.
 
     Raises UserError for a network that computes in floats, a name that is none in C, and what C has no kernel for.
     """
@@ -54,22 +56,22 @@ def export_c(network: Network, folder: Path, name: str) -> CFiles:
             "between its sums this network computes in floats, which the C has none of; "
             "netpress apply quantize NETWORK --set arithmetic=integer makes one in integers"
         )
-    made = plan(lower(network))
+    layout = lay_out(plan(lower(network)), strip_rows)
     formats = {layer: part.formats.weight for layer, part in quantized_layers(network.module).items()}
     integers = {layer: format for layer, format in formats.items() if isinstance(format, GridFormat)}
-    writer = Writer(made, integers)
-    steps = [writer.step(index, step) for index, step in enumerate(made.steps)]
+    constants = Constants(integers)
+    parts = [write_part(layout, constants, number) for number in range(len(layout.parts))]
     kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
-    parts = [_head(name), kernels, "/* Constants. */", *writer.constants, "/* The network. */", *steps]
-    source = "\n\n".join([*parts, _names(name, network), _run(name, made)])
+    text = [_head(name), kernels, "/* Constants. */", *constants.written, "/* The network. */", *parts]
+    source = "\n\n".join([*text, _names(name, network), _run(name, layout)])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"--out {folder}: cannot be made: {error.strerror}") from error
     paths = folder / f"{name}.c", folder / f"{name}.h"
     atomic_write(paths[0], source + "\n")
-    atomic_write(paths[1], _header(name, network, made))
-    return CFiles(*paths, made.arena, writer.flash)
+    atomic_write(paths[1], _header(name, network, layout))
+    return CFiles(*paths, layout.arena, constants.flash)
 
 
 def _head(name: str) -> str:
@@ -81,16 +83,17 @@ def _names(name: str, network: Network) -> str:
     return f"const char *const {name}_class_names[{name.upper()}_CLASSES] = {{\n    {classes}}};"
 
 
-def _run(name: str, made: Plan) -> str:
-    calls = "\n".join(f"    step_{index}(arena, pixels);" for index in range(len(made.steps)))
-    count, plane = made.channels(made.output)
+def _run(name: str, layout: Layout) -> str:
+    calls = "\n".join(f"    part_{number}(arena, pixels);" for number in range(len(layout.parts)))
+    output = layout.made.output
+    geometry = layout.made.geometries[output]
     return f"""int {name}_run(void *memory, const uint8_t *pixels, int32_t *logits) {{
     uint8_t *arena = (uint8_t *)memory;
-    const int16_t *last = (const int16_t *)(arena + {made.offsets[made.output]});
+    const int16_t *last = (const int16_t *)(arena + {layout.places[output].offset});
     int o;
     if (!memory || !pixels || !logits || (uintptr_t)memory % 4) return 1;
 {calls}
-    for (o = 0; o < {count * plane}; o++) logits[o] = last[o];
+    for (o = 0; o < {geometry.channels * geometry.plane}; o++) logits[o] = last[o];
     return 0;
 }}
 
@@ -114,9 +117,9 @@ int main(void) {{
 #endif"""
 
 
-def _header(name: str, network: Network, made: Plan) -> str:
+def _header(name: str, network: Network, layout: Layout) -> str:
     upper, spec = name.upper(), network.input
-    last = made.program.operations[-1]
+    last = layout.made.program.operations[-1]
     assert isinstance(last, Restore)
     return f"""/* Written by netpress: an image classifier in 16-bit integers, C99, without floats and without malloc.
 
@@ -130,7 +133,7 @@ def _header(name: str, network: Network, made: Plan) -> str:
 #include <stddef.h>
 #include <stdint.h>
 
-#define {upper}_ARENA_BYTES {made.arena}
+#define {upper}_ARENA_BYTES {layout.arena}
 #define {upper}_HEIGHT {spec.height}
 #define {upper}_WIDTH {spec.width}
 #define {upper}_CHANNELS {spec.channels}
