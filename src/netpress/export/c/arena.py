@@ -13,6 +13,7 @@ from netpress.program.operations import IntegerSums
 
 ALIGNED = 4  # bytes
 LONGEST = 12  # steps of a part
+TRIES = 50  # orders of placing
 PRODUCT = 8  # bytes of a weight and its place, unpacked
 
 
@@ -21,10 +22,21 @@ class Block:
     """Some bytes of the arena from step `start` to step `end`."""
 
     name: str
+    """Of a buffer; "" of scratch memory."""
     size: int
     start: int
     end: int
     offset: int = 0
+    later: "Block | None" = None
+    """Where it is written over by something smaller: what lies at the same place from then on."""
+
+    @property
+    def spans(self) -> Iterator["Block"]:
+        """The block and those that are written over it, one after the other in time."""
+        block: Block | None = self
+        while block:
+            yield block
+            block = block.later
 
 
 @dataclass
@@ -43,7 +55,7 @@ class Layout:
     @property
     def arena(self) -> int:
         """Bytes."""
-        return max((block.offset + block.size for block in self.blocks), default=0)
+        return max((block.offset + block.size for block in self.blocks), default=0)  # the first of a place is the largest
 
 
 def lay_out(made: Plan, strip_rows: int | None = None) -> Layout:
@@ -70,7 +82,7 @@ class Planner:
     def __init__(self, made: Plan) -> None:
         self.made = made
         self.padding: dict[str, Padding] = paddings(made)
-        self.reads = [made.reads(step) for step in made.steps]
+        self.reads = [tuple(made.reads(step)) for step in made.steps]
         self.maker = {step.output: place for place, step in enumerate(made.steps)}
         self.last = {made.output: len(made.steps)}
         for place, read in enumerate(self.reads):
@@ -86,7 +98,9 @@ class Planner:
     def divide(self, strip_rows: int | None) -> list[Part]:
         """Parts of all steps: the least memory first, then the fewest weights unpacked."""
         runs = list(self._runs())
-        choices = [self._choices(start, end, strip_rows) for start, end in runs]
+        if strip_rows is not None:
+            return [self._forced(start, end, strip_rows) for start, end in runs]
+        choices = [self._choices(start, end) for start, end in runs]
         bound = max((_least(start, end, choice) for (start, end), choice in zip(runs, choices, strict=True)), default=0)
         parts = list[Part]()
         for (start, end), choice in zip(runs, choices, strict=True):
@@ -105,27 +119,31 @@ class Planner:
             images = image
         yield start, len(self.made.steps)
 
-    def _choices(self, start: int, end: int, strip_rows: int | None) -> dict[tuple[int, int], list[tuple[int, Part]]]:
+    def _choices(self, start: int, end: int) -> dict[tuple[int, int], list[tuple[int, Part]]]:
         """By first and last step: parts, and the memory that each needs."""
         found = {}
         for first in range(start, end):
             for after in range(first + 1, min(first + LONGEST, end) + 1):
-                parts = list(self._parts(first, after, strip_rows))
+                parts = list(self._parts(first, after))
                 found[first, after] = [(self._load(part), part) for part in parts]
         return found
 
-    def _parts(self, start: int, end: int, strip_rows: int | None) -> Iterator[Part]:
-        whole = frozenset(
+    def _parts(self, start: int, end: int) -> Iterator[Part]:
+        height = max(step.geometry.height for step in self.made.steps[start:end])
+        counts = {-(-height // rows) for rows in range(1, height + 1)} if end - start > 1 else {1}
+        for strips in sorted(counts):
+            for paced in (False, True)[: 1 if strips == 1 else 2]:
+                yield self._part(start, end, strips, paced)
+
+    def _part(self, start: int, end: int, strips: int, paced: bool) -> Part:
+        outer = frozenset(
             name for name, maker in self.maker.items() if not (start <= maker and self.last.get(name, maker) < end)
         )
+        return Part(self.made, start, end, strips, paced, outer, self.padding, tuple(self.reads[start:end]))
+
+    def _forced(self, start: int, end: int, rows: int) -> Part:
         height = max(step.geometry.height for step in self.made.steps[start:end])
-        if strip_rows is None:
-            counts = sorted({-(-height // rows) for rows in range(1, height + 1)} if end - start > 1 else {1})
-        else:
-            counts = [-(-height // strip_rows)]
-        for strips in counts:
-            for eager in (False, True)[: 1 if strips == 1 else 2]:
-                yield Part(self.made, start, end, strips, eager, whole, self.padding)
+        return self._part(start, end, -(-height // rows), paced=start % 2 == 1)
 
     def _load(self, part: Part) -> int:
         """The most bytes that are needed at once while a part runs."""
@@ -137,8 +155,9 @@ class Planner:
         blocks = [*places.values(), *self._blocks(part, places)]
         sizes = [0] * (part.end - part.start)
         for block in blocks:
-            for place in range(max(block.start, part.start), min(block.end, part.end - 1) + 1):
-                sizes[place - part.start] += -(-block.size // ALIGNED) * ALIGNED
+            for span in block.spans:
+                for place in range(max(span.start, part.start), min(span.end, part.end - 1) + 1):
+                    sizes[place - part.start] += -(-span.size // ALIGNED) * ALIGNED
         return max(sizes)
 
     def _cheapest(
@@ -157,7 +176,7 @@ class Planner:
         return best[end][1]
 
     def _cost(self, part: Part) -> int:
-        return part.strips * (sum(self.unpacked[part.start : part.end]) + 100 * (part.end - part.start)) + int(part.eager)
+        return part.strips * (sum(self.unpacked[part.start : part.end]) + 100 * (part.end - part.start)) + int(part.paced)
 
     # --- what a part needs
 
@@ -181,12 +200,14 @@ class Planner:
         for place, step in enumerate(part.steps):
             index, name = part.start + place, step.output
             last = self.last.get(name, index)
-            block = self._overwritten(part, place, places)
-            if block is None:
-                looped = part.strips > 1 and (name not in part.windows or part.lasts(name))
-                block = Block(name, part.view(name).size, part.start if looped else index, part.end - 1 if looped else index)
+            over = self._overwritten(part, place, places)
+            looped = part.strips > 1 and (name not in part.windows or part.lasts(name))
+            start, end = (part.start, part.end - 1) if looped else (index, index)
+            block = Block(name, part.view(name).size, start, max(end, last))
+            if over is None:
                 added.append(block)
-            block.end = max(block.end, last)
+            else:
+                block.start, over.later = over.end + 1, block
             places[name] = block
             added.append(Block("", scratch_bytes(step, part.most_rows(place))[1], index, index))
         return added
@@ -200,7 +221,7 @@ class Planner:
         index = part.start + place
         for name in dict.fromkeys(reading.name for before in range(place + 1) for reading in self.reads[part.start + before]):
             block, ends = places.get(name), index if part.strips == 1 else part.end - 1
-            if block is None or name in part.windows or self.last[name] > index or block.end != ends:
+            if block is None or block.later or name in part.windows or self.last[name] > index or block.end != ends:
                 continue
             other = part.view(name)
             if other.padding.any or other.geometry.channels != mine.geometry.channels:
@@ -212,7 +233,7 @@ class Planner:
                 if here and mine.plane * mine.bytes_each <= other.plane * other.bytes_each:
                     return block
             elif (other.geometry, other.bytes_each) == (mine.geometry, mine.bytes_each) and all(
-                part.first_needed(name, strip + 1) >= part.until[strip + 1][place] for strip in range(part.strips)
+                part.first_needed(name, strip) >= rows[place] for strip, rows in enumerate(part.until)
             ):
                 return block
         return None
@@ -231,13 +252,44 @@ def _least(start: int, end: int, choices: dict[tuple[int, int], list[tuple[int, 
 
 
 def pack(blocks: list[Block]) -> None:
-    """Set offsets so that blocks of one time do not overlap."""
+    """Set offsets so that blocks of one time do not overlap.
+
+    The largest are placed first, each as low as it can lie. What then lies on top is placed earlier, and all is tried
+    again; the best order is kept.
+    """
+    order = sorted(blocks, key=lambda one: (-one.size, one.start))
+    best, offsets = _place(order), [block.offset for block in order]
+    kept = list(order)
+    for _ in range(TRIES):
+        top = max(order, key=lambda one: one.offset + one.size)
+        place = order.index(top)
+        if place == 0:
+            break
+        order.insert(place // 2, order.pop(place))
+        size = _place(order)
+        if size < best:
+            best, offsets, kept = size, [block.offset for block in order], list(order)
+    for block, offset in zip(kept, offsets, strict=True):
+        for span in block.spans:
+            span.offset = offset
+
+
+def _place(order: list[Block]) -> int:
+    """Place blocks in this order, each as low as it can lie; the bytes that they take."""
     placed: list[Block] = []
-    for block in sorted(blocks, key=lambda one: (-one.size, one.start)):
-        beside = [other for other in placed if other.start <= block.end and block.start <= other.end]
-        block.offset = 0
-        for other in sorted(beside, key=lambda one: one.offset):
-            if block.offset + block.size <= other.offset:
-                break
-            block.offset = max(block.offset, -(-(other.offset + other.size) // ALIGNED) * ALIGNED)
-        placed.append(block)
+    for block in order:
+        beside = list(_beside(block, placed))
+        ends = sorted({0, *(-(-end // ALIGNED) * ALIGNED for _, end, _ in beside)})
+        offset = next(at for at in ends if all(at >= end or at + size <= start for start, end, size in beside))
+        for span in block.spans:
+            span.offset = offset
+        placed += block.spans
+    return max((block.offset + block.size for block in order), default=0)
+
+
+def _beside(block: Block, placed: list[Block]) -> Iterator[tuple[int, int, int]]:
+    """Bytes that are taken while `block` or what is written over it lives, and how many of it live then."""
+    for span in block.spans:
+        for other in placed:
+            if other.start <= span.end and span.start <= other.end:
+                yield other.offset, other.offset + other.size, span.size

@@ -274,17 +274,10 @@ class StepWriter:
         name = self.step.output
         view = self._view(name)
         numbers = (operation.multiplier, operation.amount, operation.zero_point, operation.low, operation.high)
-        lines = [
+        return [
             f"static const grid g = {{{', '.join(map(str, (*numbers, self.step.geometry.width, view.pitch)))}}};",
             f"requantize_{self.plan.item(name)}(v, {self._row_at(name, self.start)}, {self.rows}, &g);",
         ]
-        below = view.padding.bottom
-        if below and name in self.part.windows:
-            height = self.step.geometry.height
-            at = f"(uint8_t *)({self._row_at(name, str(height), left=view.lead)})"
-            numbers = (1, 0, below * view.pitch, view.bytes_each, view.padding.value)
-            lines.append(f"if (to == {height}) fill({at}, {', '.join(map(str, numbers))});")
-        return lines
 
     def _two(self, node: Node, current: str) -> str:
         """A sum or a product of v and another buffer's rows, or of v and itself."""
@@ -339,48 +332,51 @@ def _at_once(layout: Layout, part: Part, reads_pixels: list[bool]) -> list[str]:
 
 
 def _strips(layout: Layout, part: Part, writers: list[StepWriter], reads_pixels: list[bool]) -> list[str]:
-    windows = list(part.windows)
-    table, moves = part.until, list[str]()
-    dropped = {name: [first + layout.views[name].padding.top for first, _ in part.windows[name]] for name in windows}
-    rows = [
-        [*after, *(dropped[name][min(strip, part.strips - 1)] for name in windows)]
-        for strip, after in enumerate(table[1:])
-    ]
-    first = [[0] * len(rows[0])]
-    kind = "uint8_t" if max(map(max, rows)) < 256 else "uint16_t"
-    numbers = ",\n        ".join("{" + ", ".join(map(str, row)) + "}" for row in [*first, *rows])
+    """A loop over strips, by a table of the rows that each step has made and each window holds after it."""
+    count, table = len(part.steps), [list(rows) for rows in part.until]
+    column: dict[str, int] = {}
+    for name, held in part.windows.items():
+        top, column[name] = layout.views[name].padding.top, len(table[0])
+        for rows, (first, after) in zip(table, [(-top, 0), *held], strict=True):
+            rows += [first + top, after + top]
+    kind = "uint8_t" if max(map(max, table)) < 256 else "uint16_t"
+    numbers = ",\n        ".join("{" + ", ".join(map(str, rows)) + "}" for rows in table)
     lines = [
-        "/* After each strip: how many rows each step has made; then how many each window has dropped for it. */",
-        f"static const {kind} rows[{len(rows) + 1}][{len(rows[0])}] = {{\n        {numbers}}};",
+        "/* After each strip: the rows that each step has made; those that each window has dropped, and held at all. */",
+        f"static const {kind} rows[{len(table)}][{len(table[0])}] = {{\n        {numbers}}};",
         "int strip;",
         *(line for step in part.steps for line in _fill(layout, step.output)),
-        f"for (strip = 0; strip < {part.strips}; strip++) {{",
+        f"for (strip = 0; strip < {len(table) - 1}; strip++) {{",
         f"    const {kind} *was = rows[strip], *is = rows[strip + 1];",
     ]
     for place, (step, writer) in enumerate(zip(part.steps, writers, strict=True)):
-        if step.output in windows:
-            moves = _slide(layout, part, step.output, place, len(part.steps) + windows.index(step.output))
-            lines += _indented(moves, "    ")
-        column = [f"is[{len(part.steps) + windows.index(name)}]" for name in writer.windows]
-        arguments = ["arena", *(["pixels"] if reads_pixels[place] else []), f"was[{place}]", f"is[{place}]", *column]
+        if step.output in column:
+            lines += _indented(_move(layout, part, step.output, column[step.output]))
+        dropped = [f"is[{column[name]}]" for name in writer.windows]
+        arguments = ["arena", *(["pixels"] if reads_pixels[place] else []), f"was[{place}]", f"is[{place}]", *dropped]
         idle = any(before[place] == after[place] for before, after in zip(table, table[1:], strict=False))
         condition = f"if (was[{place}] < is[{place}]) " if idle else ""
         lines.append(f"    {condition}step_{part.start + place}({', '.join(arguments)});")
+    assert count == len(writers)
     return [*lines, "}"]
 
 
-def _slide(layout: Layout, part: Part, name: str, place: int, column: int) -> list[str]:
-    """Move what is kept of a window to its beginning."""
-    held, view = part.windows[name], layout.views[name]
-    if not any(first < before for (first, _), (_, before) in zip(held[1:], held, strict=False)):
-        return []
-    row, top, height, below = view.pitch * view.bytes_each, view.padding.top, view.geometry.height, view.padding.bottom
-    have = f"was[{place}] + {top}" if top else f"was[{place}]"
-    if below:
-        have = f"{have} + (was[{place}] == {height} ? {below} : 0)"
-    offset, count = layout.places[name].offset, view.geometry.channels
-    dropped, kept = f"(is[{column}] - was[{column}]) * {row}", f"({have} - is[{column}]) * {row}"
-    return [f"slide(arena + {offset}, {count}, {view.plane * view.bytes_each}, {dropped}, {kept});"]
+def _move(layout: Layout, part: Part, name: str, column: int) -> list[str]:
+    """Before a strip: move what is kept of a window to its beginning, and fill in padding below where it is read."""
+    held, view, lines = part.windows[name], layout.views[name], list[str]()
+    at, row = f"arena + {layout.places[name].offset}", view.pitch * view.bytes_each
+    where = f"{view.geometry.channels}, {view.plane * view.bytes_each}"
+    dropped, before, after = f"is[{column}]", f"was[{column + 1}]", f"is[{column + 1}]"
+    if any(first < before for (first, _), (_, before) in zip(held[1:], held, strict=False)):
+        lines.append(
+            f"slide({at}, {where}, ({dropped} - was[{column}]) * {row}, ({before} - {dropped}) * {row});"
+        )
+    if held[-1][1] > view.geometry.height:
+        height = view.geometry.height + view.padding.top
+        count = f"({after} - {height}) * {view.pitch}"
+        below = f"{at} + ({height} - {dropped}) * {row}"
+        lines.append(f"if ({after} > {height}) fill({below}, {where}, {count}, {view.bytes_each}, {view.padding.value});")
+    return lines
 
 
 def _indented(lines: list[str], by: str = "    ") -> list[str]:

@@ -404,11 +404,13 @@ static inline void slide(uint8_t *at, int channels, size_t plane, size_t dropped
         for (o = 0; o < channels; o++, at += plane) memmove(at, at + dropped, kept);
 }
 
-/* Fill `count` values of each channel with padding. */
+/* Fill `count` values of each channel with padding; `plane` is in bytes. */
 static inline void fill(uint8_t *at, int channels, size_t plane, size_t count, int each, int value) {
     size_t i;
-    for (; channels > 0; channels--, at += plane * (size_t)each) {
-        if (each == 1) memset(at, value, count);
-        else for (i = 0; i < count; i++) ((int16_t *)at)[i] = (int16_t)value;
-    }
+    for (; channels > 0; channels--, at += plane)
+        for (i = 0; i < count; i++)
+            if (each == 1)
+                at[i] = (uint8_t)value;
+            else
+                ((int16_t *)(void *)at)[i] = (int16_t)value;
 }

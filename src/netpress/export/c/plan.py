@@ -179,6 +179,7 @@ def plan(program: Program) -> Plan:
     last = program.operations[-1]
     assert isinstance(last, Restore)
     made.output = made.name(last.inputs[0])
+    nodes = _needed(nodes, made.output)
     readers = Counter(made.name(name) for node in nodes for name in node.inputs)
     readers[made.output] += 1
     for node in _ordered(nodes, made):
@@ -186,22 +187,45 @@ def plan(program: Program) -> Plan:
     return made
 
 
-def _ordered(nodes: list[Node], made: Plan) -> list[Node]:
-    """The nodes in an order of execution: what makes a vector of an image waits for the images that can be made.
+def _needed(nodes: list[Node], output: str) -> list[Node]:
+    """The nodes that the output depends on: some networks have gates that nothing uses."""
+    needed, kept = {output}, list[Node]()
+    for node in reversed(nodes):
+        if node.output in needed:
+            kept.append(node)
+            needed.update(node.inputs)
+    return kept[::-1]
 
-    So a block's shortcut is made in the same strips as its main branch, though the program has a gate between them.
+
+def _ordered(nodes: list[Node], made: Plan) -> list[Node]:
+    """The nodes in an order of execution that keeps little in memory.
+
+    What makes a vector waits for the images that can be made: so a block's shortcut is made in the strips of its main
+    branch, though the program has a gate between them. Of these, what frees most comes first: of two layers that
+    read one image, the one with the smaller output.
     """
-    waiting, ordered = list(nodes), list[Node]()
-    known = {made.program.input}
+    waiting, ordered, known = list(nodes), list[Node](), {made.program.input}
+    readers = Counter(name for node in nodes for name in node.inputs)
+    readers[made.output] += 1
+
+    def grows(node: Node) -> int:
+        freed = [name for name in set(node.inputs) if readers[name] == node.inputs.count(name)]
+        return _bits(made, node.output) - sum(_bits(made, name) for name in freed if name != made.program.input)
+
     while waiting:
         ready = [node for node in waiting if known.issuperset(node.inputs)]
         images = [node for node in ready if made.shaped(node.output).height > 1]
-        # Only what is ready by itself may come before a vector: the first of the program otherwise.
-        node = images[0] if images else ready[0]
+        node = min(images, key=grows) if images else ready[0]
         waiting.remove(node)
         ordered.append(node)
         known.add(node.output)
+        readers.subtract(node.inputs)
     return ordered
+
+
+def _bits(made: Plan, name: str) -> int:
+    buffer = made.program.buffers[name]
+    return math.prod(buffer.shape) * buffer.bits
 
 
 def _join(program: Program) -> tuple[list[Node], dict[str, str]]:

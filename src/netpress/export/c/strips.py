@@ -82,11 +82,13 @@ class Part:
     start: int
     end: int
     strips: int
-    eager: bool
-    """Whether each step makes all rows that its inputs allow, or those that its readers need."""
+    paced: bool
+    """Whether each step makes its share of rows in a strip as soon as it can, or just those that its readers need."""
     whole: frozenset[str]
     """Buffers that are read by other parts, too."""
     padding: dict[str, Padding]
+    reads: tuple[tuple[Reading, ...], ...]
+    """By step of the part."""
 
     @property
     def steps(self) -> list[Step]:
@@ -97,20 +99,38 @@ class Part:
     def readers(self) -> dict[str, list[tuple[int, Reading]]]:
         """By buffer: which steps of the part, by their place in it, read it."""
         found: dict[str, list[tuple[int, Reading]]] = {}
-        for place, step in enumerate(self.steps):
-            for reading in self.made.reads(step):
+        for place, read in enumerate(self.reads):
+            for reading in read:
                 found.setdefault(reading.name, []).append((place, reading))
         return found
 
     @cached_property
     def until(self) -> list[list[int]]:
         """By strip, from 0 before the first: how many rows each step has made after it."""
+        if self.paced:
+            return self._paced()
         table = [[0] * len(self.steps)]
         for strip in range(self.strips):
             rows = self._needed(strip + 1)
-            if self.eager:
-                self._go_on(rows)
             table.append([max(old, new) for old, new in zip(table[-1], rows, strict=True)])
+        return table
+
+    def _paced(self) -> list[list[int]]:
+        heights = [step.geometry.height for step in self.steps]
+        shares = [-(-height // self.strips) for height in heights]
+        makers = {step.output: place for place, step in enumerate(self.steps)}
+        table = [[0] * len(heights)]
+        while table[-1] != heights:
+            rows = list(table[-1])
+            for place, step in enumerate(self.steps):
+                possible = [heights[place], rows[place] + shares[place]]
+                possible += [
+                    self._possible(step, reading, rows[makers[reading.name]])
+                    for reading in self.reads[place]
+                    if reading.name in makers
+                ]
+                rows[place] = max(rows[place], min(possible))
+            table.append(rows)
         return table
 
     def _needed(self, strips: int) -> list[int]:
@@ -126,18 +146,6 @@ class Part:
                     last = (rows[reader] - 1) * reading.stride - reading.top + reading.span
                     rows[place] = max(rows[place], height if reading.whole else min(max(last, 0), height))
         return rows
-
-    def _go_on(self, rows: list[int]) -> None:
-        """Let steps that read buffers of the part make all rows for which these hold enough."""
-        makers = {step.output: place for place, step in enumerate(self.steps)}
-        for place, step in enumerate(self.steps):
-            possible = [
-                self._possible(step, reading, rows[makers[reading.name]])
-                for reading in self.made.reads(step)
-                if reading.name in makers
-            ]
-            if possible:
-                rows[place] = max(rows[place], min(possible))
 
     def _possible(self, step: Step, reading: Reading, have: int) -> int:
         height = self.made.geometries[reading.name].height
@@ -167,12 +175,14 @@ class Part:
             if step.output in self.whole or step.output not in self.readers:
                 continue
             padding = self.padding.get(step.output, Padding())
-            held, ahead = list[tuple[int, int]](), 0  # the padding above is there from the beginning
-            for strip in range(self.strips):
-                rows = self.until[strip + 1][place]
-                first = min(self.first_needed(step.output, strip), ahead)
-                ahead = rows + (padding.bottom if rows == step.geometry.height else 0)
-                held.append((first, ahead))
+            held, after = list[tuple[int, int]](), 0  # the padding above is there from the beginning
+            for strip in range(len(self.until) - 1):
+                first = min(self.first_needed(step.output, strip), after)
+                after = max(after, self.until[strip + 1][place])
+                for reader, reading in self.readers[step.output]:  # the padding below comes when it is read
+                    last = (self.until[strip + 1][reader] - 1) * reading.stride - reading.top + reading.span
+                    after = max(after, min(last, step.geometry.height + padding.bottom))
+                held.append((first, after))
             found[step.output] = held
         return found
 
