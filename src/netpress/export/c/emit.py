@@ -373,9 +373,8 @@ def _move(layout: Layout, part: Part, name: str, column: int) -> list[str]:
         )
     if held[-1][1] > view.geometry.height:
         height = view.geometry.height + view.padding.top
-        count = f"({after} - {height}) * {view.pitch}"
-        below = f"{at} + ({height} - {dropped}) * {row}"
-        lines.append(f"if ({after} > {height}) fill({below}, {where}, {count}, {view.bytes_each}, {view.padding.value});")
+        numbers = f"{view.pitch}, {view.bytes_each}, {view.padding.value}"
+        lines.append(f"pad_below({at}, {where}, {height}, {dropped}, {before}, {after}, {numbers});")
     return lines
 
 

@@ -414,3 +414,11 @@ static inline void fill(uint8_t *at, int channels, size_t plane, size_t count, i
             else
                 ((int16_t *)(void *)at)[i] = (int16_t)value;
 }
+
+/* Fill the rows below an image that a strip is the first to read: rows `was` ... `is` - 1, where beyond `height`. */
+static inline void pad_below(uint8_t *at, int channels, size_t plane, int height, int dropped, int was, int is, int pitch,
+                             int each, int value) {
+    const int from = was > height ? was : height;
+    if (is > from)
+        fill(at + (size_t)((from - dropped) * pitch * each), channels, plane, (size_t)((is - from) * pitch), each, value);
+}
