@@ -73,7 +73,7 @@ def scratch_bytes(step: Step, rows: int) -> tuple[int, int]:
     if not isinstance(operation, IntegerSums):
         return values, values
     most = int((operation.weight != 0).flatten(1).sum(1).max())
-    return values, values + PRODUCT * most
+    return values, values + PRODUCT * (most + 2)  # each of two lists may be filled up to an even number
 
 
 class Planner:

@@ -79,7 +79,14 @@ class StepWriter:
     def _channels(self) -> list[str]:
         """A loop over channels, each of which is made, worked on and stored."""
         step = self.step
+        if self._swish() is not None:
+            return self._in_one()
         before, row = self._first()
+        if step.first and step.first.finish and not step.rest:  # the layer's output is what is stored
+            sums, finish = row
+            before = [line for line in before if not line.startswith("int16_t *v")]
+            row = [sums, finish.replace("(sums, v,", f"(sums, {self._row_at(step.output, self.start)},")]
+            return [*before, "int o;", f"for (o = 0; o < {step.geometry.channels}; o++) {{", *_indented(row), "}"]
         rest, current = list[str](), step.first.output if step.first else str(step.source)
         for node in step.rest:
             rest += self._row(node, current)
@@ -175,9 +182,43 @@ class StepWriter:
             f"product *list = (product *)(arena + {scratch + values});",
             f"products p = {{list, list, list, list + {(size - values) // 8}}};",
         ]
+        narrow = int(operation.needed_bits <= PAIR_BITS)
         return before, [
             f"sums_{self.plan.item(node.inputs[0])}(&k, &s, &p, {at}, o, {self.rows}, sums);",
-            f"finish(sums, v, {self.count}, {factor}[{each[0]}], {bias}[{each[1]}]);",
+            f"finish(sums, v, {self.count}, {factor}[{each[0]}], {bias}[{each[1]}], {narrow});",
+        ]
+
+    def _swish(self) -> tuple[HardGate, Requantize] | None:
+        """The hard-swish and the rounding to 8 bits that one kernel does after a layer's sums."""
+        first, rest = self.step.first, self.step.rest
+        if first is None or len(rest) != 2 or not rest[0].gated or not isinstance(first.operation, IntegerSums):
+            return None
+        gate, last = rest[0].operation, rest[1].operation
+        if not isinstance(gate, HardGate) or not isinstance(last, Requantize):
+            return None
+        fits = gate.amount <= 0 and last.amount > 0 and (last.low, last.high) == (0, 255)
+        fits = fits and first.operation.needed_bits <= PAIR_BITS and self.plan.item(self.step.output) == "u8"
+        return (gate, last) if fits else None
+
+    def _in_one(self) -> list[str]:
+        """A layer, its hard-swish and its rounding to 8 bits, without values in between."""
+        found, step = self._swish(), self.step
+        assert found is not None and step.first is not None
+        gate, last = found
+        before, (sums, finish) = self._sums(step.first)
+        before = [line for line in before if not line.startswith("int16_t *v")]
+        grid = self._requantize(last)[0]
+        factors = finish.split(", ", 3)[3].rsplit(", ", 1)[0]
+        out = self._row_at(step.output, self.start)
+        return [
+            *before,
+            f"static const swish a = {{{gate.multiplier}, {-gate.amount}, 16384, 536887296}};",
+            grid,
+            "int o;",
+            f"for (o = 0; o < {step.geometry.channels}; o++) {{",
+            f"    {sums}",
+            f"    finish_swish_u8(sums, {out}, {self.rows}, {factors}, &a, &g);",
+            "}",
         ]
 
     def _window(self, operation: IntegerSums) -> tuple[str, str]:

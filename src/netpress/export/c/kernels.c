@@ -1,6 +1,7 @@
 /* Kernels: docs/formats.md of netpress, "Integer arithmetic", defines each of them. */
 
-#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && !defined(__ARM_BIG_ENDIAN)
+#if defined(__GNUC__) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && !defined(__ARM_BIG_ENDIAN) && \
+    !defined(__aarch64__)
 #define PAIRS 1 /* two products in one instruction: umlal */
 #define BLOCK 4
 #elif defined(__arm__)
@@ -9,7 +10,21 @@
 #define BLOCK 16
 #endif
 
+#ifdef __GNUC__
+#define APART __attribute__((noinline, unused)) /* a loop that needs all registers */
+#else
+#define APART
+#endif
+
+#if defined(__GNUC__) && defined(__ARM_FEATURE_SAT)
+static inline int32_t saturate(int32_t x) { return __builtin_arm_ssat(x, 16); }
+static inline int32_t saturate_u15(int32_t x) { return (int32_t)__builtin_arm_usat(x, 15); }
+static inline int32_t saturate_u8(int32_t x) { return (int32_t)__builtin_arm_usat(x, 8); }
+#else
 static inline int32_t saturate(int32_t x) { return x < -32768 ? -32768 : x > 32767 ? 32767 : x; }
+static inline int32_t saturate_u15(int32_t x) { return x < 0 ? 0 : x > 32767 ? 32767 : x; }
+static inline int32_t saturate_u8(int32_t x) { return x < 0 ? 0 : x > 255 ? 255 : x; }
+#endif
 
 /* R: both of 16 bits. */
 static inline int32_t rescale(int32_t x, int32_t m) { return (x * m + 16384) >> 15; }
@@ -54,41 +69,48 @@ typedef struct {
     product *list, *plus, *minus, *end;
 } products;
 
+/* Add a weight to the list, unless it is zero. */
+#define KEEP(WEIGHT)                                              \
+    {                                                             \
+        const int32_t w = WEIGHT;                                 \
+        if (w > 0)                                                \
+            plus->size = (uint32_t)w, plus++->at = here;          \
+        else if (w < 0)                                           \
+            minus--, minus->size = (uint32_t)-w, minus->at = here; \
+    }
+
 /* The next weights of a row of the kernel, or of all its inputs where it has one place. */
-static inline void unpack_row(stream *s, int count, int32_t at, int32_t apart, products *p) {
+static APART void unpack_row(stream *s, int count, int32_t at, int32_t apart, products *p) {
     const uint8_t *values = s->values, *mask = s->mask;
     const uint32_t bits = (uint32_t)s->bits, ones = (1u << bits) - 1u;
     const int32_t step = s->step, low = s->low;
+    const uint8_t *from = values + (s->value_at >> 3);
     uint32_t place = s->mask_at, value_at = s->value_at;
     product *plus = p->plus, *minus = p->minus;
     while (count > 0) {
         const uint32_t ahead = place & 7;
         uint32_t exist = mask ? (uint32_t)mask[place >> 3] >> ahead : 255u;
         int run = 8 - (int)ahead;
+        int32_t here = at;
         if (run > count) run = count;
+        exist &= (1u << run) - 1u;
         count -= run;
         place += (uint32_t)run;
-        for (; run > 0; run--, exist >>= 1, at += apart) {
-            const uint8_t *from = values + (value_at >> 3);
-            int32_t weight;
-            if (!(exist & 1)) continue;
-            if (bits == 8)
-                weight = from[0];
-            else
-                weight = (int32_t)(((uint32_t)from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16) >>
-                                   (value_at & 7) & ones);
-            value_at += bits;
-            weight = weight * step + low;
-            if (weight > 0) {
-                plus->size = (uint32_t)weight;
-                plus++->at = at;
-            } else if (weight < 0) {
-                minus--;
-                minus->size = (uint32_t)-weight;
-                minus->at = at;
-            }
+        at += apart * run;
+        if (bits == 8) {
+            for (; exist; exist >>= 1, here += apart)
+                if (exist & 1) KEEP(*from++ * step + low)
+        } else {
+            for (; exist; exist >>= 1, here += apart)
+                if (exist & 1) {
+                    const uint8_t *three = values + (value_at >> 3);
+                    const uint32_t raw = (uint32_t)three[0] | (uint32_t)three[1] << 8 | (uint32_t)three[2] << 16;
+                    KEEP((int32_t)(raw >> (value_at & 7) & ones) * step + low)
+                    value_at += bits;
+                }
         }
     }
+    if (bits == 8) value_at = (uint32_t)(from - values) * 8;
     s->mask_at = place;
     s->value_at = value_at;
     p->plus = plus;
@@ -96,16 +118,19 @@ static inline void unpack_row(stream *s, int count, int32_t at, int32_t apart, p
 }
 
 static inline void unpack(const window *k, stream *s, products *p) {
+    static const product nothing = {0, 0};
     int32_t at = 0;
     int i, row;
     p->plus = p->list;
     p->minus = p->end;
-    if (k->rows == 1 && k->columns == 1) {
+    if (k->rows == 1 && k->columns == 1)
         unpack_row(s, k->inputs, 0, k->plane, p);
-        return;
-    }
-    for (i = 0; i < k->inputs; i++, at += k->plane)
-        for (row = 0; row < k->rows; row++) unpack_row(s, k->columns, at + row * k->below, k->beside, p);
+    else
+        for (i = 0; i < k->inputs; i++, at += k->plane)
+            for (row = 0; row < k->rows; row++) unpack_row(s, k->columns, at + row * k->below, k->beside, p);
+    /* Loops take two at a time. */
+    if ((p->plus - p->list) & 1) *p->plus++ = nothing;
+    if ((p->end - p->minus) & 1) *--p->minus = nothing;
 }
 
 /* --- sums of products */
@@ -145,43 +170,42 @@ SUMS(int8_t)
 SUMS(int16_t)
 
 #ifdef PAIRS
-/* Four sums in two registers of 64 bits: the lower 24 bits are one, what is above them another. */
-static inline void pairs_add(uint64_t *outer, uint64_t *inner, const product *q, const uint8_t *in) {
-    uint32_t x;
-    memcpy(&x, in + q->at, 4);
-    *outer += (uint64_t)q->size * (x & 0xFF0000FFu);
-    *inner += (uint64_t)q->size * ((x >> 16 | x << 16) & 0xFF0000FFu);
-}
+/* high:low += a * b. Left to itself, the compiler takes such sums apart and runs out of registers. */
+#define UMLAL(low, high, a, b) __asm__("umlal %0, %1, %2, %3" : "+r"(low), "+r"(high) : "r"(a), "r"(b))
 
-static inline void pairs_part(uint64_t sum, int32_t *low, int32_t *high) {
-    *low = (int32_t)((uint32_t)sum << 8) >> 8;
-    *high = (int32_t)(uint32_t)((sum - (uint64_t)(int64_t)*low) >> 24);
-}
-
-static inline void pairs_list(uint64_t *outer, uint64_t *inner, const product *q, const product *end, const uint8_t *in) {
-    for (; end - q >= 4; q += 4) {
-        pairs_add(outer, inner, q, in);
-        pairs_add(outer, inner, q + 1, in);
-        pairs_add(outer, inner, q + 2, in);
-        pairs_add(outer, inner, q + 3, in);
+/* Two weights times four pixels: bytes 0 and 3 in one pair of registers, 2 and 1 in the other. */
+#define PAIRS_LIST(FROM, TO)                                                 \
+    for (q = FROM, end = TO; q != end; q += 2) {                             \
+        uint32_t x, y;                                                       \
+        memcpy(&x, in + q[0].at, 4);                                         \
+        memcpy(&y, in + q[1].at, 4);                                         \
+        UMLAL(low, high, q[0].size, x & 0xFF0000FFu);                        \
+        UMLAL(low2, high2, q[0].size, (x >> 16 | x << 16) & 0xFF0000FFu);    \
+        UMLAL(low, high, q[1].size, y & 0xFF0000FFu);                        \
+        UMLAL(low2, high2, q[1].size, (y >> 16 | y << 16) & 0xFF0000FFu);    \
     }
-    for (; q < end; q++) pairs_add(outer, inner, q, in);
+
+/* Two sums in a pair of registers: the lower 24 bits are one, what is above them the other. */
+static inline int32_t lower_sum(uint32_t low) { return (int32_t)(low << 8) >> 8; }
+
+static inline int32_t upper_sum(uint32_t low, uint32_t high) {
+    return (int32_t)((high << 8 | low >> 24) + (low >> 23 & 1));
 }
 
-static inline void pairs_block(const products *p, const uint8_t *in, int32_t *sums) {
-    uint64_t outer = 0, inner = 0;
-    pairs_list(&outer, &inner, p->minus, p->end, in);
-    outer = 0 - outer;
-    inner = 0 - inner;
-    pairs_list(&outer, &inner, p->list, p->plus, in);
-    pairs_part(outer, sums, sums + 3);
-    pairs_part(inner, sums + 2, sums + 1);
-}
-
-static inline void pairs_run(const products *p, const uint8_t *in, int count, int32_t *sums) {
-    int x;
-    for (x = 0; x + 4 <= count; x += 4) pairs_block(p, in + x, sums + x);
-    if (x < count) pairs_block(p, in + count - 4, sums + count - 4);
+static APART void pairs_run(const products *p, const uint8_t *in, int count, int32_t *sums) {
+    const uint8_t *const last = in + count;
+    for (; in != last; in += 4, sums += 4) {
+        uint32_t low = 0, high = 0, low2 = 0, high2 = 0;
+        const product *q, *end;
+        PAIRS_LIST(p->minus, p->end)
+        high = ~high + !low, low = 0 - low;
+        high2 = ~high2 + !low2, low2 = 0 - low2;
+        PAIRS_LIST(p->list, p->plus)
+        sums[0] = lower_sum(low);
+        sums[1] = upper_sum(low2, high2);
+        sums[2] = lower_sum(low2);
+        sums[3] = upper_sum(low, high);
+    }
 }
 #endif
 
@@ -200,9 +224,10 @@ ROWS(sums_s16, int16_t)
 #ifdef PAIRS
 #undef RUN
 #define RUN(TYPE)                                 \
-    if (k->narrow && k->across == 1 && count >= 4) \
-        pairs_run(p, in, count, sums);            \
-    else                                          \
+    if (k->narrow && k->across == 1 && count >= 4) {                                  \
+        pairs_run(p, in, count & ~3, sums);                                           \
+        if (count & 3) pairs_run(p, in + count - 4, 4, sums + count - 4);             \
+    } else                                                                            \
         run_##TYPE(k, p, in, count, sums);
 #endif
 ROWS(sums_u8, uint8_t)
@@ -214,11 +239,14 @@ static inline int32_t factor_multiplier(uint16_t factor) {
     return factor >> 10 == 63 ? 0 : (1024 + (factor & 1023)) * 16;
 }
 
-static inline void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias) {
+static inline void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias, int narrow) {
     const int n = factor_shift(factor);
-    const int32_t m = factor_multiplier(factor);
+    const int32_t m = factor_multiplier(factor), half = n > 0 ? 1 << (n - 1) : 0, more = 16384 + bias * 32768;
     int p;
-    for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(shift(sums[p], n), m) + bias);
+    if (narrow && n > 0) /* nothing can leave 32 bits, and saturate(R(x, m) + bias) is one shift */
+        for (p = 0; p < count; p++) v[p] = (int16_t)saturate((saturate((sums[p] + half) >> n) * m + more) >> 15);
+    else
+        for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(shift(sums[p], n), m) + bias);
 }
 
 /* --- value by value, some rows of one channel, in place */
@@ -245,8 +273,7 @@ static inline void leaky_row(int16_t *v, int count, int32_t m) {
 }
 
 static inline int32_t hard_gate(int32_t x, int32_t m, int n) {
-    const int32_t gate = scaled(x, m, n) + 16384;
-    return gate < 0 ? 0 : gate > 32767 ? 32767 : gate;
+    return saturate_u15(scaled(x, m, n) + 16384);
 }
 
 static inline void hard_gate_row(int16_t *v, int count, int32_t m, int n, int gated) {
@@ -307,6 +334,35 @@ typedef struct {
 REQUANTIZE(requantize_u8, uint8_t)
 REQUANTIZE(requantize_s8, int8_t)
 REQUANTIZE(requantize_s16, int16_t)
+
+/* A hard-swish whose gate shifts to the left (or not at all). What is one number for all stands here, too, so that
+   compilers keep it in a register. */
+typedef struct {
+    int16_t m;
+    int8_t left;
+    int32_t half, middle; /* 2**14; 2**14 + 2**29: half a step of R, and with 1/2 of a gate */
+} swish;
+
+/* finish, hard_gate_row and requantize_u8 to 0 ... 255 in one, for sums within 24 bits. */
+static APART void finish_swish_u8(int32_t *sums, uint8_t *out, int rows, uint16_t factor, int16_t bias, const swish *a,
+                                  const grid *g) {
+    const int n = factor_shift(factor), right = g->n, down = n > 0 ? n : 0, wide = g->wide, pitch = g->pitch;
+    const int32_t m = factor_multiplier(factor), half = n > 0 ? 1 << (n - 1) : 0, more = 16384 + bias * 32768;
+    const int32_t am = a->m, gm = g->m, rest = (1 << (right - 1)) + g->zero * (1 << right);
+    const int32_t step = a->half, middle = a->middle;
+    const int left = a->left;
+    const int32_t *end;
+    int i;
+    if (n < 0)
+        for (i = 0; i < rows * wide; i++) sums[i] = shift(sums[i], n);
+    for (; rows > 0; rows--, out += pitch - wide)
+        for (end = sums + wide; sums != end;) {
+            const int32_t x = saturate((saturate((*sums++ + half) >> down) * m + more) >> 15);
+            const int32_t gate = saturate_u15((saturate(x * (1 << left)) * am + middle) >> 15);
+            const int32_t y = (x * gate + step) >> 15, z = (y * gm + step) >> 15;
+            *out++ = (uint8_t)saturate_u8((z + rest) >> right);
+        }
+}
 
 /* --- some rows of one channel of another buffer: pixels, pools, padding */
 
