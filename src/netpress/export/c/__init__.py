@@ -14,8 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from netpress.errors import Failure, UserError, quote
-from netpress.export.c.emit import Writer
-from netpress.export.c.plan import Plan, plan
+from netpress.export.c.arena import Layout, lay_out
+from netpress.export.c.constants import Constants
+from netpress.export.c.emit import write_part
+from netpress.export.c.plan import plan
 from netpress.export.c.vectors import Vectors, choice, header_lines, write_vectors
 from netpress.files import atomic_path
 from netpress.network import Network
@@ -54,8 +56,8 @@ def check_name(name: str) -> None:
         raise UserError(f"--name {name}: {name}.h would stand in the place of C's own {name.lower()}.h; give another")
 
 
-def export_c(network: Network, folder: Path, name: str) -> CFiles:
-    """Write `name`.c and `name`.h into `folder`.
+def export_c(network: Network, folder: Path, name: str, *, strip_rows: int | None = None) -> CFiles:
+    """Write `name`.c and `name`.h into `folder`; `strip_rows` forces strips of so many rows, which tests do.
 
     Raises UserError for a network that computes in floats, a name that is none in C, and what C has no kernel for.
     """
@@ -65,19 +67,19 @@ def export_c(network: Network, folder: Path, name: str) -> CFiles:
             "between its sums this network computes in floats, which the C has none of; "
             "netpress apply quantize NETWORK --set arithmetic=integer makes one in integers"
         )
-    made = plan(lower(network))
+    layout = lay_out(plan(lower(network)), strip_rows)
     formats = {layer: part.formats.weight for layer, part in quantized_layers(network.module).items()}
     integers = {layer: format for layer, format in formats.items() if isinstance(format, GridFormat)}
-    writer = Writer(made, integers)
-    steps = [writer.step(index, step) for index, step in enumerate(made.steps)]
+    constants = Constants(integers)
+    parts = [write_part(layout, constants, number) for number in range(len(layout.parts))]
     kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
-    portable = "\n\n".join([kernels, "/* The network. */", *steps, _run(name, made)])
-    vectors = write_vectors(name, made.program, writer)
-    parts = [_head(name), "/* Constants. */", *choice(name, vectors, writer.constants, portable)]
-    source = "\n\n".join([*parts, _names(name, network), _main(name)])
+    portable = "\n\n".join([kernels, "/* The network. */", *parts, _run(name, layout)])
+    vectors = write_vectors(name, layout.made.program, constants)
+    text = [_head(name), "/* Constants. */", *choice(name, vectors, constants.written, portable)]
+    source = "\n\n".join([*text, _names(name, network), _main(name)])
     paths = folder / f"{name}.c", folder / f"{name}.h"
-    write_together(folder, {paths[0]: source + "\n", paths[1]: _header(name, network, made, vectors)})
-    return CFiles(*paths, made.arena, writer.flash)
+    write_together(folder, {paths[0]: source + "\n", paths[1]: _header(name, network, layout, vectors)})
+    return CFiles(*paths, layout.arena, constants.flash)
 
 
 def write_together(folder: Path, texts: dict[Path, str]) -> None:
@@ -108,16 +110,17 @@ def _names(name: str, network: Network) -> str:
     return f"const char *const {name}_class_names[{name.upper()}_CLASSES] = {{\n    {classes}}};"
 
 
-def _run(name: str, made: Plan) -> str:
-    calls = "\n".join(f"    step_{index}(arena, pixels);" for index in range(len(made.steps)))
-    count, plane = made.channels(made.output)
+def _run(name: str, layout: Layout) -> str:
+    calls = "\n".join(f"    part_{number}(arena, pixels);" for number in range(len(layout.parts)))
+    output = layout.made.output
+    geometry = layout.made.geometries[output]
     return f"""int {name}_run(void *memory, const uint8_t *pixels, int32_t *logits) {{
     uint8_t *arena = (uint8_t *)memory;
-    const int16_t *last = (const int16_t *)(arena + {made.offsets[made.output]});
+    const int16_t *last = (const int16_t *)(arena + {layout.places[output].offset});
     int o;
     if (!memory || !pixels || !logits || (uintptr_t)memory % 4) return 1;
 {calls}
-    for (o = 0; o < {count * plane}; o++) logits[o] = last[o];
+    for (o = 0; o < {geometry.channels * geometry.plane}; o++) logits[o] = last[o];
     return 0;
 }}"""
 
@@ -143,9 +146,9 @@ int main(void) {{
 #endif"""
 
 
-def _header(name: str, network: Network, made: Plan, vectors: Vectors | None) -> str:
+def _header(name: str, network: Network, layout: Layout, vectors: Vectors | None) -> str:
     upper, spec = name.upper(), network.input
-    last = made.program.operations[-1]
+    last = layout.made.program.operations[-1]
     assert isinstance(last, Restore)
     return f"""/* Written by netpress: an image classifier in 16-bit integers, C99, without floats and without malloc.
 
@@ -159,7 +162,7 @@ def _header(name: str, network: Network, made: Plan, vectors: Vectors | None) ->
 #include <stddef.h>
 #include <stdint.h>
 
-{header_lines(name, made.arena, vectors)}
+{header_lines(name, layout.arena, vectors)}
 #define {upper}_HEIGHT {spec.height}
 #define {upper}_WIDTH {spec.width}
 #define {upper}_CHANNELS {spec.channels}

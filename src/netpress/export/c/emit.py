@@ -1,15 +1,14 @@
-"""The text of a C file's constants and functions."""
+"""The text of a C file's steps: one function each, which makes some rows of its output, channel by channel."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from netpress.errors import Failure, UserError
-from netpress.export.c.plan import Node, Plan, Step, channels
-from netpress.numerics.formats import Binary, GridFormat, Ternary, integer_range
-from netpress.numerics.packing import pack_bits
+from netpress.errors import UserError
+from netpress.export.c.arena import Layout, scratch_bytes
+from netpress.export.c.constants import Constants
+from netpress.export.c.plan import Node, Plan, Step, sides
+from netpress.export.c.strips import Padding, Part, View
 from netpress.program.integers import (
     Clamp,
     Curve,
@@ -29,244 +28,396 @@ from netpress.program.operations import Concatenate, Convolution, IntegerSums, M
 
 TYPES = {"u8": "uint8_t", "s8": "int8_t", "s16": "int16_t"}
 INDENT = "        "
-AHEAD = 2  # bytes beyond packed weights that reading the last one touches
+PAIR_BITS = 24  # that two sums in one register of 64 bits leave each
 
 
 @dataclass
-class Writer:
-    """Collects a file's constants, and writes its steps."""
+class StepWriter:
+    """Writes one step of a part."""
 
-    plan: Plan
-    formats: dict[str, GridFormat]
-    """Of the weights, by the layer's name."""
-    constants: list[str] = field(default_factory=list)
-    flash: int = 0
-    """Bytes of all constants."""
-    known: dict[str, str] = field(default_factory=dict)
+    layout: Layout
+    constants: Constants
+    part: Part
+    place: int
 
-    def constant(self, kind: str, prefix: str, values: Iterable[int], size: int) -> str:
-        """The name of a constant array, which is written once however often it is used."""
-        numbers = list(values)
-        body = ",".join(map(str, numbers))
-        key = f"{kind} {body}"
-        if key not in self.known:
-            name = self.known[key] = f"{prefix}{len(self.known)}"
-            lines = _wrap(body)
-            self.constants.append(f"static const {kind} {name}[{len(numbers)}] = {{\n{lines}\n}};")
-            self.flash += size * len(numbers)
-        return self.known[key]
+    def __post_init__(self) -> None:
+        self.plan: Plan = self.layout.made
+        self.index = self.part.start + self.place
+        self.step: Step = self.plan.steps[self.index]
+        single = self.part.strips == 1
+        self.start = "0" if single else "from"
+        self.stop = str(self.step.geometry.height) if single else "to"
+        self.rows = str(self.step.geometry.height) if single else "(to - from)"
+        self.count = f"{self.rows} * {self.step.geometry.width}"
+        if single:
+            self.count = str(self.step.geometry.plane)
 
-    def step(self, index: int, step: Step) -> str:
-        """One function."""
-        first = step.first.operation if step.first else None
-        head = f"static void step_{index}(uint8_t *arena, const uint8_t *pixels) {{"
-        if isinstance(first, Concatenate):
-            return "\n".join([head, *self._concatenate(step), "}"])
-        count, plane = step.shape
-        if isinstance(first, IntegerUnitLength):
-            call = f"    unit_length({self._at(step.first.inputs[0])}, {self._at(step.output)}, {count});"  # type: ignore[union-attr]
-            return "\n".join([head, "    (void)pixels;", call, "}"])
-        scratch = step.offset
-        before, row = self._first(step)
-        rest = [line for node in step.rest for line in self._row(node, step)]
-        stored = step.rest and isinstance(step.rest[-1].operation, Requantize)
-        if not stored:
-            to = f"{self._at(step.output)} + (size_t)o * {plane}"
-            rest.append(f"memcpy({to}, v, {2 * plane});")
-        lines = [head, f"    int16_t *v = (int16_t *)(arena + {scratch + 4 * plane});", "    int o;", *before]
-        if not isinstance(first, Pixels):
-            lines.append("    (void)pixels;")
-        lines += [f"    for (o = 0; o < {count}; o++) {{", *(INDENT + line for line in [*row, *rest]), "    }", "}"]
-        return "\n".join(lines)
+    @property
+    def windows(self) -> list[str]:
+        """The windows that the step reads and writes: how many rows each has dropped is an argument of its own."""
+        named = [*(reading.name for reading in self.plan.reads(self.step)), self.step.output]
+        return [name for name in dict.fromkeys(named) if name in self.part.windows]
+
+    def write(self) -> str:
+        """The function."""
+        step, (operation, body) = self.step, (self.step.first.operation if self.step.first else None, [])
+        if isinstance(operation, IntegerUnitLength):
+            count = step.geometry.channels
+            body = [f"unit_length({self._at(operation.inputs[0])}, {self._at(step.output)}, {count});"]
+        elif isinstance(operation, Concatenate):
+            body = self._concatenate()
+        else:
+            body = self._channels()
+        arguments = ["uint8_t *arena"]
+        if isinstance(operation, Pixels):
+            arguments.append("const uint8_t *pixels")
+        if self.part.strips > 1:
+            arguments += ["int from", "int to", *(f"int dropped_{place}" for place in range(len(self.windows)))]
+        text = "\n".join("    " + line for line in body)
+        return f"/* {step.output} */\nstatic void step_{self.index}({', '.join(arguments)}) {{\n{text}\n}}"
+
+    def _channels(self) -> list[str]:
+        """A loop over channels, each of which is made, worked on and stored."""
+        step = self.step
+        if self._swish() is not None:
+            return self._in_one()
+        before, row = self._first()
+        if step.first and step.first.finish and not step.rest:  # the layer's output is what is stored
+            sums, finish = row
+            before = [line for line in before if not line.startswith("int16_t *v")]
+            row = [sums, finish.replace("(sums, v,", f"(sums, {self._row_at(step.output, self.start)},")]
+            return [*before, "int o;", f"for (o = 0; o < {step.geometry.channels}; o++) {{", *_indented(row), "}"]
+        rest, current = list[str](), step.first.output if step.first else str(step.source)
+        for node in step.rest:
+            rest += self._row(node, current)
+            current = node.output
+        if not (step.rest and isinstance(step.rest[-1].operation, Requantize)):
+            rest.append(f"memcpy({self._row_at(step.output, self.start)}, v, sizeof *v * (size_t)({self.count}));")
+        return [*before, "int o;", f"for (o = 0; o < {step.geometry.channels}; o++) {{", *_indented([*row, *rest]), "}"]
+
+    # --- where things lie
+
+    def _view(self, name: str) -> View:
+        return self.layout.views[self.plan.name(name)]
 
     def _at(self, name: str) -> str:
-        """A buffer's place."""
-        name = self.plan.names.get(name, name)
-        return f"({TYPES[self.plan.item(name)]} *)(arena + {self.plan.offsets[name]})"
+        """A buffer's memory."""
+        name = self.plan.name(name)
+        return f"({TYPES[self.plan.item(name)]} *)(arena + {self.layout.places[name].offset})"
 
-    def _concatenate(self, step: Step) -> list[str]:
-        assert step.first is not None
-        lines, offset = ["    (void)pixels;"], 0
-        for name in step.first.inputs:
-            count, plane = self.plan.channels(name)
-            lines.append(f"    memcpy({self._at(step.output)} + {offset}, {self._at(name)}, {2 * count * plane});")
-            offset += count * plane
-        return lines
+    def _row_at(self, name: str, row: str, channel: str = "o", left: int = 0) -> str:
+        """Where a channel's row `row` lies, from `left` places before its first value."""
+        name = self.plan.name(name)
+        view = self._view(name)
+        before = view.padding.top * view.pitch + view.lead - left
+        parts = [] if channel == "0" else [f"{channel} * {view.plane}"]
+        if name in self.part.windows:
+            parts.append(f"({row} - dropped_{self.windows.index(name)}) * {view.pitch}")
+        elif row != "0":
+            parts.append(f"{row} * {view.pitch}")
+        if before or not parts:
+            parts.append(str(before))
+        return f"{self._at(name)} + ({' + '.join(parts)})"
+
+    def _first_held(self, name: str) -> str:
+        """The first row of a buffer without padding that memory holds."""
+        name = self.plan.name(name)
+        return f"dropped_{self.windows.index(name)}" if name in self.part.windows else "0"
 
     # --- what makes a row
 
-    def _first(self, step: Step) -> tuple[list[str], list[str]]:
-        """What stands before the loop over channels, and what makes channel o's row."""
-        plane = step.shape[1]
+    def _scratch(self) -> str:
+        return f"int16_t *v = (int16_t *)(arena + {self.layout.scratch[self.index].offset});"
+
+    def _concatenate(self) -> list[str]:
+        step, lines, offset = self.step, ["int o;"], 0
+        assert step.first is not None
+        for name in step.first.inputs:
+            count = self.plan.geometries[name].channels
+            to = self._row_at(step.output, self.start, f"(o + {offset})" if offset else "o")
+            copy = f"memcpy({to}, {self._row_at(name, self.start)}, {2} * (size_t)({self.count}));"
+            lines += [f"for (o = 0; o < {count}; o++)", f"    {copy}"]
+            offset += count
+        return lines
+
+    def _first(self) -> tuple[list[str], list[str]]:
+        """What stands before the loop over channels, and what makes channel o's rows."""
+        step = self.step
         if step.first is None:
             assert step.source is not None
-            return [], [f"memcpy(v, {self._at(step.source)} + (size_t)o * {plane}, {2 * plane});"]
+            at = self._row_at(step.source, self.start)
+            return [self._scratch()], [f"memcpy(v, {at}, sizeof *v * (size_t)({self.count}));"]
         node = step.first
-        operation = node.operation
-        match operation:
+        match node.operation:
             case Pixels(table=table):
-                name = self.constant("int16_t", "pixel_table_", table.flatten().tolist(), 2)
-                return [], [f"pixels_row(pixels + o, v, {plane}, {step.shape[0]}, {name} + 256 * o);"]
+                name = self.constants.add("int16_t", "pixel_table_", table.flatten().tolist(), 2)
+                channels = step.geometry.channels
+                at = f"pixels + ({self.start} * {step.geometry.width * channels} + o)"
+                return [self._scratch()], [f"pixels_row({at}, v, {self.count}, {channels}, {name} + 256 * o);"]
             case IntegerSums():
-                return self._sums(node, step)
+                return self._sums(node)
             case IntegerPool() | IntegerMean() | MaximumPool():
-                return self._pool(node, plane)
+                return self._pool(node)
             case Pad():
                 return self._pad(node)
-        raise TypeError(f"{operation.name}: no row of a {operation.kind}")
+        raise TypeError(f"{node.operation.name}: no row of a {node.operation.kind}")
 
-    def _sums(self, node: Node, step: Step) -> tuple[list[str], list[str]]:
-        operation = node.operation
-        assert isinstance(operation, IntegerSums)
-        assert node.finish is not None
+    def _sums(self, node: Node) -> tuple[list[str], list[str]]:
+        operation, step = node.operation, self.step
+        assert isinstance(operation, IntegerSums) and node.finish is not None
         shift, scale = node.finish
         assert scale is not None
-        factor = self.constant(
-            "uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2
-        )
-        bias = self.constant("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
-        window, stream = self._window(operation), self._stream(operation)
-        plane, kind = step.shape[1], self.plan.item(node.inputs[0])
+        factor = self.constants.factors(operation.name, shift.amount, scale.multiplier)
+        bias = self.constants.add("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
         each = ["o" if tensor.numel() > 1 else "0" for tensor in (shift.amount, scale.bias)]
+        most = self.part.most_rows(self.place) * step.geometry.width
+        values, size = scratch_bytes(step, self.part.most_rows(self.place))
+        scratch = self.layout.scratch[self.index].offset
+        numbers, at = self._window(operation)
         before = [
-            f"    static const window k = {{{window}}};",
-            f"    stream s = {{{stream}}};",
-            f"    int32_t *sums = (int32_t *)(arena + {step.offset});",
+            f"static const window k = {{{numbers}}};",
+            f"stream s = {{{self.constants.stream(operation)}}};",
+            f"int32_t *sums = (int32_t *)(arena + {scratch});",
+            f"int16_t *v = (int16_t *)(arena + {scratch + 4 * most});",
+            f"product *list = (product *)(arena + {scratch + values});",
+            f"products p = {{list, list, list, list + {(size - values) // 8}}};",
         ]
+        narrow = int(operation.needed_bits <= PAIR_BITS)
         return before, [
-            f"sums_{kind}(&k, &s, {self._at(node.inputs[0])}, o, sums);",
-            f"finish(sums, v, {plane}, {factor}[{each[0]}], {bias}[{each[1]}]);",
+            f"sums_{self.plan.item(node.inputs[0])}(&k, &s, &p, {at}, o, {self.rows}, sums);",
+            f"finish(sums, v, {self.count}, {factor}[{each[0]}], {bias}[{each[1]}], {narrow});",
         ]
 
-    def _window(self, operation: IntegerSums) -> str:
+    def _swish(self) -> tuple[HardGate, Requantize] | None:
+        """The hard-swish and the rounding to 8 bits that one kernel does after a layer's sums."""
+        first, rest = self.step.first, self.step.rest
+        if first is None or len(rest) != 2 or not rest[0].gated or not isinstance(first.operation, IntegerSums):
+            return None
+        gate, last = rest[0].operation, rest[1].operation
+        if not isinstance(gate, HardGate) or not isinstance(last, Requantize):
+            return None
+        fits = gate.amount <= 0 and last.amount > 0 and (last.low, last.high) == (0, 255)
+        fits = fits and first.operation.needed_bits <= PAIR_BITS and self.plan.item(self.step.output) == "u8"
+        return (gate, last) if fits else None
+
+    def _in_one(self) -> list[str]:
+        """A layer, its hard-swish and its rounding to 8 bits, without values in between."""
+        found, step = self._swish(), self.step
+        assert found is not None and step.first is not None
+        gate, last = found
+        before, (sums, finish) = self._sums(step.first)
+        before = [line for line in before if not line.startswith("int16_t *v")]
+        grid = self._requantize(last)[0]
+        factors = finish.split(", ", 3)[3].rsplit(", ", 1)[0]
+        out = self._row_at(step.output, self.start)
+        return [
+            *before,
+            f"static const swish a = {{{gate.multiplier}, {-gate.amount}, 16384, 536887296}};",
+            grid,
+            "int o;",
+            f"for (o = 0; o < {step.geometry.channels}; o++) {{",
+            f"    {sums}",
+            f"    finish_swish_u8(sums, {out}, {self.rows}, {factors}, &a, &g);",
+            "}",
+        ]
+
+    def _window(self, operation: IntegerSums) -> tuple[str, str]:
+        """A layer's `window`, and where its first product lies in channel 0."""
+        narrow = int(operation.needed_bits <= PAIR_BITS)
+        name = operation.inputs[0]
         if not isinstance(operation, Convolution):
             outputs, inputs = operation.weight.shape
-            return f"{inputs}, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, {outputs}, 0, 1"
+            return f"{inputs}, 1, 1, 1, {outputs}, 1, {narrow}, 1, 1, 1, 1", self._at(name)
         window = operation.window
         outputs, inputs, rows, columns = operation.weight.shape
-        _, height, width = self.plan.program.buffers[operation.inputs[0]].shape
-        _, high, wide = self.plan.program.buffers[operation.output].shape
         left, _, top, _ = window.padding
-        numbers = (inputs, rows, columns, height, width, high, wide, *window.stride, *window.dilation, top, left)
-        flat = rows == columns == 1 and window.stride == (1, 1) and not any(window.padding)
-        return ", ".join(map(str, (*numbers, outputs // window.groups, int(operation.padding_value), int(flat))))
+        if self.plan.kept(name):
+            view = self._view(name)
+            row = self.start if window.stride[0] == 1 else f"{self.start} * {window.stride[0]}"
+            at = self._row_at(name, "0" if self.start == "0" else f"{row} - {top}" if top else row, "0", left)
+            if self.start == "0" and top:  # the rows above the first are there
+                at = f"{self._at(name)} + {(view.padding.top - top) * view.pitch + view.lead - left}"
+        else:
+            if any(window.padding):
+                raise UserError(f"{operation.name}: C has no kernel for a Convolution of a reshaped image with padding")
+            view = View(self.plan.shaped(name), Padding(), self.plan.shaped(name).height, 1)
+            at = self._at(name)
+        down, below = window.stride[0] * view.pitch, window.dilation[0] * view.pitch
+        each = outputs // window.groups
+        wide = self.step.geometry.width
+        numbers = (inputs, rows, columns, wide, each, window.stride[1], narrow, down, view.plane, below, window.dilation[1])
+        return ", ".join(map(str, numbers)), at
 
-    def _stream(self, operation: IntegerSums) -> str:
-        values, mask, *numbers = self.packed(operation)
-        return ", ".join(map(str, (values, mask, 0, 0, *numbers)))
-
-    def packed(self, operation: IntegerSums) -> tuple[str, str, int, int, int]:
-        """A layer's weights as they lie in flash: their bits, the mask or 0, and what a weight's bits stand for."""
-        format, weight = self.formats[operation.layer], operation.weight.flatten().long()
-        exists, bits = weight != 0, format.bits
-        signs = isinstance(format, Ternary | Binary)
-        zeros = int((~exists).sum())
-        masked = zeros > 0 if signs else zeros * bits > len(weight)
-        kept = weight[exists] if masked else weight
-        low, step = integer_range(format)[0], 1
-        if signs:
-            low, step = -1, 2
-        packed = pack_bits((kept - low) // step, bits).tolist()
-        values = self.constant("uint8_t", "weights_", [*packed, *[0] * AHEAD], 1)
-        mask = self.constant("uint8_t", "mask_", pack_bits(exists, 1).tolist(), 1) if masked else "0"
-        return values, mask, bits, step, low
-
-    def _pool(self, node: Node, plane: int) -> tuple[list[str], list[str]]:
-        operation = node.operation
-        _, height, width = self.plan.program.buffers[operation.inputs[0]].shape
-        at = f"{self._at(node.inputs[0])} + (size_t)o * {height * width}"
+    def _pool(self, node: Node) -> tuple[list[str], list[str]]:
+        operation, step = node.operation, self.step
+        name = operation.inputs[0]
+        shape = self.plan.shaped(name)
         if isinstance(operation, IntegerMean):
-            high, wide, kernel, stride, padding, dilation = 1, 1, (height, width), (1, 1), (0, 0), (1, 1)
+            kernel, stride, padding, dilation = (shape.height, shape.width), (1, 1), (0, 0), (1, 1)
         else:
             assert isinstance(operation, IntegerPool | MaximumPool)
-            _, high, wide = self.plan.program.buffers[operation.output].shape
             kernel, stride, padding = operation.kernel, operation.stride, operation.padding
             dilation = operation.dilation if isinstance(operation, MaximumPool) else (1, 1)
-        numbers = ", ".join(map(str, (height, width, high, wide, *kernel, *stride, *padding, *dilation)))
-        before = [f"    static const pool k = {{{numbers}}};"]
+        numbers = (shape.height, shape.width, step.geometry.width, *kernel, *stride, *padding, *dilation)
+        before = [f"static const pool k = {{{', '.join(map(str, numbers))}}};", self._scratch()]
+        rows = f"{self._channel(name)}, {self._first_held(name)}, {self.start}, {self.stop}, v"
         if isinstance(operation, MaximumPool):
-            return before, [f"maximum_row(&k, {at}, v);"]
+            return before, [f"maximum_rows(&k, {rows});"]
         assert isinstance(operation, IntegerPool | IntegerMean)
-        return before, [f"average_row(&k, {at}, v, {operation.amount}, {operation.multiplier});"]
+        return before, [f"average_rows(&k, {rows}, {operation.amount}, {operation.multiplier});"]
+
+    def _channel(self, name: str, channel: str = "o") -> str:
+        """Where the first row of a channel lies that memory holds."""
+        plane = self._view(name).plane if self.plan.kept(name) else self.plan.shaped(name).plane
+        return f"{self._at(name)} + {channel} * {plane}"
 
     def _pad(self, node: Node) -> tuple[list[str], list[str]]:
-        operation = node.operation
+        operation, name = node.operation, node.operation.inputs[0]
         assert isinstance(operation, Pad)
-        left, _, top, _, front, _ = (*operation.widths, *[0] * (6 - len(operation.widths)))
-        count, height, width = self.plan.program.buffers[operation.inputs[0]].shape
-        _, high, wide = self.plan.program.buffers[operation.output].shape
-        at = f"{self._at(node.inputs[0])} + (size_t)(o - {front}) * {height * width}"
-        inside = f"o >= {front} && o < {front + count} ? {at} : 0" if any(operation.widths[4:]) else at
-        numbers = f"{height}, {width}, {high}, {wide}, {top}, {left}, {int(operation.value)}"
-        return [], [f"pad_row({inside}, v, {numbers});"]
+        left, _, top, _, front, _ = sides(operation)
+        shape = self.plan.shaped(name)
+        at = self._channel(name, f"(o - {front})" if front else "o")
+        if any(operation.widths[4:]):
+            at = f"o >= {front} && o < {front + shape.channels} ? {at} : 0"
+        numbers = (shape.height, shape.width, self.step.geometry.width, top, left, int(operation.value))
+        before = [f"static const border k = {{{', '.join(map(str, numbers))}}};", self._scratch()]
+        return before, [f"pad_rows(&k, {at}, {self._first_held(name)}, {self.start}, {self.stop}, v);"]
 
     # --- what works on a row
 
-    def _row(self, node: Node, step: Step) -> list[str]:
-        operation, (count, plane) = node.operation, step.shape
+    def _row(self, node: Node, current: str) -> list[str]:
+        """One operation on v, which is `current`."""
+        operation, count = node.operation, self.count
         match operation:
             case Shift(amount=amount):
-                return [f"shift_row(v, {plane}, {self._each(amount, count, 'int8_t', 'shifts_', node)});"]
+                return [f"shift_row(v, {count}, {self._each(amount, 'int8_t', 'shifts_', node)});"]
             case Scale(multiplier=multiplier, bias=bias):
-                constants = [self._each(x, count, "int16_t", "scales_", node) for x in (multiplier, bias)]
-                return [f"scale_row(v, {plane}, {', '.join(constants)});"]
+                constants = [self._each(x, "int16_t", "scales_", node) for x in (multiplier, bias)]
+                return [f"scale_row(v, {count}, {', '.join(constants)});"]
             case Clamp(low=low, high=high):
-                return [f"clamp_row(v, {plane}, {low}, {high});"]
+                return [f"clamp_row(v, {count}, {low}, {high});"]
             case LeakyRelu(multiplier=m):
-                return [f"leaky_row(v, {plane}, {m});"]
+                return [f"leaky_row(v, {count}, {m});"]
             case HardGate(multiplier=m, amount=n):
-                return [f"hard_gate_row(v, {plane}, {m}, {n}, {int(node.gated)});"]
+                return [f"hard_gate_row(v, {count}, {m}, {n}, {int(node.gated)});"]
             case Curve(table=table, amount=n):
-                name = self.constant("int16_t", "curve_", table.tolist(), 2)
-                return [f"curve_row(v, {plane}, {name}, {n}, {int(node.gated)});"]
+                name = self.constants.add("int16_t", "curve_", table.tolist(), 2)
+                return [f"curve_row(v, {count}, {name}, {n}, {int(node.gated)});"]
             case IntegerAdd(constant=constant) if constant is not None:
-                return [f"add_value(v, {plane}, {self._each(constant, count, 'int16_t', 'added_', node)});"]
+                return [f"add_value(v, {count}, {self._each(constant, 'int16_t', 'added_', node)});"]
             case IntegerAdd() | IntegerMultiply():
-                return [self._two(node, step)]
+                return [self._two(node, current)]
             case Requantize():
-                kind = self.plan.item(step.output)
-                numbers = f"{operation.multiplier}, {operation.amount}, {operation.zero_point}"
-                to = f"{self._at(step.output)} + (size_t)o * {plane}"
-                return [f"requantize_{kind}(v, {to}, {plane}, {numbers}, {operation.low}, {operation.high});"]
+                return self._requantize(operation)
         raise TypeError(f"{operation.name}: no row of a {operation.kind}")
 
-    def _two(self, node: Node, step: Step) -> str:
-        """A sum or a product of the row and another buffer's channel, or of the row and itself."""
-        verb, plane = "add" if isinstance(node.operation, IntegerAdd) else "multiply", step.shape[1]
-        made = {earlier.output for earlier in step.nodes} | {str(step.source)}
-        other = next((name for name in node.inputs if name not in made), None)
-        if other is None:
-            return f"{verb}_row(v, {plane}, v);"
-        if plane > 1 and self.plan.channels(other)[1] == 1:
-            return f"{verb}_value(v, {plane}, ({self._at(other)})[o]);"
-        return f"{verb}_row(v, {plane}, {self._at(other)} + (size_t)o * {plane});"
+    def _requantize(self, operation: Requantize) -> list[str]:
+        name = self.step.output
+        view = self._view(name)
+        numbers = (operation.multiplier, operation.amount, operation.zero_point, operation.low, operation.high)
+        return [
+            f"static const grid g = {{{', '.join(map(str, (*numbers, self.step.geometry.width, view.pitch)))}}};",
+            f"requantize_{self.plan.item(name)}(v, {self._row_at(name, self.start)}, {self.rows}, &g);",
+        ]
 
-    def _each(self, tensor: Tensor, count: int, kind: str, prefix: str, node: Node) -> str:
+    def _two(self, node: Node, current: str) -> str:
+        """A sum or a product of v and another buffer's rows, or of v and itself."""
+        verb = "add" if isinstance(node.operation, IntegerAdd) else "multiply"
+        names = list(node.inputs)
+        names.remove(current)
+        other = names[0]
+        if other == current:
+            return f"{verb}_row(v, {self.count}, v);"
+        if self.plan.geometries[other] != self.step.geometry:
+            return f"{verb}_value(v, {self.count}, ({self._at(other)})[o]);"
+        return f"{verb}_row(v, {self.count}, {self._row_at(other, self.start)});"
+
+    def _each(self, tensor: Tensor, kind: str, prefix: str, node: Node) -> str:
         """A constant: one number, or one a channel."""
         if tensor.numel() == 1:
             return str(int(tensor))
-        if tensor.numel() != count or channels(tuple(tensor.squeeze().shape))[0] != count:
+        count = self.step.geometry.channels
+        if tensor.numel() != count or tensor.squeeze().shape[0] != count:
             raise UserError(f"{node.operation.name}: C has no kernel for a constant of shape {list(tensor.shape)}")
-        name = self.constant(kind, prefix, tensor.flatten().tolist(), 1 if kind == "int8_t" else 2)
+        name = self.constants.add(kind, prefix, tensor.flatten().tolist(), 1 if kind == "int8_t" else 2)
         return f"{name}[o]"
 
 
-def packed_factors(name: str, amount: Tensor, multiplier: Tensor) -> list[int]:
-    """Each channel's shift and multiplier in 16 bits. Raises Failure for a factor beyond them."""
-    amounts, multipliers = amount.flatten(), multiplier.flatten()
-    zero = multipliers == 0
-    top = multipliers // 16 - 1024
-    fits = zero | ((multipliers % 16 == 0) & (top >= 0) & (top < 1024) & (amounts >= -15) & (amounts < 32))
-    if not bool(fits.all()):
-        raise Failure(f"{name}: a factor is beyond what its scale can be; quantize the network again")
-    return torch.where(zero, 63 << 10, ((amounts + 15) << 10) + top).tolist()
+def write_part(layout: Layout, constants: Constants, number: int) -> str:
+    """The functions of a part's steps, and one that runs these in strips."""
+    part = layout.parts[number]
+    writers = [StepWriter(layout, constants, part, place) for place in range(len(part.steps))]
+    functions = [writer.write() for writer in writers]
+    reads_pixels = [isinstance(step.first.operation, Pixels) if step.first else False for step in part.steps]
+    body = _strips(layout, part, writers, reads_pixels) if part.strips > 1 else _at_once(layout, part, reads_pixels)
+    unused = [] if any(reads_pixels) else ["(void)pixels;"]
+    text = "\n".join("    " + line for line in [*body, *unused])
+    head = f"static void part_{number}(uint8_t *arena, const uint8_t *pixels) {{"
+    return "\n\n".join([*functions, f"{head}\n{text}\n}}"])
 
 
-def _wrap(body: str, width: int = 118) -> str:
-    lines, line = [], "    "
-    for number in body.split(","):
-        if len(line) + len(number) + 1 > width:
-            lines.append(line)
-            line = "    "
-        line += f"{number},"
-    return "\n".join([*lines, line])
+def _fill(layout: Layout, name: str) -> list[str]:
+    view = layout.views[name]
+    if not view.padding.any:
+        return []
+    count = view.size // view.bytes_each
+    return [f"fill(arena + {layout.places[name].offset}, 1, 0, {count}, {view.bytes_each}, {view.padding.value});"]
+
+
+def _at_once(layout: Layout, part: Part, reads_pixels: list[bool]) -> list[str]:
+    lines = list[str]()
+    for place, step in enumerate(part.steps):
+        more = ", pixels" if reads_pixels[place] else ""
+        lines += [*_fill(layout, step.output), f"step_{part.start + place}(arena{more});"]
+    return lines
+
+
+def _strips(layout: Layout, part: Part, writers: list[StepWriter], reads_pixels: list[bool]) -> list[str]:
+    """A loop over strips, by a table of the rows that each step has made and each window holds after it."""
+    count, table = len(part.steps), [list(rows) for rows in part.until]
+    column: dict[str, int] = {}
+    for name, held in part.windows.items():
+        top, column[name] = layout.views[name].padding.top, len(table[0])
+        for rows, (first, after) in zip(table, [(-top, 0), *held], strict=True):
+            rows += [first + top, after + top]
+    kind = "uint8_t" if max(map(max, table)) < 256 else "uint16_t"
+    numbers = ",\n        ".join("{" + ", ".join(map(str, rows)) + "}" for rows in table)
+    lines = [
+        "/* After each strip: the rows that each step has made; those that each window has dropped, and held at all. */",
+        f"static const {kind} rows[{len(table)}][{len(table[0])}] = {{\n        {numbers}}};",
+        "int strip;",
+        *(line for step in part.steps for line in _fill(layout, step.output)),
+        f"for (strip = 0; strip < {len(table) - 1}; strip++) {{",
+        f"    const {kind} *was = rows[strip], *is = rows[strip + 1];",
+    ]
+    for place, (step, writer) in enumerate(zip(part.steps, writers, strict=True)):
+        if step.output in column:
+            lines += _indented(_move(layout, part, step.output, column[step.output]))
+        dropped = [f"is[{column[name]}]" for name in writer.windows]
+        arguments = ["arena", *(["pixels"] if reads_pixels[place] else []), f"was[{place}]", f"is[{place}]", *dropped]
+        idle = any(before[place] == after[place] for before, after in zip(table, table[1:], strict=False))
+        condition = f"if (was[{place}] < is[{place}]) " if idle else ""
+        lines.append(f"    {condition}step_{part.start + place}({', '.join(arguments)});")
+    assert count == len(writers)
+    return [*lines, "}"]
+
+
+def _move(layout: Layout, part: Part, name: str, column: int) -> list[str]:
+    """Before a strip: move what is kept of a window to its beginning, and fill in padding below where it is read."""
+    held, view, lines = part.windows[name], layout.views[name], list[str]()
+    at, row = f"arena + {layout.places[name].offset}", view.pitch * view.bytes_each
+    where = f"{view.geometry.channels}, {view.plane * view.bytes_each}"
+    dropped, before, after = f"is[{column}]", f"was[{column + 1}]", f"is[{column + 1}]"
+    if any(first < before for (first, _), (_, before) in zip(held[1:], held, strict=False)):
+        lines.append(
+            f"slide({at}, {where}, ({dropped} - was[{column}]) * {row}, ({before} - {dropped}) * {row});"
+        )
+    if held[-1][1] > view.geometry.height:
+        height = view.geometry.height + view.padding.top
+        numbers = f"{view.pitch}, {view.bytes_each}, {view.padding.value}"
+        lines.append(f"pad_below({at}, {where}, {height}, {dropped}, {before}, {after}, {numbers});")
+    return lines
+
+
+def _indented(lines: list[str], by: str = "    ") -> list[str]:
+    return [by + line for line in lines]

@@ -63,7 +63,12 @@ typedef __m256i V;
 #define v_sorted(a) _mm256_permute4x64_epi64(a, 0xD8)
 #define v_spread(a) _mm256_permute4x64_epi64(a, 0xD8)
 static inline V v_mended(V a) { return _mm256_xor_si256(a, _mm256_cmpeq_epi16(a, v_set16(-32768))); }
-#define v_dot(s, a, b) _mm256_add_epi32(s, _mm256_madd_epi16(a, b))
+/* By its own name, so that the sum stays where it is: gcc 12 moves it, and runs out of registers. */
+static inline V v_dot(V sum, V a, V b) {
+    const V products = _mm256_madd_epi16(a, b);
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
+    return sum;
+}
 
 #elif VECTORS == 1
 typedef __m128i V;

@@ -8,6 +8,7 @@ sums and the next layer's integers never lies in memory as a whole.
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from netpress.errors import UserError
 from netpress.program.integers import (
@@ -37,7 +38,6 @@ from netpress.program.operations import (
     Reshape,
 )
 
-ALIGNED = 4  # bytes
 ON_ROWS = (Clamp, Curve, HardGate, IntegerAdd, IntegerMultiply, LeakyRelu, Requantize, Scale, Shift)
 """What works on a row, value by value."""
 MAKING_ROWS = (Pixels, IntegerSums, IntegerPool, IntegerMean, MaximumPool, Pad)
@@ -57,30 +57,55 @@ class Node:
     """Of sums: what makes a layer's output of them, which always follows them at once."""
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Channels, rows and columns of a buffer; a vector has one row and one column."""
+
+    channels: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Self:
+        """The geometry of an image's or a vector's shape."""
+        if len(shape) == 3:
+            return cls(*shape)
+        return cls(shape[0], 1, math.prod(shape[1:]))
+
+    @property
+    def plane(self) -> int:
+        """Values in a channel."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a step reads of a buffer: for output row y the rows y * stride - top and following ones, `span` in all."""
+
+    name: str
+    stride: int = 1
+    span: int = 1
+    top: int = 0
+    whole: bool = False
+    """All rows, for each row of the output."""
+    by_channel: bool = True
+    """Whether a channel of the output is made of the same channel alone."""
+
+
 @dataclass
 class Step:
-    """One function of the C file."""
+    """One function of the C file: it makes some rows of its output, channel by channel."""
 
     first: Node | None
     """What makes the rows; None copies them from `source`."""
     source: str | None
     rest: list[Node]
     output: str
-    shape: tuple[int, int]
-    """Channels, and values in each."""
-    offset: int = 0
-    """Where in the arena its scratch memory lies."""
+    geometry: Geometry
 
     @property
     def nodes(self) -> list[Node]:
         return ([] if self.first is None else [self.first]) + self.rest
-
-    def reads(self) -> list[tuple[str, bool]]:
-        """What it reads, and whether of each only the channel that it makes, before it stores that."""
-        by_channel = self.first is None or reads_by_channel(self.first)
-        read = [(name, by_channel) for name in (self.first.inputs if self.first else (str(self.source),))]
-        made = {node.output for node in self.nodes} | {name for name, _ in read}
-        return read + [(name, True) for node in self.rest for name in node.inputs if name not in made]
 
 
 @dataclass
@@ -91,51 +116,118 @@ class Plan:
     program: Program
     names: dict[str, str]
     """Of a reshaped buffer, the one whose memory it is."""
-    offsets: dict[str, int] = field(default_factory=dict)
-    arena: int = 0
-    """Bytes."""
     output: str = ""
+    geometries: dict[str, Geometry] = field(default_factory=dict)
 
-    def channels(self, name: str) -> tuple[int, int]:
-        """Channels of a buffer, and values in each."""
-        return channels(self.program.buffers[name].shape)
+    def name(self, name: str) -> str:
+        """Whose memory a buffer is."""
+        return self.names.get(name, name)
 
     def item(self, name: str) -> str:
         """The type of a stored value: u8, s8 or s16."""
         buffer = self.program.buffers[name]
-        if buffer.bits > 8 or (not buffer.signed and buffer.bits > 8):
+        if buffer.bits > 8:
             return "s16"
         return "s8" if buffer.signed else "u8"
 
+    def shaped(self, name: str) -> Geometry:
+        """A buffer as an operation sees it, which may be another geometry than that of its memory."""
+        return Geometry.of(self.program.buffers[name].shape)
 
-def channels(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The first length of a shape, and the product of the others."""
-    return shape[0], math.prod(shape[1:])
+    def kept(self, name: str) -> bool:
+        """Whether an operation sees a buffer's rows as they lie in memory."""
+        return self.shaped(name) == self.geometries[self.name(name)]
+
+    def reads(self, step: Step) -> list[Reading]:
+        """What a step reads, each buffer once for each time that it reads it."""
+        read = [Reading(str(step.source))] if step.first is None else self._first_reads(step.first)
+        made = {node.output for node in step.nodes} | {reading.name for reading in read}
+        others = [name for node in step.rest for name in node.inputs if name not in made]
+        return read + [Reading(name, whole=self.geometries[name] != step.geometry) for name in others]
+
+    def _first_reads(self, node: Node) -> list[Reading]:
+        operation = node.operation
+        match operation:
+            case Pixels():
+                return []
+            case Concatenate():
+                return [Reading(name, by_channel=False) for name in node.inputs]
+            case Pad() if self.kept(operation.inputs[0]):
+                return [Reading(node.inputs[0], top=sides(operation)[2], by_channel=not any(operation.widths[4:]))]
+            case Convolution() if self.kept(operation.inputs[0]):
+                window, rows = operation.window, operation.weight.shape[2]
+                single = operation.weight.shape[1] == 1 and window.groups == len(operation.weight)
+                span = (rows - 1) * window.dilation[0] + 1
+                return [Reading(node.inputs[0], window.stride[0], span, window.padding[2], by_channel=single)]
+            case IntegerPool() | MaximumPool() if (
+                self.kept(operation.inputs[0]) and self.shaped(node.output).height > 1
+            ):
+                apart = operation.dilation[0] if isinstance(operation, MaximumPool) else 1
+                span = (operation.kernel[0] - 1) * apart + 1
+                return [Reading(node.inputs[0], operation.stride[0], span, operation.padding[0])]
+        by_channel = isinstance(operation, IntegerMean | IntegerPool | MaximumPool)
+        return [Reading(node.inputs[0], whole=True, by_channel=by_channel)]
 
 
-def reads_by_channel(node: Node) -> bool:
-    """Whether a row is made of the same channel of the input alone."""
-    operation = node.operation
-    if isinstance(operation, Convolution):
-        return operation.weight.shape[1] == 1 and operation.window.groups == len(operation.weight)
-    if isinstance(operation, Pad):
-        return not any(operation.widths[4:])
-    return not isinstance(operation, IntegerSums | IntegerUnitLength | Concatenate)
+def sides(operation: Pad) -> tuple[int, ...]:
+    """What a Pad adds on the left, right, top, bottom, and before and after the channels."""
+    return (*operation.widths, *[0] * (6 - len(operation.widths)))
 
 
 def plan(program: Program) -> Plan:
     """The steps of an integer program. Raises UserError, naming the operation, for what C has no kernel for."""
     nodes, names = join(program)
-    readers = Counter(names.get(name, name) for node in nodes for name in node.inputs)
     made = Plan([], program, names)
     last = program.operations[-1]
     assert isinstance(last, Restore)
-    made.output = names.get(last.inputs[0], last.inputs[0])
+    made.output = made.name(last.inputs[0])
+    nodes = needed_nodes(nodes, made.output)
+    readers = Counter(made.name(name) for node in nodes for name in node.inputs)
     readers[made.output] += 1
-    for node in nodes:
+    for node in _ordered(nodes, made):
         _place(made, node, readers)
-    _arrange(made)
     return made
+
+
+def needed_nodes(nodes: list[Node], output: str) -> list[Node]:
+    """The nodes that the output depends on: some networks have gates that nothing uses."""
+    needed, kept = {output}, list[Node]()
+    for node in reversed(nodes):
+        if node.output in needed:
+            kept.append(node)
+            needed.update(node.inputs)
+    return kept[::-1]
+
+
+def _ordered(nodes: list[Node], made: Plan) -> list[Node]:
+    """The nodes in an order of execution that keeps little in memory.
+
+    What makes a vector waits for the images that can be made: so a block's shortcut is made in the strips of its main
+    branch, though the program has a gate between them. Of these, what frees most comes first: of two layers that
+    read one image, the one with the smaller output.
+    """
+    waiting, ordered, known = list(nodes), list[Node](), {made.program.input}
+    readers = Counter(name for node in nodes for name in node.inputs)
+    readers[made.output] += 1
+
+    def grows(node: Node) -> int:
+        freed = [name for name in set(node.inputs) if readers[name] == node.inputs.count(name)]
+        return _bits(made, node.output) - sum(_bits(made, name) for name in freed if name != made.program.input)
+
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.inputs)]
+        images = [node for node in ready if made.shaped(node.output).height > 1]
+        node = min(images, key=grows) if images else ready[0]
+        waiting.remove(node)
+        ordered.append(node)
+        known.add(node.output)
+        readers.subtract(node.inputs)
+    return ordered
+
+
+def _bits(made: Plan, name: str) -> int:
+    buffer = made.program.buffers[name]
+    return math.prod(buffer.shape) * buffer.bits
 
 
 def join(program: Program) -> tuple[list[Node], dict[str, str]]:
@@ -168,48 +260,51 @@ def join(program: Program) -> tuple[list[Node], dict[str, str]]:
 
 def _place(made: Plan, node: Node, readers: Counter[str]) -> None:
     """Add a node to the step that makes what it reads, or as a step of its own."""
-    operation, program = node.operation, made.program
-    shape = channels(program.buffers[node.output].shape)
+    operation = node.operation
+    geometry = made.shaped(node.output)
     if isinstance(operation, MAKING_ROWS):
-        _check(operation, program)
-        made.steps.append(Step(node, None, [], node.output, shape))
+        _check(operation, made.program)
+        _append(made, Step(node, None, [], node.output, geometry))
         return
     if isinstance(operation, IntegerUnitLength | Concatenate):
-        if operation.axis != 1 or (isinstance(operation, IntegerUnitLength) and shape[1] != 1):
+        if operation.axis != 1 or (isinstance(operation, IntegerUnitLength) and geometry.plane != 1):
             raise _no_kernel(operation, "along other axes than channels")
-        made.steps.append(Step(node, None, [], node.output, shape))
+        _append(made, Step(node, None, [], node.output, geometry))
         return
     if not isinstance(operation, ON_ROWS):
         raise _no_kernel(operation, "of this kind")
+    read = [made.geometries[name] for name in node.inputs]
     if len(node.inputs) == 1 and isinstance(operation, Requantize):
-        shape = made.channels(node.inputs[0])  # which may have been reshaped
-    whole = [name for name in node.inputs if made.channels(name) == shape]
-    if not whole or any(made.channels(name) not in (shape, (shape[0], 1)) for name in node.inputs):
-        raise _no_kernel(operation, f"of {' and '.join(str(made.channels(name)) for name in node.inputs)} values")
+        geometry = read[0]  # which may have been reshaped
+    whole = [name for name, each in zip(node.inputs, read, strict=True) if each == geometry]
+    if not whole or any(each != geometry and (each.channels, each.plane) != (geometry.channels, 1) for each in read):
+        raise _no_kernel(operation, f"of {' and '.join(str((each.channels, each.plane)) for each in read)} values")
     for step in reversed(made.steps):
         if step.output not in node.inputs:
             continue
         first = step.first.operation if step.first else None
         joined = isinstance(first, IntegerUnitLength | Concatenate) or node.inputs.count(step.output) > 1
         ends = made.item(step.output) != "s16" or (step.rest and isinstance(step.rest[-1].operation, Requantize))
-        if readers[step.output] == 1 and step.shape == shape and step.output in whole and not (joined or ends):
+        if readers[step.output] == 1 and step.geometry == geometry and step.output in whole and not (joined or ends):
             step.rest.append(node)
             step.output = node.output
+            made.geometries[node.output] = geometry
             return
         break  # of two, only the one that is made last has the other at hand
-    made.steps.append(Step(None, whole[0], [node], node.output, shape))
+    _append(made, Step(None, whole[0], [node], node.output, geometry))
+
+
+def _append(made: Plan, step: Step) -> None:
+    made.steps.append(step)
+    made.geometries[step.output] = step.geometry
 
 
 def _check(operation: Operation, program: Program) -> None:
     shape = program.buffers[operation.inputs[0]].shape
     if isinstance(operation, IntegerMean) and (operation.axes != (2, 3) or len(shape) != 3):
         raise _no_kernel(operation, "over other axes than height and width")
-    if (
-        isinstance(operation, IntegerSums)
-        and not isinstance(operation, Convolution)
-        and len(shape) > 1
-        and shape[0] > 1
-    ):
+    linear = isinstance(operation, IntegerSums) and not isinstance(operation, Convolution)
+    if linear and len(shape) > 1 and shape[0] > 1:
         raise _no_kernel(operation, "of more than one vector")
     if isinstance(operation, Pad) and (len(shape) != 3 or len(operation.widths) > 6):
         raise _no_kernel(operation, "of what is no image")
@@ -217,64 +312,3 @@ def _check(operation: Operation, program: Program) -> None:
 
 def _no_kernel(operation: Operation, what: str) -> UserError:
     return UserError(f"{operation.name}: C has no kernel for a {operation.kind} {what}")
-
-
-# --- the arena
-
-
-@dataclass
-class _Block:
-    size: int
-    start: int
-    end: int
-    offset: int = 0
-
-
-def _arrange(made: Plan) -> None:
-    """Give each buffer its place: one that is read for the last time may be overwritten, channel by channel."""
-    last = {made.output: len(made.steps)}
-    for index, step in enumerate(made.steps):
-        for name, _ in step.reads():
-            last[name] = max(last.get(name, 0), index)
-    blocks: dict[str, _Block] = {}
-    places: list[_Block] = []
-    for index, step in enumerate(made.steps):
-        values, width = step.shape[0] * step.shape[1], 2 if made.item(step.output) == "s16" else 1
-        block = _overwritten(made, step, index, blocks, width)
-        if block is None:
-            block = _Block(values * width, index, index)
-            places.append(block)
-        block.end = max(block.end, last.get(step.output, index))
-        blocks[step.output] = block
-    scratch = [_Block(6 * step.shape[1], index, index) for index, step in enumerate(made.steps)]
-    made.arena = _pack(places + scratch)
-    made.offsets = {name: block.offset for name, block in blocks.items()}
-    for step, block in zip(made.steps, scratch, strict=True):
-        step.offset = block.offset
-
-
-def _overwritten(made: Plan, step: Step, index: int, blocks: dict[str, _Block], width: int) -> _Block | None:
-    reads = step.reads()
-    whole = {name for name, by_channel in reads if not by_channel}
-    for name, _ in reads:
-        if name in whole or name not in blocks or blocks[name].end != index:
-            continue
-        count, each = made.channels(name)
-        bytes_each = each * (2 if made.item(name) == "s16" else 1)
-        if count == step.shape[0] and step.shape[1] * width <= bytes_each:
-            return blocks[name]
-    return None
-
-
-def _pack(blocks: list[_Block]) -> int:
-    """Set offsets so that blocks of one time do not overlap, the largest first; returns the bytes that this takes."""
-    placed: list[_Block] = []
-    for block in sorted(blocks, key=lambda one: (-one.size, one.start)):
-        beside = [other for other in placed if other.start <= block.end and block.start <= other.end]
-        block.offset = 0
-        for other in sorted(beside, key=lambda one: one.offset):
-            if block.offset + block.size <= other.offset:
-                break
-            block.offset = max(block.offset, -(-(other.offset + other.size) // ALIGNED) * ALIGNED)
-        placed.append(block)
-    return max((block.offset + block.size for block in blocks), default=0)

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from netpress.export.c.plan import ON_ROWS, Node, channels, join
+from netpress.export.c.plan import ON_ROWS, Geometry, Node, join, needed_nodes
 from netpress.program.integers import IntegerUnitLength, Requantize, Restore
 from netpress.program.operations import Concatenate, Convolution, IntegerSums, Linear, Operation, Program
 
@@ -94,8 +94,13 @@ class VectorPlan:
 
     def image(self, name: str) -> tuple[int, int]:
         """Height and width of a buffer's channels."""
-        shape = self.program.buffers[name].shape
-        return (shape[1], shape[2]) if len(shape) == 3 else (1, channels(shape)[1])
+        geometry = Geometry.of(self.program.buffers[name].shape)
+        return geometry.height, geometry.width
+
+    def declared(self, name: str) -> tuple[int, int]:
+        """Channels and pixels of a buffer's shape."""
+        geometry = Geometry.of(self.program.buffers[name].shape)
+        return geometry.channels, geometry.plane
 
 
 class NoVectors(Exception):
@@ -105,11 +110,12 @@ class NoVectors(Exception):
 def plan_vectors(program: Program) -> VectorPlan:
     """The steps of an integer program that `netpress.export.c.plan` takes. Raises NoVectors."""
     nodes, names = join(program)
-    made = VectorPlan(program, [])
-    readers = Counter(name for node in nodes for name in node.inputs)
     last = program.operations[-1]
     assert isinstance(last, Restore)
+    made = VectorPlan(program, [])
     made.output = names.get(last.inputs[0], last.inputs[0])
+    nodes = needed_nodes(nodes, made.output)
+    readers = Counter(name for node in nodes for name in node.inputs)
     readers[made.output] += 1
     for node in nodes:
         _check(made, node)
@@ -132,7 +138,7 @@ def _dimensions(made: VectorPlan, node: Node) -> tuple[int, int]:
         return read[0].channels, read[0].plane
     if isinstance(node.operation, Concatenate) and len({part.plane for part in read}) == 1:
         return sum(part.channels for part in read), read[0].plane
-    return channels(made.program.buffers[node.output].shape)
+    return made.declared(node.output)
 
 
 def _check(made: VectorPlan, node: Node) -> None:
@@ -147,7 +153,7 @@ def _check(made: VectorPlan, node: Node) -> None:
         return
     for name, real in zip(operation.inputs, node.inputs, strict=False):
         tensor = made.tensors.get(real)
-        if tensor and (tensor.channels, tensor.plane) != channels(made.program.buffers[name].shape):
+        if tensor and (tensor.channels, tensor.plane) != made.declared(name):
             raise NoVectors
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from netpress.export.c.emit import Writer
+from netpress.export.c.constants import Constants
 from netpress.export.c.plan import Node
 from netpress.export.c.vector_plan import CHANNELS, VectorPlan, VectorStep, rounded
 from netpress.program.integers import (
@@ -30,7 +30,7 @@ class Tail:
     """A chain of functions: its lines, and the numbers that they read."""
 
     plan: VectorPlan
-    writer: Writer
+    constants: Constants
     step: VectorStep
     head: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Tail:
         return name
 
     def _constant(self, values: list[int], prefix: str) -> str:
-        self.each.append(self.writer.constant("int16_t", prefix, values, 2))
+        self.each.append(self.constants.add("int16_t", prefix, values, 2))
         return f"each[{len(self.each) - 1}]"
 
     def _channel(self, tensor: Tensor) -> str:

@@ -44,8 +44,9 @@ V_KERNEL V v_curve(V a, const int16_t *table, int n) {
 
 /* Where channels from o on, pixels from p on lie among places. */
 V_KERNEL uint8_t *v_place(const v_tail *t, uint8_t *arena, int o, int p, int group) {
-    const uint32_t tile = t->pitch > V_TILE ? V_TILE : (uint32_t)t->pitch, at = (uint32_t)p;
-    return arena + t->out + ((at / tile * ((uint32_t)t->channels / (uint32_t)group) + (uint32_t)(o / group)) * tile + at % tile) * 4;
+    const uint32_t many = t->pitch > V_TILE, tile = many ? V_TILE : (uint32_t)t->pitch, at = (uint32_t)p;
+    const uint32_t before = many ? at / V_TILE * ((uint32_t)t->channels / (uint32_t)group) : 0;
+    return arena + t->out + ((before + (uint32_t)(o / group)) * tile + (many ? at % V_TILE : at)) * 4;
 }
 
 V_KERNEL void v_store_pairs(const v_tail *t, uint8_t *arena, int o, int p, V a, V b, V c, V d) {

@@ -309,12 +309,14 @@ V_KERNEL void v_dense(const v_layer *k, const v_tail *t, const uint32_t *weights
         OVER(v_store(out + V_WIDE * j, v_finish(v_total(low[j]), v_total(high[j]), n, m, bias));)          \
     }
 V_TAPS(v_taps_long, 4, V_OVER4)
+V_TAPS(v_taps_two, 2, V_OVER2)
 V_TAPS(v_taps_short, 1, V_OVER1)
 
 /* Sums at the input's pixels from ... from + count; zeros lie before and after the channel. */
 V_KERNEL void v_taps(const uint32_t *w, const int16_t *in, const int16_t *masks, int16_t *out, int from, int count) {
     int p = 0;
     for (; p + 4 * V_WIDE <= count; p += 4 * V_WIDE) v_taps_long(w, in + from + p, masks + from + p, out + p);
+    for (; p + 2 * V_WIDE <= count; p += 2 * V_WIDE) v_taps_two(w, in + from + p, masks + from + p, out + p);
     for (; p < count; p += V_WIDE) v_taps_short(w, in + from + p, masks + from + p, out + p);
 }
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
-from netpress.export.c.emit import Writer, packed_factors
+from netpress.export.c.constants import Constants
 from netpress.export.c.plan import Node
 from netpress.export.c.vector_plan import (
     CHANNELS,
@@ -47,15 +47,15 @@ class Vectors:
     """Bytes."""
 
 
-def write_vectors(name: str, program: Program, portable: Writer) -> Vectors | None:
+def write_vectors(name: str, program: Program, portable: Constants) -> Vectors | None:
     """The path in vectors, which shares constants with the portable one; None where it has no kernel for something."""
     try:
         made = plan_vectors(program)
     except NoVectors:
         return None
-    writer = replace(portable, constants=[], known=dict(portable.known))
-    text = VectorWriter(made, writer).text(name)
-    return Vectors("\n\n".join([*writer.constants, text]), made.arena)
+    constants = replace(portable, written=[], known=dict(portable.known))
+    text = VectorWriter(made, constants).text(name)
+    return Vectors("\n\n".join([*constants.written, text]), made.arena)
 
 
 def choice(name: str, vectors: Vectors | None, constants: list[str], portable: str) -> list[str]:
@@ -96,8 +96,8 @@ class VectorWriter:
     """Collects the layers and the chains, and writes the steps."""
 
     plan: VectorPlan
-    writer: Writer
-    """Of the portable path, whose constants are shared."""
+    constants: Constants
+    """Those of the portable path are shared."""
     layers: list[str] = field(default_factory=list)
     sizes: list[Unpacked] = field(default_factory=list)
     tails: dict[str, str] = field(default_factory=dict)
@@ -182,7 +182,7 @@ static void v_unpack(uint8_t *arena) {{
         operation = step.first.operation if step.first else None
         if isinstance(operation, IntegerUnitLength | Concatenate):
             return "\n".join([head, "    (void)pixels;", *self._whole(step), "}"])
-        tail = Tail(self.plan, self.writer, step)
+        tail = Tail(self.plan, self.constants, step)
         name = self.tails.setdefault(tail.text(), f"v_tail_{len(self.tails)}")
         lines = [head, *(f"    {line}" for line in tail.table(name))]
         if not isinstance(operation, Pixels):
@@ -236,11 +236,9 @@ static void v_unpack(uint8_t *arena) {{
         operation, read = node.operation, self.plan.tensors[node.inputs[0]]
         assert isinstance(operation, IntegerSums) and node.finish is not None and node.finish[1] is not None
         shift, scale = node.finish[0], node.finish[1]
-        packed = ", ".join(map(str, self.writer.packed(operation)))
-        factors = self.writer.constant(
-            "uint16_t", "factors_", packed_factors(operation.name, shift.amount, scale.multiplier), 2
-        )
-        biases = self.writer.constant("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
+        packed = ", ".join(map(str, self.constants.packed(operation)))
+        factors = self.constants.factors(operation.name, shift.amount, scale.multiplier)
+        biases = self.constants.add("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
         each = f"{int(shift.amount.numel() > 1)}, {int(scale.bias.numel() > 1)}"
         kind = {"places": 0, "rows": 1, "guarded": 2}[read.layout]
         size = unpacked(operation, kind == 2, read, self.plan.tensors[step.output].plane)
@@ -281,7 +279,7 @@ static void v_unpack(uint8_t *arena) {{
         row, operation = f"rows + b * {pitch}", node.operation
         before: list[str] = []
         if isinstance(operation, Pixels):
-            table = self.writer.constant("int16_t", "pixel_table_", operation.table.flatten().tolist(), 2)
+            table = self.constants.add("int16_t", "pixel_table_", operation.table.flatten().tolist(), 2)
             make = f"v_pixels(pixels + o + b, {row}, {plane}, {output.channels}, {table} + 256 * (o + b))"
         else:
             before, make = self._window(node, row)

@@ -1,0 +1,80 @@
+"""The constant arrays of a C file: weights as they are packed in the network's file, factors, tables."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from netpress.errors import Failure
+from netpress.numerics.formats import Binary, GridFormat, Ternary, integer_range
+from netpress.numerics.packing import pack_bits
+from netpress.program.operations import IntegerSums
+
+AHEAD = 2  # bytes beyond packed weights that reading the last one touches
+
+
+@dataclass
+class Constants:
+    """Collects a file's constants."""
+
+    formats: dict[str, GridFormat]
+    """Of the weights, by the layer's name."""
+    written: list[str] = field(default_factory=list)
+    flash: int = 0
+    """Bytes of all of them."""
+    known: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, prefix: str, values: Iterable[int], size: int) -> str:
+        """The name of a constant array, which is written once however often it is used."""
+        numbers = list(values)
+        body = ",".join(map(str, numbers))
+        key = f"{kind} {body}"
+        if key not in self.known:
+            name = self.known[key] = f"{prefix}{len(self.known)}"
+            lines = _wrap(body)
+            self.written.append(f"static const {kind} {name}[{len(numbers)}] = {{\n{lines}\n}};")
+            self.flash += size * len(numbers)
+        return self.known[key]
+
+    def stream(self, operation: IntegerSums) -> str:
+        """A layer's weights, as the values of a `stream`."""
+        values, mask, *numbers = self.packed(operation)
+        return ", ".join(map(str, (values, mask, 0, 0, *numbers)))
+
+    def packed(self, operation: IntegerSums) -> tuple[str, str, int, int, int]:
+        """A layer's weights as they lie in flash: their bits, the mask or 0, and what a weight's bits stand for."""
+        format, weight = self.formats[operation.layer], operation.weight.flatten().long()
+        exists, bits = weight != 0, format.bits
+        signs = isinstance(format, Ternary | Binary)
+        zeros = int((~exists).sum())
+        masked = zeros > 0 if signs else zeros * bits > len(weight)
+        kept = weight[exists] if masked else weight
+        low, step = integer_range(format)[0], 1
+        if signs:
+            low, step = -1, 2
+        packed = pack_bits((kept - low) // step, bits).tolist()
+        values = self.add("uint8_t", "weights_", [*packed, *[0] * AHEAD], 1)
+        mask = self.add("uint8_t", "mask_", pack_bits(exists, 1).tolist(), 1) if masked else "0"
+        return values, mask, bits, step, low
+
+    def factors(self, name: str, amount: Tensor, multiplier: Tensor) -> str:
+        """Each channel's shift and multiplier in 16 bits."""
+        amounts, multipliers = amount.flatten(), multiplier.flatten()
+        zero = multipliers == 0
+        top = multipliers // 16 - 1024
+        fits = zero | ((multipliers % 16 == 0) & (top >= 0) & (top < 1024) & (amounts >= -15) & (amounts < 32))
+        if not bool(fits.all()):
+            raise Failure(f"{name}: a factor is beyond what its scale can be; quantize the network again")
+        numbers = torch.where(zero, 63 << 10, ((amounts + 15) << 10) + top).tolist()
+        return self.add("uint16_t", "factors_", numbers, 2)
+
+
+def _wrap(body: str, width: int = 118) -> str:
+    lines, line = [], "    "
+    for number in body.split(","):
+        if len(line) + len(number) + 1 > width:
+            lines.append(line)
+            line = "    "
+        line += f"{number},"
+    return "\n".join([*lines, line])
