@@ -51,9 +51,9 @@ def main() -> None:
         line = statistics.linear_regression(*zip(*pairs, strict=True))
         off = [code - line.intercept - line.slope * count for count, code in pairs]
         print(f'"{core}": ({line.intercept:.0f}, {line.slope:.1f}),  # off by {min(off):.0f} to {max(off):.0f}')
-        print(
-            f"    now {CODE[core]}: off by {', '.join(f'{c - CODE[core][0] - CODE[core][1] * n:.0f}' for n, c in pairs)}"
-        )
+        fixed, each = CODE[core]
+        now = ", ".join(str(code - fixed - each * count) for count, code in pairs)
+        print(f"    the table's {fixed}, {each} is off by {now}")
 
 
 if __name__ == "__main__":
