@@ -6,7 +6,6 @@ linker is exact: it refuses what does not fit.
 """
 
 import math
-import re
 from dataclasses import dataclass
 
 from netpress.errors import UserError
@@ -14,6 +13,9 @@ from netpress.export.c import CFiles
 from netpress.export.firmware.boards import BOARDS, Board
 from netpress.network import Network
 from netpress.process.console import write_bytes
+from netpress.program import lower
+from netpress.program.integers import Restore, Scale, Shift
+from netpress.program.operations import Reshape
 from netpress.scoring.limits import suggest_flash
 from netpress.scoring.memory import tensor_bytes
 
@@ -23,15 +25,16 @@ POINTER = LOGIT = 4  # bytes
 PROGRAM = 256 + 12  # bytes of main.c and board.c that belong to no image: the command line, two files, turns of ticks
 
 CODE = {
-    "Cortex-M0": (-1600, 30.0),
-    "Cortex-M3": (-2000, 27.0),
-    "Cortex-M4": (-1800, 26.7),
-    "Cortex-M7": (-2000, 27.3),
-    "Cortex-M33": (-2000, 27.0),
-    "Cortex-M55": (-1700, 28.6),
+    "Cortex-M0": (5000, 131),
+    "Cortex-M3": (4100, 118),
+    "Cortex-M4": (4250, 117),
+    "Cortex-M7": (4250, 119),
+    "Cortex-M33": (4150, 118),
+    "Cortex-M55": (4700, 125),
 }
-"""Bytes of a program without statements, and of each statement: gcc 12.2 with the Makefile's options."""
-ARRAY = re.compile(r"static const \w+ \w+\[\d+\] = \{[^}]*\};")
+"""Bytes of the kernels and of the program around them, and of each operation: gcc 12.2 with the Makefile's options."""
+JOINED = (Reshape, Restore, Shift, Scale)
+"""Operations that are no code of their own, or a part of the one before."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,20 @@ class Needs:
 
 def measure_needs(network: Network, written: CFiles, board: Board) -> Needs:
     """What the C files of a network take on a board."""
-    text = ARRAY.sub("", written.source.read_text(encoding="utf-8"))
     fixed, each = CODE[board.core]
-    names = sum(len(name.encode("utf-8", "replace")) + 1 + POINTER for name in network.classes)
-    code = round(fixed + each * text.count(";")) + names
+    code = fixed + each * count_operations(network) + name_bytes(network)
     image = _words(math.prod(network.input.size)) + LOGIT * len(network.classes) + PROGRAM
     return Needs(written.flash, code, _words(written.arena), image)
+
+
+def count_operations(network: Network) -> int:
+    """Operations of the network that are code of their own."""
+    return sum(not isinstance(operation, JOINED) for operation in lower(network).operations)
+
+
+def name_bytes(network: Network) -> int:
+    """Of the classes' names, with a pointer to each."""
+    return sum(len(name.encode("utf-8", "replace")) + 1 + POINTER for name in network.classes)
 
 
 def _words(count: int) -> int:
