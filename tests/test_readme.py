@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -113,6 +114,28 @@ def test_from_a_folder_of_images_to_an_answer(call, tmp_path):
         if words[1] == "predict":
             assert out.splitlines()[1].split()[:2] == ["new.jpg", "light"]
     assert re.search(r"^accuracy +(100\.00|9\d\.\d\d)% of 20 test images", out, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler called cc")
+def test_from_a_folder_of_images_to_checked_c(call, tmp_path, monkeypatch):
+    """The three commands of docs/speed.md, as they stand, but that the last measures for a moment."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8").split("## The check")[0]
+    commands = [line.split() for line in re.findall(r"^ {4}netpress (.*)$", text, re.MULTILINE)]
+    assert [words[0] for words in commands] == ["run", "export", "time"]
+    random = paint_folder(tmp_path / "photos", 30, 10)
+    paint(random, "light").save(tmp_path / "new.jpg")
+    for words in commands:
+        code, out, err = call(*words, *(["--seconds", "0.2"] if words[0] == "time" else []))
+        assert code == 0, err
+        if words[0] == "export":
+            assert "the reference's logits, bit for bit, of 20 test images" in out
+            assert re.search(r"^accuracy +(100\.00|9\d\.\d\d)% of 20 test images, in C$", out, re.MULTILINE)
+    assert re.search(r"^ +1 +C, \w+ ", out, re.MULTILINE) and "processor" in out
+    code, out, err = call("predict", "runs/photos", "new.jpg")
+    assert code == 0 and "computed    by C, " in out and out.splitlines()[1].split()[:2] == ["new.jpg", "light"]
 
 
 def paint_folder(folder: Path, train: int, test: int) -> np.random.Generator:
