@@ -187,8 +187,10 @@ function closeCamera() {
   byId("camera").focus();
 }
 
-if (matchMedia("(pointer: coarse)").matches) byId("snap").hidden = false;
-else if (navigator.mediaDevices && navigator.mediaDevices.getUserMedia) byId("camera").hidden = false;
+if (matchMedia("(pointer: coarse)").matches) {
+  byId("snap").hidden = false;
+  byId("empty").textContent = "Choose an image, or take a photo";
+} else if (navigator.mediaDevices && navigator.mediaDevices.getUserMedia) byId("camera").hidden = false;
 
 byId("camera").addEventListener("click", async () => {
   try {
