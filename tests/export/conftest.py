@@ -25,7 +25,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("profile")) as started:
+    camera = "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
+    with Chromium(tmp_path_factory.mktemp("profile"), *camera) as started:
         yield started
 
 

@@ -87,15 +87,31 @@ def test_a_click_on_an_example_gives_its_class(page: Chromium, made: Made) -> No
 @in_browser
 def test_the_keyboard_reaches_everything(page: Chromium) -> None:
     reached = []
-    for _ in range(4):
+    for _ in range(3):
         page.press("Tab", 9)
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[0] == "file" and len(set(reached)) == 4
-    last = reached[-1]
-    page.evaluate("document.querySelectorAll('.tiles button')[1].focus()")
+    assert reached == ["file", "camera", NAMES[0]]
+    page.press("Tab", 9)
     page.press("Enter", 13, "\r")
     page.wait("document.querySelectorAll('.tiles button')[1].getAttribute('aria-pressed') === 'true'")
-    assert last
+    assert best(page) == NAMES[1]
+
+
+@in_browser
+def test_the_camera(page: Chromium) -> None:
+    page.evaluate("document.getElementById('best').textContent = ''")
+    page.click("#camera")
+    page.wait("document.getElementById('video').videoWidth > 0")
+    assert page.evaluate("document.activeElement.id") == "take"
+    page.click("#take")
+    page.wait("document.querySelector('#best span') !== null")
+    assert page.evaluate("document.getElementById('viewfinder').hidden && stream === null")
+    assert ", from 640 \u00d7 480, stretched" in page.evaluate("document.getElementById('caption').textContent")
+    page.evaluate(
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); }"
+    )
+    page.click("#camera")
+    page.wait("document.getElementById('problem').textContent.includes('does not let this page use the camera')")
 
 
 @in_browser

@@ -116,6 +116,7 @@ function measure(network) {
 function tell(problem) {
   byId("problem").textContent = problem;
   byId("problem").hidden = !problem;
+  if (problem) byId("problem").scrollIntoView({ block: "nearest" });
 }
 
 let asked = 0; // only the last image that was given is shown
