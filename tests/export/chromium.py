@@ -24,6 +24,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage"),
     *("--mute-audio", "--hide-scrollbars", "--force-color-profile=srgb", "--remote-debugging-pipe"),
+    "--force-prefers-reduced-motion",  # a page that still scrolls moves away what is to be clicked
 )
 SECONDS = 60.0
 

@@ -2,130 +2,37 @@
 
 import base64
 import json
-import shutil
+import os
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from chromium import Chromium, find_chromium
-from integer_networks import QUICK, SIZE, context, family, images, logits
+from chromium import Chromium
+from integer_networks import images, logits
 from PIL import Image
+from web_pages import (
+    NAMES,
+    Made,
+    as_png,
+    as_script,
+    best,
+    in_browser,
+    integer_network,
+    needs_compiler,
+    page_logits,
+    save_png,
+    some_pictures,
+)
 
-import netpress
-from netpress.compression.quantization.settings import QuantizeSettings
-from netpress.compression.quantize import quantize
-from netpress.data import Dataset, Images
-from netpress.data.pixels import Budget, PixelRules, read_image
+from netpress.data import Images
 from netpress.errors import Failure, UserError
-from netpress.export.web import PAGE, WebPage, encode, export_web, wasm
-from netpress.network import Network, create, save
-from netpress.network.data import load_data
-from netpress.process.console import Console
+from netpress.export.web import PAGE, encode, export_web, wasm
+from netpress.network import create, save
 from netpress.program import lower
-from netpress.settings import parse
 
 Call = Callable[..., tuple[int, str, str]]
-
-NAMES = ("a", 'say "cheese" & <b>', "</script><script>document.title='broken'</script>", "Käse 日本", "<!--", *"fghij")
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which("clang") is None or shutil.which("wasm-ld") is None,
-    reason="needs clang and lld, which make WebAssembly",
-)
-needs_browser = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
-
-
-def in_browser(test: Callable[..., None]) -> Callable[..., None]:
-    """Of a test that opens a page: what it needs."""
-    return needs_compiler(needs_browser(pytest.mark.slow(test)))
-
-
-RECIPE = {
-    "name": "web",
-    "data": {"dataset": "digits", "image_size": SIZE},
-    "model": {"family": "resnet", "width": 8, "blocks": [1, 1]},
-    "stages": [
-        {
-            "kind": "train",
-            "epochs": 4,
-            "batch_size": 32,
-            "optimizer": {"kind": "sgd", "learning_rate": 0.1},
-            "augment": {"crop": 0, "flip": False},
-            "mix": {"kind": "none"},
-        },
-        {"kind": "quantize", "preset": "int8", "arithmetic": "integer"},
-    ],
-}
-
-
-def integer_network(folder: Path) -> Network:
-    network = quantize(family("resnet"), parse(QuantizeSettings, QUICK), context(folder))
-    network.classes = NAMES
-    return network
-
-
-@dataclass(frozen=True)
-class Made:
-    network: Network
-    page: WebPage
-    digits: Dataset
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A page of digits of 8 x 8 pixels, whose classes have odd names."""
-    folder = tmp_path_factory.mktemp("web")
-    netpress.run(RECIPE, out=folder / "run")
-    network = netpress.load(folder / "run")
-    digits = load_data(network, None, console=Console(quiet=True))
-    network.classes = NAMES
-    return Made(network, export_web(network, folder / "page.html", title='A <title> & "more"', dataset=digits), digits)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
-@pytest.fixture
-def page(made: Made, browser: Chromium) -> Chromium:
-    browser.open(made.page.file)
-    browser.wait("document.querySelector('.guesses li') !== null")  # the first example's answer
-    return browser
-
-
-def as_script(data: bytes) -> str:
-    return f"Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (letter) => letter.charCodeAt(0))"
-
-
-def page_logits(page: Chromium, shown: Images) -> list[list[int]]:
-    pixels = as_script(shown.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
-    each = shown.images[0].numel()
-    return page.evaluate(
-        f"(async () => {{ const all = {pixels}; const said = []; const size = {each};"
-        "for (let i = 0; i < all.length; i += size) said.push([...await netpress.logits(all.subarray(i, i + size))]);"
-        "return said; })()"
-    )
-
-
-def page_pixels(page: Chromium, file: bytes) -> np.ndarray:
-    values = page.evaluate(f"netpress.pixels(new Blob([{as_script(file)}])).then((pixels) => [...pixels])")
-    return np.array(values, np.uint8)
-
-
-def save_png(image: torch.Tensor, path: Path) -> Path:
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
-    return path
-
-
-def best(page: Chromium) -> str:
-    return str(page.evaluate("document.querySelector('#best span').textContent"))
 
 
 @in_browser
@@ -136,73 +43,6 @@ def test_logits_are_those_of_the_reference(page: Chromium, made: Made) -> None:
     expected = (logits(network, shown) / scale).to(torch.int32).tolist()
     assert page_logits(page, shown) == expected
     assert page_logits(page, shown.take(torch.tensor([3]))) == [expected[3]]
-
-
-# --- what enters the network
-
-
-def some_pictures() -> dict[str, Image.Image]:
-    """Pictures of every mode that a PNG has and Pillow writes."""
-    draw = np.random.default_rng(3)
-
-    def noise(*shape: int) -> np.ndarray:
-        return draw.integers(0, 256, shape, dtype=np.uint8)
-
-    smooth = np.linspace(0, 255, 41 * 29 * 3).astype(np.uint8).reshape(29, 41, 3)
-    keyed = Image.fromarray(noise(9, 14, 3) & 192)
-    palette = Image.fromarray(smooth).quantize(37)
-    clear = palette.copy()
-    clear.info["transparency"] = bytes(range(0, 185, 5))
-    return {
-        "RGB": Image.fromarray(noise(13, 50, 3)),
-        "smooth": Image.fromarray(smooth),
-        "tall": Image.fromarray(noise(200, 3, 3)),
-        "tall, to be shrunk": Image.fromarray(noise(91, 20, 3)),
-        "the network's own size": Image.fromarray(noise(SIZE, SIZE, 3)),
-        "one pixel": Image.fromarray(noise(1, 1, 3)),
-        "L": Image.fromarray(noise(30, 7)),
-        "LA": Image.fromarray(noise(17, 19, 2), "LA"),
-        "RGBA": Image.fromarray(noise(23, 31, 4)),
-        "1": Image.fromarray(noise(20, 33)).convert("1"),
-        "P": palette,
-        "P of 4 bits": Image.fromarray(smooth).quantize(11),
-        "P, clear": clear,
-        "RGB with a clear colour": keyed,
-        "16 bits": Image.fromarray(draw.integers(0, 65536, (12, 21), dtype=np.uint16)),
-    }
-
-
-def as_png(name: str, picture: Image.Image) -> bytes:
-    file = BytesIO()
-    extra = {"transparency": picture.getpixel((3, 3))} if name == "RGB with a clear colour" else {}
-    if name == "P, clear":
-        extra = {"transparency": picture.info["transparency"]}
-    picture.save(file, "png", **extra)
-    return file.getvalue()
-
-
-@in_browser
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@pytest.mark.parametrize("channels", [3, 1])
-def test_a_page_sees_the_pixels_that_a_training_sees(page: Chromium, resize: str, channels: int) -> None:
-    page.evaluate(f"Object.assign(facts, {{resize: '{resize}', channels: {channels}, background: 77}})")
-    rules = PixelRules(SIZE, background=77, channels=channels, resize=resize)  # type: ignore[arg-type]
-    for name, picture in some_pictures().items():
-        file = as_png(name, picture)
-        values, _ = read_image(file, rules, Budget(10**6))
-        seen = page_pixels(page, file)
-        assert seen.tolist() == values.transpose(1, 2, 0).flatten().tolist(), name
-
-
-@in_browser
-def test_pixels_of_larger_networks(page: Chromium) -> None:
-    """Enlarged, and of sides that no other divides."""
-    for side in (5, 32, 61):
-        page.evaluate(f"facts.side = {side}")
-        for name in ("RGB", "RGBA", "one pixel"):
-            file = as_png(name, some_pictures()[name])
-            values, _ = read_image(file, PixelRules(side), Budget(10**6))
-            assert page_pixels(page, file).tolist() == values.transpose(1, 2, 0).flatten().tolist(), (side, name)
 
 
 # --- what a person does
@@ -247,15 +87,31 @@ def test_a_click_on_an_example_gives_its_class(page: Chromium, made: Made) -> No
 @in_browser
 def test_the_keyboard_reaches_everything(page: Chromium) -> None:
     reached = []
-    for _ in range(4):
+    for _ in range(3):
         page.press("Tab", 9)
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[0] == "file" and len(set(reached)) == 4
-    last = reached[-1]
-    page.evaluate("document.querySelectorAll('.tiles button')[1].focus()")
+    assert reached == ["file", "camera", NAMES[0]]
+    page.press("Tab", 9)
     page.press("Enter", 13, "\r")
     page.wait("document.querySelectorAll('.tiles button')[1].getAttribute('aria-pressed') === 'true'")
-    assert last
+    assert best(page) == NAMES[1]
+
+
+@in_browser
+def test_the_camera(page: Chromium) -> None:
+    page.evaluate("document.getElementById('best').textContent = ''")
+    page.click("#camera")
+    page.wait("document.getElementById('video').videoWidth > 0")
+    assert page.evaluate("document.activeElement.id") == "take"
+    page.click("#take")
+    page.wait("document.querySelector('#best span') !== null")
+    assert page.evaluate("document.getElementById('viewfinder').hidden && stream === null")
+    assert ", from 640 \u00d7 480, stretched" in page.evaluate("document.getElementById('caption').textContent")
+    page.evaluate(
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); }"
+    )
+    page.click("#camera")
+    page.wait("document.getElementById('problem').textContent.includes('does not let this page use the camera')")
 
 
 @in_browser
@@ -392,6 +248,9 @@ def test_what_no_page_is_made_of(call: Call, tmp_path: Path, monkeypatch: pytest
     assert code == 2 and "computes in floats" in error and "--set arithmetic=integer" in error
     code, _, error = call("export", "web", "net.netpress", "--out", ".")
     assert code == 2 and "is a folder; name the file to write" in error
+    os.mkfifo(tmp_path / "pipe")
+    code, _, error = call("export", "web", "net.netpress", "--out", "pipe")
+    assert code == 2 and "is a device or a pipe" in error and Path("pipe").is_fifo()
     assert not Path("page.html").exists()
     with pytest.raises(UserError, match="--scale"):
         export_web(network, tmp_path / "page.html", title="", scale=0)

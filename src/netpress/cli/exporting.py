@@ -275,7 +275,9 @@ def _stem(network: str) -> str:
 def _own_name(network: str) -> str:
     """What a network's file or folder is called."""
     path = Path(network)
-    return path.parent.resolve().name if path.name == "network.netpress" else path.stem
+    if path.name == "network.netpress":
+        path = path.parent
+    return path.resolve().name if path.is_dir() else path.stem
 
 
 def _print(result: "OnnxCheck", network_bytes: int) -> None:

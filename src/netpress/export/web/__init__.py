@@ -121,6 +121,8 @@ def check_page(out: Path) -> None:
     """Raise UserError where a page cannot be written to `out`."""
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; name the file to write, such as {out / 'page.html'}")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out}: is a device or a pipe, whose place the page would take; name a file")
 
 
 def _render(

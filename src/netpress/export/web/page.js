@@ -116,6 +116,7 @@ function measure(network) {
 function tell(problem) {
   byId("problem").textContent = problem;
   byId("problem").hidden = !problem;
+  if (problem) byId("problem").scrollIntoView({ block: "nearest" });
 }
 
 let asked = 0; // only the last image that was given is shown
@@ -187,8 +188,10 @@ function closeCamera() {
   byId("camera").focus();
 }
 
-if (matchMedia("(pointer: coarse)").matches) byId("snap").hidden = false;
-else if (navigator.mediaDevices && navigator.mediaDevices.getUserMedia) byId("camera").hidden = false;
+if (matchMedia("(pointer: coarse)").matches) {
+  byId("snap").hidden = false;
+  byId("empty").textContent = "Choose an image, or take a photo";
+} else if (navigator.mediaDevices && navigator.mediaDevices.getUserMedia) byId("camera").hidden = false;
 
 byId("camera").addEventListener("click", async () => {
   try {

@@ -62,12 +62,10 @@ def compile_module(network: Network) -> Module:
         out, said = folder / "net.wasm", ""
         for compiler in compilers:
             command = [*compiler, *FLAGS, "-isystem", work, "-o", str(out), str(written.source), str(folder / OWN[0])]
-            done = subprocess.run(
-                command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=_SECONDS
-            )
-            if done.returncode == 0 and out.is_file():
+            problem = _compile(command)
+            if problem is None and out.is_file():
                 return Module(out.read_bytes(), written, _name(compiler))
-            said = said or f"{_name(compiler)}: {_reason(done.stderr)}"
+            said = said or f"{_name(compiler)}: {problem}"
     raise Failure(f"the C did not become WebAssembly ({said}); {INSTALL}")
 
 
@@ -87,6 +85,16 @@ def _name(compiler: list[str]) -> str:
     return "zig" if "cc" in compiler else Path(compiler[0]).name
 
 
-def _reason(said: str) -> str:
-    lines = [line for line in said.splitlines() if "error" in line] or said.splitlines() or ["it said nothing"]
+def _compile(command: list[str]) -> str | None:
+    """Run a compiler; gives what it complains of first, if it failed."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{type(error).__name__}, {error}"[:200]
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.splitlines()
+    lines = [line for line in lines if "error" in line] or lines or ["it said nothing"]
     return " ".join(lines[0].split())[:200]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from netpress.data import Dataset
 from netpress.data.pixels import PixelRules
 from netpress.evaluation import best_class
@@ -12,8 +14,6 @@ from netpress.network import Network
 from netpress.network.data import dataset_of
 from netpress.numerics.layers import quantized_layers
 from netpress.program import Program
-
-UNITS = ("", "thousand", "million", "billion")
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ def list_figures(network: Network, written: CFiles, accuracy: Accuracy | None) -
     if accuracy is not None:
         which = f"{accuracy.images:,} test images" if accuracy.images else "test images"
         which += f" of {_title(accuracy.dataset)}" if accuracy.dataset else ""
-        figures.append(Figure("Accuracy", f"{accuracy.share:.1%}", f"of the {which}, measured"))
+        figures.append(Figure("Accuracy", f"{accuracy.share:.1%}", f"of {which} are named right"))
     return [
         *figures,
         Figure("Network", _kilobytes(written.flash), "weights, masks, factors and biases"),
-        Figure("Memory", _kilobytes(written.arena), "while it runs, beside that"),
-        Figure("Latency", "\u2013", "an image on this device", "latency"),
+        Figure("Memory", _kilobytes(written.arena), "of working memory, while it runs"),
+        Figure("Latency", "\u2013", "measured with the first image", "latency"),
     ]
 
 
@@ -80,9 +80,11 @@ def describe(network: Network, rules: PixelRules) -> dict[str, Any]:
         "about": [
             f"A network of the family {network.architecture.family}{learned}. It has {_count(total)} weights of "
             f"{_bits(network)}{zero}, and calculates in integers throughout.",
-            f"An image is {how} {rules.size} \u00d7 {rules.size} pixels{grey}, by the very "
-            "filter of the training. The network runs as C, compiled to WebAssembly; its logits are those of "
-            "netpress evaluate --exact, bit for bit. The percentages are their softmax.",
+            Markup(
+                f"An image is {how} {rules.size} \u00d7 {rules.size} pixels{grey}, by the very filter of the training. "
+                "The network runs as C, compiled to WebAssembly; its logits are those of "
+                "<code>netpress evaluate --exact</code>, bit for bit. The percentages are their softmax."
+            ),
             "All of this is one file without a single request: what you show it goes nowhere.",
         ],
     }
@@ -115,10 +117,7 @@ def _bits(network: Network) -> str:
 
 
 def _count(number: int) -> str:
-    for power in (3, 2, 1):
-        if number >= 1000**power:
-            return f"{number / 1000**power:.3g} {UNITS[power]}"
-    return f"{number}"
+    return f"{number:,}" if number < 10_000_000 else f"{number / 1e6:,.1f} million"
 
 
 def _kilobytes(count: int) -> str:
