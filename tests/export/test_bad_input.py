@@ -79,8 +79,9 @@ def test_any_class_name_comes_back_from_c(network: Network, tmp_path: Path) -> N
         network.classes = before
     assert written.source.read_bytes().isascii()
     caller = (
-        '#include "net.h"\n#include <stdio.h>\n#include <string.h>\nint main(void) { int i;\n'
-        " for (i = 0; i < NET_CLASSES; i++) fwrite(net_class_names[i], 1, strlen(net_class_names[i]) + 1, stdout); return 0; }\n"
+        '#include "net.h"\n#include <stdio.h>\n#include <string.h>\nint main(void) {\n    int i;\n'
+        "    for (i = 0; i < NET_CLASSES; i++) {\n"
+        "        fwrite(net_class_names[i], 1, strlen(net_class_names[i]) + 1, stdout);\n    }\n    return 0;\n}\n"
     )
     (tmp_path / "caller.c").write_text(caller, encoding="utf-8")
     options = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-trigraphs"]

@@ -48,6 +48,9 @@ def export_as_onnx(
         str,
         typer.Option("--input", metavar="KIND", help="pixels (uint8, 0 to 255; the file normalizes) or normalized."),
     ] = "pixels",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="For integer arithmetic: a graph of integers, equal in every bit.")
+    ] = False,
     data: DataFolder = None,
     dataset: DatasetName = None,
     overrides: DataChanges = None,
@@ -68,7 +71,7 @@ def export_as_onnx(
     """
     from netpress import api
     from netpress.export.graph import KINDS, describe
-    from netpress.export.onnx import check_onnx, export_onnx, stored_bytes
+    from netpress.export.onnx import check_onnx, export_exactly, export_onnx, stored_bytes
     from netpress.network.data import load_data_at_hand
     from netpress.process.console import Console
     from netpress.recipe.overrides import read_data_changes
@@ -76,13 +79,16 @@ def export_as_onnx(
     if takes not in KINDS:
         raise UserError(f"--input {takes}: there are {' and '.join(KINDS)}")
     kind = KINDS[takes]
+    loose = given_options(agreement=agreement, tolerance=tolerance)
+    if exact and (loose or kind != "pixels"):
+        raise UserError(f"--exact takes pixels and compares every bit: leave out {' and '.join(loose) or '--input'}")
     loaded = api.load(network, allow_import=allow_import)
     if not check:
         compares = given_options(data=data, dataset=dataset, set=overrides, classes_by_number=classes_by_number)
-        compares += given_options(agreement=agreement, tolerance=tolerance)
+        compares += loose
         if compares:
             raise UserError(f"--no-check compares nothing: leave out {' and '.join(compares)}, or --no-check")
-        export_onnx(loaded, out, kind)
+        export_exactly(loaded, out) if exact else export_onnx(loaded, out, kind)
         print_json({"file": str(out), "metadata": describe(loaded, kind)}) if as_json else _print_call(
             out, loaded, kind
         )
@@ -90,8 +96,8 @@ def export_as_onnx(
     changes = read_data_changes(overrides or [], classes_by_number, dataset)
     dataset_read = load_data_at_hand(loaded, data, dataset, changes, console=Console(quiet=as_json))
     images = None if dataset_read is None else dataset_read.test
-    export_onnx(loaded, out, kind)
-    result = check_onnx(loaded, out, images, agreement=agreement, far=tolerance)
+    export_exactly(loaded, out) if exact else export_onnx(loaded, out, kind)
+    result = check_onnx(loaded, out, images, agreement=agreement, far=tolerance, exact=exact)
     network_bytes = stored_bytes(loaded)
     if as_json:
         print_json(

@@ -15,6 +15,7 @@ from netpress import __version__
 from netpress.errors import UserError
 from netpress.files import atomic_path
 from netpress.program import Program
+from netpress.program.operations import Pad
 
 OPSET, IR_VERSION = 13, 8
 
@@ -85,6 +86,13 @@ def write_model(model: Any, path: Path) -> None:
 
     with atomic_path(path) as part:
         onnx.save(model, str(part))
+
+
+def pads_of(operation: Pad, axes: int) -> list[int]:
+    """What ONNX adds before each axis, then after each, for a tensor of so many `axes`."""
+    pairs = [operation.widths[place : place + 2] for place in range(0, len(operation.widths), 2)]
+    pairs = [(0, 0)] * (axes - len(pairs)) + pairs[::-1]
+    return [pair[end] for end in (0, 1) for pair in pairs]
 
 
 def require_onnx_name(path: Path) -> None:

@@ -38,8 +38,9 @@ from netpress.export.comparing import (
     random_images,
     relative_error,
 )
-from netpress.export.graph import OUTER, Takes, finish, takes_of
-from netpress.export.nodes import require_onnx_name
+from netpress.export.graph import OUTER, Takes, describe, finish, takes_of
+from netpress.export.integer_graph import integer_graph
+from netpress.export.nodes import require_onnx_name, write_model
 from netpress.files import atomic_path
 from netpress.models.factorized import Factorized
 from netpress.network import Network, save
@@ -47,6 +48,7 @@ from netpress.network.edits import replace_module
 from netpress.network.selection import layers_with_weights
 from netpress.numerics.formats import Fixed, Integer, integer_range
 from netpress.numerics.layers import QuantizedLayer, quantized_layers
+from netpress.program import execute, lower
 
 OPSET = 20
 TIMED = 5  # runs of one batch, of which the median is reported
@@ -80,6 +82,20 @@ class OnnxCheck:
     batch_size: int
 
 
+def export_exactly(network: Network, path: Path | str) -> None:
+    """Write a network of integer arithmetic to `path` as ONNX that gives its logits bit for bit, of uint8 pixels.
+
+    The nodes are those of `netpress.export.integer_graph`, which says what raises UserError.
+    """
+    path = Path(path)
+    require_onnx_name(path)
+    writer = integer_graph(network, *OUTER)
+    from onnx import TensorProto  # which the writer has found
+
+    ends = (OUTER[0], TensorProto.UINT8), (OUTER[1], TensorProto.FLOAT)
+    write_model(writer.model(*ends, "batch", describe(network, "pixels")), path)
+
+
 def export_onnx(network: Network, path: Path | str, takes: Takes = "pixels") -> None:
     """Write `network` to `path` as ONNX: float, or QDQ where its formats have up to 8 bits; any batch size.
 
@@ -101,12 +117,14 @@ def check_onnx(
     agreement: float | None = None,
     far: float | None = None,
     batch_size: int = 128,
+    exact: bool = False,
 ) -> OnnxCheck:
     """Run the file at `path` and the network on `images` and compare; without any, on random ones.
 
     Raises Failure, naming the first layer whose output is off by more than `far` (see `first_divergence`), where
     fewer than `agreement` of the answers are the same. Answers to random images are often a matter of chance; there
-    it is the logits that may be off by no more than `far`.
+    it is the logits that may be off by no more than `far`. Where `exact`, as of `export_exactly`, the logits must be
+    those of the network's exact integers in every bit.
     """
     path = Path(path)
     quantized = bool(quantized_layers(network.module))
@@ -116,13 +134,16 @@ def check_onnx(
         agreement = AGREEMENT_QUANTIZED if quantized else AGREEMENT
     session = open_session(path)
     seen = images if images is not None else random_images(network)
-    ours = predict(network, seen, batch_size)
     batches = _batches(network, seen, batch_size)
+    ours = _exact_logits(network, batches) if exact else predict(network, seen, batch_size)
     fed = list(seen.images.cpu().split(batch_size)) if takes_of(path) == "pixels" else batches
     theirs = torch.cat([session(batch) for batch in fed])
     answers, others = best_class(ours), best_class(theirs)
     same = float((answers == others).double().mean())
     error = relative_error(ours, theirs)
+    if exact and not torch.equal(ours, theirs):
+        other = int((ours != theirs).any(1).sum())
+        raise Failure(f"{path}: ONNX Runtime gives other integers for {other:,} of {len(seen):,} images")
     if (same < agreement) if images is not None else (error > far):
         where = first_divergence(network, batches[0], far)
         symptom = f"agrees on {same:.2%} of {len(seen):,} answers, below {agreement:.2%}"
@@ -147,6 +168,12 @@ def check_onnx(
         onnx_single=there[1],
         batch_size=len(first),
     )
+
+
+def _exact_logits(network: Network, batches: list[Tensor]) -> Tensor:
+    program = lower(network)
+    with torch.inference_mode():
+        return torch.cat([execute(program, batch) for batch in batches])
 
 
 def _seconds(run: Callable[[Tensor], Tensor], batch: Tensor) -> tuple[float, float]:

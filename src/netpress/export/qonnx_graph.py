@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from netpress.errors import UserError
-from netpress.export.nodes import GraphWriter
+from netpress.export.nodes import GraphWriter, pads_of
 from netpress.network import Network
 from netpress.numerics.fixed_point import ONE, IntegerRescaling
 from netpress.numerics.formats import Binary, Fixed, GridFormat, Integer, Ternary
@@ -291,9 +291,7 @@ class _Translation:
     @translate.register
     def _(self, operation: ops.Pad) -> None:
         axes = len(self._shape(operation.inputs[0])) + 1
-        pairs = [operation.widths[place : place + 2] for place in range(0, len(operation.widths), 2)]
-        pairs = [(0, 0)] * (axes - len(pairs)) + pairs[::-1]
-        pads = self._constant(operation, "pads", [pair[end] for end in (0, 1) for pair in pairs], "int64")
+        pads = self._constant(operation, "pads", pads_of(operation, axes), "int64")
         self._write(operation, "Pad", pads, self._constant(operation, "value", operation.value))
 
     @translate.register
