@@ -57,7 +57,8 @@ def export_c(network: Network, folder: Path, name: str) -> CFiles:
     made = plan(lower(network))
     formats = {layer: part.formats.weight for layer, part in quantized_layers(network.module).items()}
     integers = {layer: format for layer, format in formats.items() if isinstance(format, GridFormat)}
-    writer = Writer(made, integers)
+    patterns = {name.removesuffix(".weight"): pattern for name, pattern in network.whole_patterns().items()}
+    writer = Writer(made, integers, patterns)
     steps = [writer.step(index, step) for index, step in enumerate(made.steps)]
     kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
     parts = [_head(name), kernels, "/* Constants. */", *writer.constants, "/* The network. */", *steps]

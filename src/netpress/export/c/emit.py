@@ -1,6 +1,7 @@
 """The text of a C file's constants and functions."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from netpress.errors import Failure, UserError
 from netpress.export.c.plan import Node, Plan, Step, channels
+from netpress.numerics.block_masks import Pattern, cheapest_mask, grid_shape
 from netpress.numerics.formats import Binary, GridFormat, Ternary, integer_range
-from netpress.numerics.packing import pack_bits
+from netpress.numerics.packing import pack_bits, pack_mask
 from netpress.program.integers import (
     Clamp,
     Curve,
@@ -39,6 +41,8 @@ class Writer:
     plan: Plan
     formats: dict[str, GridFormat]
     """Of the weights, by the layer's name."""
+    patterns: Mapping[str, Pattern]
+    """The blocks that masks are made of, by the layer's name."""
     constants: list[str] = field(default_factory=list)
     flash: int = 0
     """Bytes of all constants."""
@@ -151,18 +155,20 @@ class Writer:
 
     def _stream(self, operation: IntegerSums) -> str:
         format, weight = self.formats[operation.layer], operation.weight.flatten().long()
-        exists, bits = weight != 0, format.bits
-        signs = isinstance(format, Ternary | Binary)
-        zeros = int((~exists).sum())
-        masked = zeros > 0 if signs else zeros * bits > len(weight)
-        kept = weight[exists] if masked else weight
+        shape, bits = operation.weight.shape, format.bits
+        mask, pattern = cheapest_mask(operation.weight != 0, self.patterns.get(operation.layer), format)
+        kept = weight if mask is None else weight[mask.flatten()]
         low, step = integer_range(format)[0], 1
-        if signs:
+        if isinstance(format, Ternary | Binary):
             low, step = -1, 2
         packed = pack_bits((kept - low) // step, bits).tolist()
         values = self.constant("uint8_t", "weights_", [*packed, *[0] * AHEAD], 1)
-        mask = self.constant("uint8_t", "mask_", pack_bits(exists, 1).tolist(), 1) if masked else "0"
-        return f"{values}, {mask}, 0, 0, {bits}, {step}, {low}"
+        marks = "0" if mask is None else self.constant("uint8_t", "mask_", pack_mask(mask, pattern).tolist(), 1)
+        blocks = "0, 0, 0, 0, 0"
+        if pattern is not None:
+            row, marked = shape[1:].numel(), grid_shape(shape, pattern)
+            blocks = ", ".join(map(str, (row, shape[2:].numel(), *pattern, math.prod(marked[1:]))))
+        return f"{values}, {marks}, 0, 0, {bits}, {step}, {low}, {blocks}"
 
     def _pool(self, node: Node, plane: int) -> tuple[list[str], list[str]]:
         operation = node.operation

@@ -16,18 +16,26 @@ static inline int32_t scaled(int32_t x, int32_t m, int n) {
     return n < 0 ? rescale(shift(x, n), m) : shift(rescale(x, m), n);
 }
 
-/* Weights as they lie in flash: a bit says which exist, each of these takes its bits. */
+/* Weights as they lie in flash: a bit says which exist, or which blocks of them do; each of these takes its bits. */
 typedef struct {
     const uint8_t *values, *mask; /* mask 0: all exist */
     uint32_t value_at, mask_at;   /* bits */
     int bits, step, low;          /* a weight is its bits times step plus low */
+    uint32_t row, places;         /* weights of an output, and of each of its inputs; row 0: a bit of the mask a weight */
+    uint32_t down, across, marks; /* a block is down outputs x across inputs; bits of the mask that a row of blocks takes */
 } stream;
+
+/* The bit of the mask that says whether weight n exists. */
+static inline uint32_t mark_of(const stream *s, uint32_t n) {
+    if (!s->row) return n;
+    return n / s->row / s->down * s->marks + n % s->row / s->places / s->across * s->places + n % s->places;
+}
 
 static inline int32_t next_weight(stream *s) {
     const uint8_t *at;
     uint32_t raw;
     if (s->mask) {
-        uint32_t place = s->mask_at++;
+        const uint32_t place = mark_of(s, s->mask_at++);
         if (!(s->mask[place >> 3] >> (place & 7) & 1)) return 0;
     }
     at = s->values + (s->value_at >> 3);
