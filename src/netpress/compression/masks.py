@@ -81,7 +81,10 @@ def select_patterns(
         if takes_blocks(weight.shape, own):
             patterns[name] = own
     if not patterns:
-        raise UserError(f"pattern = {list(pattern)}: every selected weight is narrower than such a block")
+        raise UserError(
+            f"pattern = {list(pattern)}: every selected weight is narrower than such a block, or has one input an "
+            "output, as depthwise kernels have"
+        )
     return patterns
 
 
