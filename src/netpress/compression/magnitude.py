@@ -28,7 +28,7 @@ from torch import Tensor
 
 from netpress.compression.units import Units, keep_largest, magnitudes_of, make_units
 from netpress.errors import UserError
-from netpress.numerics.block_masks import Pattern
+from netpress.numerics.block_masks import Pattern, spread_blocks, sum_blocks
 
 Scope = Literal["global", "layer"]
 NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
@@ -221,8 +221,11 @@ def _choose_blindly(
     zeros = [_zeros(name, weight, masks.get(name)) for name, weight in weights.items()]
     chosen: dict[str, Tensor] = {}
     for (name, weight), gone in zip(weights.items(), _find_gone(sizes, zeros, amount, scope), strict=True):
-        alike = make_units(name, torch.ones(weight.shape), masks.get(name), patterns.get(name))
-        chosen[name] = alike.mask(keep_largest([alike], gone)[0])
+        mask, pattern = masks.get(name), patterns.get(name)
+        exists = torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask
+        units = exists.int() if pattern is None else sum_blocks(exists.int(), pattern)  # weights that go with each
+        keep = (units.flatten().cumsum(0) > gone - int((~exists).sum())).view(units.shape)
+        chosen[name] = exists & (keep if pattern is None else spread_blocks(keep, weight.shape, pattern))
     return Choice(chosen, [], [], dict(patterns))
 
 
