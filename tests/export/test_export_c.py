@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from integer_networks import FAMILIES, QUICK, context, family, images, logits, modules, random_network
 from torch import nn
 
+from netpress.compression.prune import prune_once
 from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.compression.quantize import quantize
 from netpress.data import Images
@@ -121,6 +122,30 @@ def test_random_networks_answer_alike(
     size, folder = (height, width), tmp_path_factory.mktemp("c")
     network = random_network(module, size, bits, seed, folder)
     check_c(network, images(2, seed, size), folder, SANITIZED, strip_rows=strip_rows)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "pattern", "preset"),
+    [
+        ("resnet", (1, 4), "int8"),
+        ("resnet", (3, 2), "int4"),
+        ("grouped", (4, 1), "int8"),
+        ("c_efficientnet", (2, 2), "int6"),
+        ("shortcut", (1, 3), "binary"),
+    ],
+)
+def test_masks_by_block_answer_alike(name: str, pattern: tuple[int, int], preset: str, tmp_path: Path) -> None:
+    pruned, _ = prune_once(family(name), 0.6, pattern=pattern)
+    values = {"preset": preset, "weight_calibration": {"kind": "minmax"}, "fold": False, **QUICK}
+    network = quantize(pruned, parse(QuantizeSettings, values), context(tmp_path))
+    patterns = network.whole_patterns()
+    assert patterns
+    check_c(network, images(3, 9), tmp_path, ["-O2"], SANITIZED)
+    by_block, network.patterns = export_c(network, tmp_path, "net").flash, {}
+    # Single weights would have a mask of a bit each, or none; what is zero inside a block would not be stored.
+    assert by_block < export_c(network, tmp_path, "net").flash
 
 
 @pytest.mark.slow

@@ -42,6 +42,11 @@ def test_a_training_in_words() -> None:
     ("kind", "settings", "told"),
     [
         ("prune", {"amount": 0.6, "rounds": 2}, "removes 60% of the weights in 2 rounds"),
+        (
+            "prune",
+            {"amount": 0.6, "rounds": 2, "pattern": [1, 4]},
+            "removes 60% of the weights, in blocks of 1 output x 4 inputs in 2 rounds",
+        ),
         ("prune_to_gate", {"gate": 0.8}, "removes as many weights as the accuracy allows, without training; " + GATE),
         ("quantize", {"preset": "int8"}, "stores and computes in int8"),
         ("quantize", {"preset": "int8", "train": {"epochs": 1}}, "stores and computes in int8; then trains 1 epoch"),

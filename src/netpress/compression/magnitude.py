@@ -10,21 +10,28 @@ it. So the percentile removes
 
 of the n weights. Here weights are ranked, not compared with a rounded threshold, so the count is exact whatever the
 ties. Of equal magnitudes the first go first, in the order of the tensors and of their elements.
+
+Blocks of weights (`netpress.compression.units`) go, smallest first, as long as no more weights are gone than asked: the
+count is exact to less than a block.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction as Ratio
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from netpress.errors import Failure, UserError
+from netpress.compression.units import Units, keep_largest, magnitudes_of, make_units
+from netpress.errors import UserError
+from netpress.numerics.block_masks import Pattern, spread_blocks, sum_blocks
 
 Scope = Literal["global", "layer"]
+NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
 
 
 class TooFew(UserError):
@@ -38,11 +45,13 @@ class Choice:
     masks: tensor name -> bool, True = the weight stays; the tensor's shape.
     rescued: tensors that the ranking would have emptied: each keeps its largest weight.
     sparser: tensors that were sparser than asked already and stay as they are (scope "layer").
+    patterns: the blocks that the masks were chosen in, of tensors that have such.
     """
 
     masks: dict[str, Tensor]
     rescued: list[str]
     sparser: list[str]
+    patterns: dict[str, Pattern] = field(default_factory=dict)
 
 
 def count_removed(amount: float, count: int) -> int:
@@ -56,58 +65,72 @@ def count_removed(amount: float, count: int) -> int:
     return min(count, math.floor(Ratio(repr(amount)) * (count - 1)) + 1)
 
 
-def choose_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], amount: float, scope: Scope) -> Choice:
+def choose_masks(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    amount: float,
+    scope: Scope,
+    patterns: Mapping[str, Pattern] = NO_PATTERNS,
+) -> Choice:
     """Masks that remove `amount` of all `weights`, those removed before (by `masks`) included and never revived.
 
-    scope "global" ranks all tensors together; "layer" removes the amount from each.
-    No tensor is emptied: where the ranking would take all of it, its largest weight stays,
-    and with scope "global" the next smallest weight of all goes in its place, so that the
+    scope "global" ranks all tensors together; "layer" removes the amount from each. `patterns` says of which tensors
+    whole blocks go, and which. No tensor is emptied: where the ranking would take all of it, its largest weight (or
+    block) stays, and with scope "global" the next smallest of all goes in its place, so that the
     count holds. Raises UserError if the weights are sparser than asked already, TooFew if
     the amount leaves fewer weights than tensors, Failure if a weight is not finite.
     """
     if any(weight.is_meta for weight in weights.values()):
-        return _choose_blindly(weights, masks, amount, scope)
-    magnitudes = {name: _magnitudes(name, weight, masks.get(name)) for name, weight in weights.items()}
+        return _choose_blindly(weights, masks, amount, scope, patterns)
+    units = {name: make_units(name, weight, masks.get(name), patterns.get(name)) for name, weight in weights.items()}
     if scope == "global":
-        return _choose_together(magnitudes, amount)
+        kept, rescued = _choose_together(units, amount)
+        return Choice(kept, rescued, [], dict(patterns))
     chosen: dict[str, Tensor] = {}
-    rescued: list[str] = []
-    sparser: list[str] = []
-    for name, magnitude in magnitudes.items():
-        removed = count_removed(amount, magnitude.numel())
-        if _count_zeros(magnitude) > removed:
+    rescued, sparser = [], []
+    for name, one in units.items():
+        removed = count_removed(amount, one.count)
+        if one.zeros > removed:
             sparser.append(name)
-            chosen[name] = magnitude > 0
+            chosen[name] = one.mask(one.magnitudes > 0)
             continue
-        if removed == magnitude.numel():
+        if removed == one.count:
             rescued.append(name)
             removed -= 1
-        chosen[name] = _keep_largest([magnitude], removed)[0]
-    if sparser and len(sparser) == len(magnitudes):
-        zeros = sum(map(_count_zeros, magnitudes.values()))
-        raise UserError(_already_sparser(sum(tensor.numel() for tensor in magnitudes.values()), zeros, amount))
-    return Choice(chosen, rescued, sparser)
+        chosen[name] = one.mask(keep_largest([one], removed)[0])
+    if sparser and len(sparser) == len(units):
+        raise UserError(_already_sparser(_count(units.values()), _count_zeros(units.values()), amount))
+    return Choice(chosen, rescued, sparser, dict(patterns))
 
 
 def count_left(
-    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], amounts: Sequence[float], scope: Scope
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    amounts: Sequence[float],
+    scope: Scope,
+    patterns: Mapping[str, Pattern] = NO_PATTERNS,
 ) -> dict[str, list[int]]:
     """How many weights each tensor keeps after each of the rising `amounts`, if no weight changes in between.
 
     The same as `choose_masks` again and again, each time with the masks that it gave before, from one ranking. Raises
     as it does. Weights without values (on the meta device) go in equal shares of each tensor where all are ranked.
     """
+    left: dict[str, list[int]] = {name: [] for name in weights}
+    if patterns:
+        for amount in amounts:
+            masks = choose_masks(weights, masks, amount, scope, patterns).masks
+            for name, mask in masks.items():
+                left[name].append(int(mask.sum()))
+        return left
     sizes = [weight.numel() for weight in weights.values()]
     if scope == "global" and not any(weight.is_meta for weight in weights.values()):
-        magnitudes = [_magnitudes(name, weight, masks.get(name)) for name, weight in weights.items()]
+        magnitudes = [magnitudes_of(name, weight, masks.get(name)) for name, weight in weights.items()]
         counts = _gone_together(magnitudes, amounts)
         rows = zip(weights, sizes, counts, strict=True)
         return {name: [size - int(gone) for gone in row] for name, size, row in rows}
     zeros = [_zeros(name, weight, masks.get(name)) for name, weight in weights.items()]
-    find_gone = _gone_by_layer if scope == "layer" else _gone_in_shares
-    left: dict[str, list[int]] = {name: [] for name in weights}
     for amount in amounts:
-        zeros = find_gone(sizes, zeros, amount)
+        zeros = _find_gone(sizes, zeros, amount, scope)
         for name, size, zero in zip(weights, sizes, zeros, strict=True):
             left[name].append(size - zero)
     return left
@@ -118,7 +141,7 @@ def _gone_together(magnitudes: list[Tensor], amounts: Sequence[float]) -> np.nda
     sizes = np.array([tensor.numel() for tensor in magnitudes])
     count = int(sizes.sum())
     removed = [count_removed(amount, count) for amount in amounts]
-    zeros = sum(map(_count_zeros, magnitudes))
+    zeros = sum(int((tensor <= 0).sum()) for tensor in magnitudes)
     if zeros > removed[0]:
         raise UserError(_already_sparser(count, zeros, amounts[0]))
     alive = np.array([bool((tensor > 0).any()) for tensor in magnitudes])
@@ -151,8 +174,13 @@ def _gone_by_rank(values: list[np.ndarray[Any, Any]], removed: list[int]) -> np.
 
 def _zeros(name: str, weight: Tensor, mask: Tensor | None) -> int:
     if not weight.is_meta:
-        return _count_zeros(_magnitudes(name, weight, mask))
+        return int((magnitudes_of(name, weight, mask) <= 0).sum())
     return 0 if mask is None else mask.numel() - int(mask.sum())
+
+
+def _find_gone(sizes: list[int], zeros: list[int], amount: float, scope: Scope) -> list[int]:
+    """How many weights of each tensor are gone, by their number alone; so many `zeros` are already."""
+    return (_gone_by_layer if scope == "layer" else _gone_in_shares)(sizes, zeros, amount)
 
 
 def _gone_by_layer(sizes: list[int], zeros: list[int], amount: float) -> list[int]:
@@ -181,56 +209,57 @@ def _gone_in_shares(sizes: list[int], zeros: list[int], amount: float) -> list[i
     return gone
 
 
-def _choose_blindly(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], amount: float, scope: Scope) -> Choice:
-    """Masks of as many weights as `count_left` says, those removed before among them; which ones has no meaning."""
-    left = count_left(weights, masks, [amount], scope)
+def _choose_blindly(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    amount: float,
+    scope: Scope,
+    patterns: Mapping[str, Pattern],
+) -> Choice:
+    """Masks of as many weights as values would leave, those removed before among them; which ones has no meaning."""
+    sizes = [weight.numel() for weight in weights.values()]
+    zeros = [_zeros(name, weight, masks.get(name)) for name, weight in weights.items()]
     chosen: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        mask = masks[name].clone() if name in masks else torch.ones(weight.shape, dtype=torch.bool)
-        flat = mask.view(-1)
-        kept = flat.nonzero()[:, 0]
-        flat[kept[: len(kept) - left[name][0]]] = False
-        chosen[name] = mask
-    return Choice(chosen, [], [])
+    for (name, weight), gone in zip(weights.items(), _find_gone(sizes, zeros, amount, scope), strict=True):
+        mask, pattern = masks.get(name), patterns.get(name)
+        exists = torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask
+        units = exists.int() if pattern is None else sum_blocks(exists.int(), pattern)  # weights that go with each
+        keep = (units.flatten().cumsum(0) > gone - int((~exists).sum())).view(units.shape)
+        chosen[name] = exists & (keep if pattern is None else spread_blocks(keep, weight.shape, pattern))
+    return Choice(chosen, [], [], dict(patterns))
 
 
-def _choose_together(magnitudes: dict[str, Tensor], amount: float) -> Choice:
-    tensors = list(magnitudes.values())
-    count = sum(tensor.numel() for tensor in tensors)
+def _choose_together(units: dict[str, Units], amount: float) -> tuple[dict[str, Tensor], list[str]]:
+    """The masks of all tensors, and those that would have been emptied."""
+    every = list(units.values())
+    count, zeros = _count(every), _count_zeros(every)
     removed = count_removed(amount, count)
-    zeros = sum(map(_count_zeros, tensors))
     if zeros > removed:
         raise UserError(_already_sparser(count, zeros, amount))
-    kept = _keep_largest(tensors, removed)
-    alive = [bool((tensor > 0).any()) for tensor in tensors]
-    rescued = [
-        name for name, mask, living in zip(magnitudes, kept, alive, strict=True) if living and not bool(mask.any())
-    ]
+    kept = keep_largest(every, removed)
+    alive = [bool((one.magnitudes > 0).any()) for one in every]
+    rescued = [name for name, keep, living in zip(units, kept, alive, strict=True) if living and not bool(keep.any())]
     if rescued:
-        if count - removed < sum(alive):
+        if count - removed < sum(one.largest for one, living in zip(every, alive, strict=True) if living):
             raise _too_few(amount, count, removed, sum(alive))
-        kept = _keep_largest([_protect_largest(tensor) for tensor in tensors], removed)
+        kept = keep_largest([one.protected() for one in every], removed)
         # What goes in the place of one tensor's last weight can make another's the least of all that stay.
-        gone = torch.cat([tensor[~mask] for tensor, mask in zip(tensors, kept, strict=True)])
+        gone = torch.cat([one.magnitudes[~keep] for one, keep in zip(every, kept, strict=True)])
         largest_gone = float(gone.max())
         rescued = [
             name
-            for (name, tensor), living in zip(magnitudes.items(), alive, strict=True)
-            if living and (name in rescued or float(tensor.max()) < largest_gone)
+            for (name, one), living in zip(units.items(), alive, strict=True)
+            if living and (name in rescued or float(one.magnitudes.max()) < largest_gone)
         ]
-    return Choice(dict(zip(magnitudes, kept, strict=True)), rescued, [])
+    return {name: one.mask(keep) for (name, one), keep in zip(units.items(), kept, strict=True)}, rescued
 
 
-def _magnitudes(name: str, weight: Tensor, mask: Tensor | None) -> Tensor:
-    """|weight|, where removed weights rank below every weight that is only zero. Same shape."""
-    magnitude = weight.detach().abs()
-    if not bool(torch.isfinite(magnitude).all()):
-        raise Failure(f"{name} holds weights that are not finite: nothing can be ranked by magnitude")
-    return magnitude if mask is None else magnitude.masked_fill(~mask.to(weight.device), -1)
+def _count(units: Iterable[Units]) -> int:
+    return sum(one.count for one in units)
 
 
-def _count_zeros(magnitude: Tensor) -> int:
-    return int((magnitude <= 0).sum())
+def _count_zeros(units: Iterable[Units]) -> int:
+    return sum(one.zeros for one in units)
 
 
 def _too_few(amount: float, count: int, removed: int, tensors: int) -> TooFew:
@@ -246,26 +275,3 @@ def _already_sparser(count: int, zeros: int, amount: float) -> str:
         f"amount {amount:g}: {zeros:,} of the {count:,} selected weights ({zeros / count:.4%}) are zero already, "
         "more than that; choose a larger amount (first_amount is that of the first round)"
     )
-
-
-def _protect_largest(magnitude: Tensor) -> Tensor:
-    """The magnitudes with the largest (the last of equals, which the ranking takes last) made infinite."""
-    flat = magnitude.flatten()
-    largest = flat.max()
-    if largest > 0:
-        flat = flat.clone()
-        flat[(flat == largest).nonzero()[-1]] = math.inf
-    return flat.view_as(magnitude)
-
-
-def _keep_largest(magnitudes: list[Tensor], removed: int) -> list[Tensor]:
-    """One mask a tensor, without the `removed` smallest values of all; of equal ones the first go first."""
-    values = torch.cat([tensor.flatten() for tensor in magnitudes])  # [weights]
-    keep = torch.ones_like(values, dtype=torch.bool)
-    if removed:
-        largest = values.kthvalue(removed).values  # that goes
-        keep = values > largest
-        equal = (values == largest).nonzero()[:, 0]
-        keep[equal[removed - int((values < largest).sum()) :]] = True
-    parts = keep.split([tensor.numel() for tensor in magnitudes])
-    return [part.view(tensor.shape).clone() for part, tensor in zip(parts, magnitudes, strict=True)]

@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from netpress.errors import Failure
+from netpress.compression.magnitude import NO_PATTERNS
+from netpress.errors import Failure, UserError
 from netpress.network import Network
 from netpress.network.selection import select, used_weights
+from netpress.numerics.block_masks import BlockSize, Pattern, takes_blocks
 from netpress.training.masking import MaskHolder
 
 ALL = "all"
@@ -55,6 +58,36 @@ def select_ranked(network: Network, layers: str | Sequence[str] = ALL) -> dict[s
     return {name: used[name] for name in select_weights(network, layers)}
 
 
+def select_patterns(
+    network: Network, layers: str | Sequence[str] = ALL, pattern: BlockSize | None = None
+) -> dict[str, Pattern]:
+    """The blocks of the selected weights, where `pattern` gives blocks of [outputs, inputs], as their tensors lie.
+
+    Others are pruned one weight at a time: those narrower than a block, and those of one input an output, such as
+    depthwise kernels. Raises UserError where a layer pattern matches nothing, or leaves no weight with blocks.
+    """
+    weights = select_weights(network, layers)
+    if pattern is None:
+        return {}
+    turned = {
+        f"{name}.weight" if name else "weight"
+        for name, part in network.module.named_modules(remove_duplicate=False)
+        if isinstance(part, _ConvTransposeNd)  # whose tensor has its inputs first
+    }
+    patterns = {}
+    for name, weight in weights.items():
+        outputs, inputs = pattern
+        own = (inputs, outputs) if name in turned else (outputs, inputs)
+        if takes_blocks(weight.shape, own):
+            patterns[name] = own
+    if not patterns:
+        raise UserError(
+            f"pattern = {list(pattern)}: every selected weight is narrower than such a block, or has one input an "
+            "output, as depthwise kernels have"
+        )
+    return patterns
+
+
 def merge_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A weight exists where both say so; a tensor that only one of them knows follows that one."""
     both = dict(first)
@@ -63,10 +96,14 @@ def merge_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> di
     return both
 
 
-def add_masks(network: Network, masks: Mapping[str, Tensor]) -> None:
+def add_masks(
+    network: Network, masks: Mapping[str, Tensor], patterns: Mapping[str, Pattern] = NO_PATTERNS
+) -> list[str]:
     """Merge `masks` into the network's own and set the weights that they remove to zero, in place.
 
-    Masks live on the CPU. Raises Failure for a mask whose name or shape no parameter has.
+    `patterns` are the blocks that they were made in. Returns the tensors whose masks have none all the same, because
+    weights inside the blocks were removed before. Masks live on the CPU. Raises Failure for a mask whose name or shape
+    no parameter has.
     """
     parameters = network.weights()
     for name, mask in masks.items():
@@ -74,7 +111,9 @@ def add_masks(network: Network, masks: Mapping[str, Tensor]) -> None:
             shape = tuple(parameters[name].shape) if name in parameters else "no such weight"
             raise Failure(f"a mask for {name} of shape {tuple(mask.shape)}, but the network has {shape}")
     network.masks = merge_masks(network.masks, {name: mask.cpu() for name, mask in masks.items()})
+    network.patterns |= patterns
     apply_masks(network)
+    return sorted(patterns.keys() - network.whole_patterns().keys())
 
 
 def apply_masks(network: Network) -> None:

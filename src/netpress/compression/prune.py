@@ -22,7 +22,7 @@ from pydantic import AfterValidator, model_validator
 
 from netpress.compression.gate import check_gate, selection_accuracy
 from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
-from netpress.compression.masks import add_masks, apply_masks, select_ranked, select_weights
+from netpress.compression.masks import add_masks, apply_masks, select_patterns, select_ranked, select_weights
 from netpress.compression.schedule import Growth, amounts
 from netpress.compression.soft_pruning import SoftPruning
 from netpress.errors import UserError
@@ -30,6 +30,7 @@ from netpress.folders.stage import LAST, NETWORK, round_name
 from netpress.models.registry import FAMILIES
 from netpress.network import Network, copy, create, load, own_class, save
 from netpress.network.edits import replay
+from netpress.numerics.block_masks import BlockSize, describe_pattern
 from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import Count, Fraction, Settings, at_most, parse
@@ -64,6 +65,8 @@ class PruneSettings(Settings):
     """global ranks all selected weights together, layer takes the amount from each tensor by itself."""
     layers: str | tuple[str, ...] = "all"
     """Which layers: a kind, a pattern of layer names, or a list of them; all: every tensor of 2 or more dimensions."""
+    pattern: BlockSize | None = None
+    """Blocks of [outputs, inputs] weights that stay or go as a whole, as [1, 4]; a mask costs one bit a block then."""
     weights: Literal["keep", "rewind", "reinitialize"] = "keep"
     """What a round's training starts from: the weights as they are, the run's first ones, or new random ones."""
     gate: Fraction | None = None
@@ -127,7 +130,7 @@ def prune(network: Network, settings: PruneSettings, context: Context) -> Networ
     `network` is left as it was. Raises UserError if a layer pattern matches nothing, if the network is
     sparser than asked already, if there is no network to rewind to, or if it is below the gate to begin with.
     """
-    select_weights(network, settings.layers)
+    select_patterns(network, settings.layers, settings.pattern)  # refused before anything is done
     rounds = [Round(number, amount) for number, amount in enumerate(settings.amounts(), 1)]
     finished = 0  # rounds that left a network
     while finished < len(rounds) and (context.folder / rounds[finished].name / NETWORK).exists():
@@ -154,15 +157,21 @@ def prune(network: Network, settings: PruneSettings, context: Context) -> Networ
 
 
 def prune_once(
-    network: Network, amount: float, layers: str | Sequence[str] = "all", scope: Scope = "global"
+    network: Network,
+    amount: float,
+    layers: str | Sequence[str] = "all",
+    scope: Scope = "global",
+    pattern: BlockSize | None = None,
 ) -> tuple[Network, Choice]:
     """A copy of `network` with `amount` of the selected weights gone, the smallest, without training.
 
-    Those that the network's masks removed before count. Raises as `choose_masks`.
+    `pattern` takes them in blocks of [outputs, inputs]. Those that the network's masks removed before count. Raises as
+    `choose_masks`, and UserError for a pattern that no weight takes.
     """
-    choice = choose_masks(select_ranked(network, layers), network.masks, amount, scope)
+    patterns = select_patterns(network, layers, pattern)
+    choice = choose_masks(select_ranked(network, layers), network.masks, amount, scope, patterns)
     pruned = copy(network)
-    add_masks(pruned, choice.masks)
+    add_masks(pruned, choice.masks, choice.patterns)
     return pruned, choice
 
 
@@ -179,15 +188,17 @@ def plan(outlook: Outlook, settings: PruneSettings) -> Plan:
     if settings.weights == "rewind":
         _check_rewind(network, outlook.first_edits)
     weights = select_ranked(network, settings.layers)
-    left = count_left(weights, network.masks, settings.amounts(), settings.scope)
+    patterns = select_patterns(network, settings.layers, settings.pattern)
+    left = count_left(weights, network.masks, settings.amounts(), settings.scope, patterns)
     note = {"estimated": True} if settings.scope == "global" else {}
     tensors: list[PlanRow] = [
         {"what": name, "shape": list(weight.shape), "weights": weight.numel(), "left": left[name], **note}
+        | ({} if settings.pattern is None else {"in": describe_pattern(patterns.get(name))})
         for name, weight in weights.items()
     ]
     pruned = copy(network)
-    masks = choose_masks(weights, network.masks, settings.amount, settings.scope).masks
-    add_masks(pruned, masks)
+    choice = choose_masks(weights, network.masks, settings.amount, settings.scope, patterns)
+    add_masks(pruned, choice.masks, choice.patterns)
     rounds = _plan_rounds(settings, left, tensors)
     rounds = [row | plan_answers(outlook, (settings.train, row["epochs"])) for row in rounds]
     return Plan(rounds + tensors, pruned)
@@ -218,10 +229,14 @@ def _run_round(
     current: Round, network: Network, ranked: Network, settings: PruneSettings, context: Context
 ) -> dict[str, Any]:
     """Prune and train; the round's line of figures. Its network is saved unless it is below the gate."""
-    choice = choose_masks(select_ranked(ranked, settings.layers), network.masks, current.amount, settings.scope)
-    _warn(choice, current.amount, context.console)
+    weights, patterns = (
+        select_ranked(ranked, settings.layers),
+        select_patterns(ranked, settings.layers, settings.pattern),
+    )
+    choice = choose_masks(weights, network.masks, current.amount, settings.scope, patterns)
     pruned = copy(network)
-    add_masks(pruned, choice.masks)
+    broken = add_masks(pruned, choice.masks, choice.patterns)
+    _warn(choice, broken, current.amount, context.console)
     line = _begin_line(current, network, pruned, settings, context)
     part = context.part(current.name)
     last = None
@@ -251,9 +266,9 @@ def _train_softly(current: Round, network: Network, settings: PruneSettings, par
     """A copy of `network`, trained while its smallest weights are zeroed again and again; then they are removed."""
     assert settings.train is not None
     start = copy(network)
-    zeroes = SoftPruning(start, current.amount, settings.layers, settings.scope)
+    zeroes = SoftPruning(start, current.amount, settings.layers, settings.scope, settings.pattern)
     trained = run_training(start, settings.train, part, {"soft_pruning": zeroes}).network
-    return prune_once(trained, current.amount, settings.layers, settings.scope)[0]
+    return prune_once(trained, current.amount, settings.layers, settings.scope, settings.pattern)[0]
 
 
 def _count_left(pruned: Network, settings: PruneSettings) -> int:
@@ -278,6 +293,7 @@ def _begin_line(
             check_gate(settings.gate, line["accuracy_before"], context)
         line["accuracy_pruned"] = selection_accuracy(pruned, context)
     message = f"{context.name}: round {current.number} leaves {line['left']:,} of {line['weights']:,} weights"
+    message += "" if settings.pattern is None else f" in {describe_pattern(settings.pattern)}"
     context.console.say(message + (f", accuracy {line['accuracy_pruned']:.2%}" if "accuracy_pruned" in line else ""))
     return line
 
@@ -301,9 +317,14 @@ def _tell_end(line: dict[str, Any], gate: float, context: Context) -> None:
         context.console.warn(f"{ends}: the network stays as it came")
 
 
-def _warn(choice: Choice, amount: float, console: Console) -> None:
+def _warn(choice: Choice, broken: list[str], amount: float, console: Console) -> None:
     if choice.rescued:
-        console.warn(f"amount {amount:g} would empty {_names(choice.rescued)}: the largest weight of each stays")
+        what = "block" if choice.patterns else "weight"
+        console.warn(f"amount {amount:g} would empty {_names(choice.rescued)}: the largest {what} of each stays")
+    if broken:
+        console.warn(
+            f"weights inside blocks were removed before, so these masks cost one bit a weight: {_names(broken)}"
+        )
     if choice.sparser:
         console.warn(f"sparser than {amount:g} already, so left as they are: {_names(choice.sparser)}")
 

@@ -14,9 +14,10 @@ from pydantic import model_validator
 
 from netpress.compression.gate import check_gate, selection_accuracy
 from netpress.compression.magnitude import Scope, TooFew, count_removed
-from netpress.compression.masks import densities, select_weights, total_density
+from netpress.compression.masks import densities, select_patterns, total_density
 from netpress.compression.prune import prune_once
 from netpress.network import Network
+from netpress.numerics.block_masks import BlockSize
 from netpress.settings import Count, Fraction, Settings, between
 from netpress.stage import STAGES, Context, Outlook, Plan, Stage
 
@@ -44,6 +45,8 @@ class PruneToGateSettings(Settings):
     """global ranks all selected weights together, layer takes the amount from each tensor by itself."""
     layers: str | tuple[str, ...] = "all"
     """Which layers: a kind, a pattern of layer names, or a list of them; all: every tensor of 2 or more dimensions."""
+    pattern: BlockSize | None = None
+    """Blocks of [outputs, inputs] weights that stay or go as a whole, as [1, 4]; a mask costs one bit a block then."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -68,7 +71,7 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
     scan's. It is more where the accuracy dips below the gate further down and comes back, and neither the halving nor
     the confirmation looked at that dip: there the scan would have stopped.
     """
-    select_weights(network, settings.layers)
+    select_patterns(network, settings.layers, settings.pattern)  # refused before anything is done
     looks = _Looks(network, settings, context)
     if settings.below_gate == "keep" and looks.accuracies[0.0] < settings.gate:
         context.console.warn(
@@ -77,7 +80,7 @@ def prune_to_gate(network: Network, settings: PruneToGateSettings, context: Cont
         return network
     check_gate(settings.gate, looks.accuracies[0.0], context)
     reached = _SEARCHES[settings.search](list(_amounts(network, settings)), looks, settings.confirm)
-    best = prune_once(network, reached, settings.layers, settings.scope)[0] if reached else network
+    best = prune_once(network, reached, settings.layers, settings.scope, settings.pattern)[0] if reached else network
     total = total_density(densities(best, settings.layers))
     context.console.say(
         f"{context.name}: amount {reached:g} keeps {looks.accuracies[reached]:.2%} (gate {settings.gate:.2%}): "
@@ -99,8 +102,9 @@ class _Looks:
     def passes(self, amount: float) -> bool:
         """Whether the network pruned by `amount` reaches the gate. One that would empty a tensor does not."""
         if amount not in self.accuracies:
+            asked = self.settings
             try:
-                pruned, _ = prune_once(self.network, amount, self.settings.layers, self.settings.scope)
+                pruned, _ = prune_once(self.network, amount, asked.layers, asked.scope, asked.pattern)
             except TooFew:
                 return False
             self._keep(amount, pruned)
@@ -154,6 +158,7 @@ def plan(outlook: Outlook, settings: PruneToGateSettings) -> Plan:
 
     A bisection that has to go down, because what it found is not confirmed, takes more looks than this.
     """
+    select_patterns(outlook.network, settings.layers, settings.pattern)
     total = total_density(densities(outlook.network, settings.layers))
     looks = sum(1 for _ in _amounts(outlook.network, settings))
     if settings.search == "bisection":

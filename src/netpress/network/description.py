@@ -22,6 +22,7 @@ from netpress.data import DataRecord
 from netpress.errors import Failure, UserError, quote
 from netpress.files import require_file
 from netpress.models.registry import FAMILIES, ModelSettings
+from netpress.numerics.block_masks import BlockSize, takes_blocks
 from netpress.numerics.formats import NumberFormat
 from netpress.settings import Fraction, Natural, Settings, between, parse
 
@@ -85,7 +86,17 @@ class DescribedTensor(Settings):
     shape: tuple[Length, ...] = Field(max_length=8)
     dtype: Dtype = "float32"
     masked: bool = False
+    blocks: BlockSize | None = None
     constant: bool | int | float | None = None
+
+    @model_validator(mode="after")
+    def _has_blocks(self) -> Self:
+        if self.blocks is not None:
+            if not self.masked:
+                raise ValueError("blocks without a mask")
+            if not takes_blocks(self.shape, self.blocks):
+                raise ValueError(f"a tensor of {list(self.shape)} has no blocks of {list(self.blocks)}")
+        return self
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:

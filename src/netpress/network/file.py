@@ -39,7 +39,7 @@ from netpress.models.registry import IMPORTED, parse_model
 from netpress.network.description import KEY, VERSION, Description, check_description, checksum, read_file
 from netpress.network.formats import other_formats
 from netpress.network.network import Architecture, InputSpec, Network, build, check_finite, check_masks, create
-from netpress.network.tensors import decode_state, encode_state, inspect_state
+from netpress.network.tensors import decode_state, encode_state, inspect_state, pattern_of
 from netpress.numerics.layers import quantized_layers
 from netpress.settings import SettingsError
 
@@ -104,7 +104,7 @@ def _encode(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     formats = network.formats
     state = {name: tensor.detach().cpu() for name, tensor in network.module.state_dict().items()}
     buffers = {name for name, _ in network.module.named_buffers(remove_duplicate=False)}
-    tensors, entries = encode_state(state, buffers, network.masks, formats)
+    tensors, entries = encode_state(state, buffers, network.masks, formats, network.whole_patterns())
     description: dict[str, Any] = {
         "version": VERSION,
         "architecture": asdict(network.architecture),
@@ -149,6 +149,8 @@ def load(path: Path | str, *, allow_import: bool | str = False) -> Network:
         network = _rebuild(description, values, len(stored))
         _check_tensors(network.module, values["tensors"])
         state, network.masks = decode_state(values["tensors"], values["formats"], stored)
+        patterns = {name: pattern_of(entry) for name, entry in values["tensors"].items()}
+        network.patterns = {name: pattern for name, pattern in patterns.items() if pattern is not None}
         # In memory of their own: views of a file may lie unaligned, and Windows could not write that file anew.
         state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
         network.module.load_state_dict(state, assign=True)

@@ -22,6 +22,7 @@ from netpress.models.bounds import bounded_building
 from netpress.models.registry import FAMILIES, IMPORTED
 from netpress.network.edits import EDITS, Edit, replay
 from netpress.network.formats import layer_formats
+from netpress.numerics.block_masks import Pattern, is_whole
 from netpress.process.devices import generator_for, seed_for
 from netpress.settings import parse
 
@@ -65,6 +66,8 @@ class Network:
     """A module with what is needed to rebuild, feed, count and ship it.
 
     `masks` maps a parameter's name to a bool tensor of its shape, True where the weight exists.
+    `patterns` says of masks that were made in blocks how large these are (`netpress.numerics.block_masks`). It holds as
+    long as the mask is made of whole blocks: see `whole_patterns`.
     `other_formats` maps tensors that no quantized layer owns to their number formats (absent: float32); `*` stands for
     all values that are computed in between.
     `facts` are figures measured on it, such as `accuracy` (a fraction) and `dataset`.
@@ -76,6 +79,7 @@ class Network:
     input: InputSpec
     classes: tuple[str, ...]
     masks: dict[str, Tensor] = field(default_factory=dict)
+    patterns: dict[str, Pattern] = field(default_factory=dict)
     other_formats: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     data: DataRecord | None = None
@@ -84,6 +88,14 @@ class Network:
     def formats(self) -> dict[str, dict[str, Any]]:
         """Every number format by name: those of the quantized layers (see `netpress.network.formats`), and others."""
         return layer_formats(self.module) | self.other_formats
+
+    def whole_patterns(self) -> dict[str, Pattern]:
+        """The blocks of the masks that cost one bit a block: those whose blocks are each wholly there or absent.
+
+        A mask that lost its blocks, because weights in them or channels went, costs one bit a weight.
+        """
+        known = {name: pattern for name, pattern in self.patterns.items() if name in self.masks}
+        return {name: pattern for name, pattern in known.items() if is_whole(self.masks[name], pattern)}
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Parameters of more than one dimension: what pruning may touch and a mask may describe."""
@@ -102,11 +114,14 @@ class Network:
         self.architecture.add(edit)
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         masks, self.masks = self.masks, {}
+        patterns, self.patterns = self.patterns, {}
         ended: dict[str, int] = {}
         for name, mask in masks.items():
             parameter = parameters[name]
             if id(parameter) in names and parameter.shape == mask.shape:
                 self.masks[names[id(parameter)]] = mask
+                if name in patterns:
+                    self.patterns[names[id(parameter)]] = patterns[name]
             else:
                 ended[name] = int((~mask).sum())
         self.other_formats = _moved_formats(self.other_formats, tensors, self.module)

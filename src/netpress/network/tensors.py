@@ -1,12 +1,13 @@
 """What a network file stores of each tensor and each mask: encoding and decoding.
 
     stem.norm.weight                                      a tensor without format and mask, as it is
-    stem.conv.weight#values, stem.conv.weight#mask        a tensor in parts: packed values, one bit a weight
+    stem.conv.weight#values, stem.conv.weight#mask        a tensor in parts: packed values, one bit a weight or a block
     stem.conv.weight_scale                                its scale, a tensor of the layer; no number is stored twice
 
 `netpress.numerics.packing` makes the parts. Beside them each tensor has an entry in the file's JSON: its `shape`,
-its `dtype` if that is not float32, and `masked` if it has a mask. A buffer whose values are all equal (a counter,
-statistics that are merged into a norm) is a `constant` in its entry and takes no bytes.
+its `dtype` if that is not float32, `masked` if it has a mask, and `blocks` (as [1, 4]) if that mask has a bit a block
+(`netpress.numerics.block_masks`). A buffer whose values are all equal (a counter, statistics that are merged into a
+norm) is a `constant` in its entry and takes no bytes.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netpress.numerics.block_masks import Pattern, describe_pattern, mask_bits
 from netpress.numerics.formats import (
     AnyFormat,
     Binary,
@@ -46,11 +48,16 @@ SPARE = 4096  # values that constants may make beyond those that a file holds
 
 
 def encode_state(
-    state: Mapping[str, Tensor], buffers: Collection[str], masks: Mapping[str, Tensor], formats: Formats
+    state: Mapping[str, Tensor],
+    buffers: Collection[str],
+    masks: Mapping[str, Tensor],
+    formats: Formats,
+    patterns: Mapping[str, Pattern] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Entry]]:
     """What a file stores of `state` (tensors on the CPU), and the entry of each tensor.
 
-    `buffers` names those that nothing trains. Raises ValueError for a tensor that is not made of values of its format.
+    `buffers` names those that nothing trains, `patterns` the blocks of masks that are made of such. Raises ValueError
+    for a tensor that is not made of values of its format, and for a mask that is not made of its blocks.
     """
     stored: dict[str, Tensor] = {}
     entries: dict[str, Entry] = {}
@@ -62,6 +69,9 @@ def encode_state(
         mask = masks[name].cpu() if name in masks else None
         if mask is not None:
             entry["masked"] = True
+        pattern = (patterns or {}).get(name)
+        if pattern is not None:
+            entry["blocks"] = list(pattern)
         if name in buffers and (constant := _constant(tensor)) is not None:
             entry["constant"] = constant
         elif name not in formats and mask is None:
@@ -69,7 +79,7 @@ def encode_state(
         else:
             parts = encode_tensor(tensor, _format(name, formats), mask, *_own_grid(name, state))
             if mask is not None:
-                parts["mask"] = pack_mask(mask)
+                parts["mask"] = pack_mask(mask, pattern)
             stored |= {f"{name}{PART}{part}": value.contiguous() for part, value in parts.items()}
     return stored, entries
 
@@ -97,7 +107,7 @@ def decode_state(
         parts = _parts_of(name, stored)
         unread -= {name, *(f"{name}{PART}{part}" for part in parts)}
         if entry.get("masked"):
-            masks[name] = unpack_mask(parts.pop("mask"), shape)
+            masks[name] = unpack_mask(parts.pop("mask"), shape, pattern_of(entry))
         if name not in formats and not entry.get("masked"):
             tensor = stored[name]
             if tuple(tensor.shape) != shape:
@@ -118,6 +128,12 @@ def decode_state(
     return {name: state[name] for name in entries}, masks
 
 
+def pattern_of(entry: Entry) -> Pattern | None:
+    """The blocks of a tensor's mask; None where a bit says it of one weight."""
+    blocks = entry.get("blocks")
+    return None if blocks is None else (blocks[0], blocks[1])
+
+
 def inspect_state(entries: Mapping[str, Entry], formats: Formats, stored: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """For each tensor a row: its format, how many values are stored, and the bits that these, its mask and the
     alignment to whole bytes take. Raises as `decode_state`, since all of it is decoded.
@@ -127,12 +143,17 @@ def inspect_state(entries: Mapping[str, Entry], formats: Formats, stored: Mappin
 
 
 def stored_bytes(
-    state: Mapping[str, Tensor], buffers: Collection[str], kept: Mapping[str, int], formats: Formats
+    state: Mapping[str, Tensor],
+    buffers: Collection[str],
+    kept: Mapping[str, int],
+    formats: Formats,
+    patterns: Mapping[str, Pattern] | None = None,
 ) -> dict[str, int]:
     """The bytes that `encode_state` would make of each tensor, mask included, without making them.
 
-    `kept` says of each tensor with a mask how many values this leaves. Works on shapes too (the meta device): there a
-    buffer of real numbers is taken to hold different values, and a ternary tensor to have zeros that no mask covers.
+    `kept` says of each tensor with a mask how many values this leaves, `patterns` which blocks it has, if any. Works on
+    shapes too (the meta device): there a buffer of real numbers is taken to hold different values, and a ternary tensor
+    to have zeros that no mask covers.
     """
     sizes = {}
     for name, tensor in state.items():
@@ -143,7 +164,7 @@ def stored_bytes(
         else:
             count = kept.get(name, tensor.numel())
             sizes[name] = _packed(tensor, count, _format(name, formats), f"{name}_scale" in state)
-            sizes[name] += packed_bytes(tensor.numel(), 1) if name in kept else 0
+            sizes[name] += packed_bytes(mask_bits(tensor.shape, (patterns or {}).get(name)), 1) if name in kept else 0
     return sizes
 
 
@@ -175,6 +196,7 @@ def _inspect_tensor(
     name: str, entry: Entry, formats: Formats, mask: Tensor | None, stored: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     parts, format, plain = _parts_of(name, stored), _format(name, formats), name not in formats
+    pattern = pattern_of(entry)
     constant = "constant" in entry
     kind, bits = format.kind if not plain else str(entry.get("dtype", "float32")), format.bits
     if plain:
@@ -189,8 +211,9 @@ def _inspect_tensor(
         "bits": bits,
         "values": 0 if constant else values,
         "tensor_bits": 0 if constant else part_bits(parts or {name: stored[name]}),
-        "mask_bits": 0 if mask is None else mask.numel(),
-        "alignment_bits": 0 if constant else alignment_bits(parts, format, entry["shape"], mask),
+        "mask_bits": 0 if mask is None else mask_bits(mask.shape, pattern),
+        "mask": "" if mask is None else describe_pattern(pattern),
+        "alignment_bits": 0 if constant else alignment_bits(parts, format, entry["shape"], mask, pattern),
     }
 
 

@@ -9,6 +9,7 @@ k % 8 of byte k // 8. Only the last byte of a tensor is padded, with zeros.
 import torch
 from torch import Tensor
 
+from netpress.numerics.block_masks import Pattern, block_grid, grid_shape, is_whole, mask_bits, spread_blocks
 from netpress.numerics.formats import (
     AnyFormat,
     Binary,
@@ -70,14 +71,23 @@ def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
     return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.int64)
 
 
-def pack_mask(mask: Tensor) -> Tensor:
-    """bool of any shape -> one bit an element."""
-    return pack_bits(mask, 1)
+def pack_mask(mask: Tensor, pattern: Pattern | None = None) -> Tensor:
+    """bool of any shape -> one bit an element, or with a pattern one a block.
+
+    Raises ValueError for a mask that is not made of whole blocks.
+    """
+    if pattern is None:
+        return pack_bits(mask, 1)
+    _require(is_whole(mask, pattern), f"the mask is not made of whole blocks of {pattern[0]} x {pattern[1]}")
+    return pack_bits(block_grid(mask, pattern), 1)
 
 
-def unpack_mask(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+def unpack_mask(packed: Tensor, shape: torch.Size | tuple[int, ...], pattern: Pattern | None = None) -> Tensor:
     """The bool tensor of `shape` that `pack_mask` packed. Raises ValueError where the size differs."""
-    return unpack_bits(packed, 1, _count(shape)).bool().reshape(tuple(shape))
+    bits = unpack_bits(packed, 1, mask_bits(shape, pattern)).bool()
+    if pattern is None:
+        return bits.reshape(tuple(shape))
+    return spread_blocks(bits.reshape(grid_shape(shape, pattern)), shape, pattern)
 
 
 def encode_tensor(
@@ -187,14 +197,19 @@ def part_bits(parts: dict[str, Tensor]) -> int:
 
 
 def alignment_bits(
-    parts: dict[str, Tensor], format: AnyFormat, shape: torch.Size | tuple[int, ...], mask: Tensor | None = None
+    parts: dict[str, Tensor],
+    format: AnyFormat,
+    shape: torch.Size | tuple[int, ...],
+    mask: Tensor | None = None,
+    pattern: Pattern | None = None,
 ) -> int:
     """Bits of the parts that mean nothing: the padding of every packed part to whole bytes.
 
-    The parts are those of a tensor of `shape` whose values `mask` leaves; their sizes must be right.
+    The parts are those of a tensor of `shape` whose values `mask`, by weights or by blocks of `pattern`, leaves; their
+    sizes must be right.
     """
     count = _count(shape) if mask is None else int(mask.sum())
-    packed = {"present": count, "mask": _count(shape)}
+    packed = {"present": count, "mask": mask_bits(shape, pattern)}
     if isinstance(format, Ternary):
         packed["values"] = int(unpack_bits(parts["present"], 1, count).sum()) if "present" in parts else count
     elif isinstance(format, Fixed | Integer | Binary):

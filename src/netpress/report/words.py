@@ -169,7 +169,7 @@ def _mixing(mix: Table) -> str:
 
 def _prune(stage: Table) -> list[str]:
     amount, rounds = number(stage.get("amount")), number(stage.get("rounds"))
-    said = [f"removes {percent(amount, 0)} of the weights"] if amount is not None else []
+    said = [f"removes {percent(amount, 0)} of the weights{_blocks(stage)}"] if amount is not None else []
     if rounds and rounds > 1:
         said = [f"{phrase} in {whole(rounds)} rounds" for phrase in said]
     said += ["zeroed weights may grow back until the last epoch"] if stage.get("soft") is True else []
@@ -177,7 +177,20 @@ def _prune(stage: Table) -> list[str]:
 
 
 def _prune_to_gate(stage: Table) -> list[str]:
-    return ["removes as many weights as the accuracy allows, without training", *_gate(stage)]
+    return [f"removes as many weights{_blocks(stage)} as the accuracy allows, without training", *_gate(stage)]
+
+
+def _blocks(stage: Table) -> str:
+    """Which weights stay or go together."""
+    pattern = stage.get("pattern")
+    if not isinstance(pattern, list | tuple) or len(pattern) != 2:
+        return ""
+    outputs, inputs = (number(length) for length in pattern)
+    return f", in blocks of {_counted(outputs, 'output')} x {_counted(inputs, 'input')}"
+
+
+def _counted(count: float | None, what: str) -> str:
+    return f"{whole(count)} {what}" + ("" if count == 1 else "s")
 
 
 def _prune_channels(stage: Table) -> list[str]:

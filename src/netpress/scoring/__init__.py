@@ -124,7 +124,8 @@ def trace_network(
     size = input_size or (spec.channels, spec.height, spec.width)
     structure = _structure(network, size) if examples is None else None
     if structure is None:
-        return trace(network.module, size, masks=network.masks, examples=examples)
+        patterns = network.whole_patterns()
+        return trace(network.module, size, masks=network.masks, patterns=patterns, examples=examples)
     traced = _kept.pop(structure, None) or trace(network.module, size)
     _kept[structure] = traced  # now the last
     while len(_kept) > MOST_KEPT:

@@ -198,5 +198,6 @@ def _weight_bytes(
     """Bytes of the weights if they had other masks or formats, with scales that the network does not keep yet."""
     state = network.module.state_dict()
     scales = [f"{name}_scale" for name in weights if f"{name}_scale" in state]
-    sizes = stored_bytes({name: state[name] for name in (*weights, *scales)}, (), kept, formats)
+    tensors = {name: state[name] for name in (*weights, *scales)}
+    sizes = stored_bytes(tensors, (), kept, formats, network.whole_patterns())
     return sum(sizes[name] for name in weights)

@@ -47,12 +47,12 @@ def tensor_bytes(network: Network) -> dict[str, int]:
     they will be once it has, unless it is planned to be quantized, which merges them into their norms.
     """
     buffers = dict(network.module.named_buffers(remove_duplicate=False))
-    kept = {name: int(mask.sum()) for name, mask in network.masks.items()}
+    kept, patterns = {name: int(mask.sum()) for name, mask in network.masks.items()}, network.whole_patterns()
     state = network.module.state_dict()
     if network.data is not None or "accuracy" in network.facts:
-        return stored_bytes(state, buffers, kept, network.formats)
+        return stored_bytes(state, buffers, kept, network.formats, patterns)
     state |= {name: buffer.to("meta") for name, buffer in buffers.items() if name in state}
-    sizes = stored_bytes(state, buffers, kept, network.formats)
+    sizes = stored_bytes(state, buffers, kept, network.formats, patterns)
     merged = mergeable_norms(network.module) if quantized_layers(network.module) else ()
     return sizes | {f"{name}.{statistic}": 0 for name in merged for statistic in ("running_mean", "running_var")}
 

@@ -30,7 +30,7 @@ from netpress.scoring.official_rules import (
     scalings,
     sums_of,
 )
-from netpress.scoring.official_storage import MASKS, Storage
+from netpress.scoring.official_storage import MASKS, Storage, block_marks
 from netpress.scoring.rules import Rule
 from netpress.scoring.widths import Widths, WidthSettings, adder_tree
 from netpress.settings import Fraction
@@ -285,6 +285,8 @@ class _Counter:
         applied: list[Rule[..., Any]] = [relative_score, self.widths.rule, self.mask, self.norms, dot_products]
         applied += [sums_of, arithmetic.counter_activation, arithmetic.entry_activation, arithmetic.other_function]
         applied += [arithmetic.pool, arithmetic.elementwise, arithmetic.permutation, arithmetic.upsampling, move]
+        if any(tensor.pattern is not None for tensor in self.trace.stored.values()):
+            applied.append(block_marks)
         if self.widths.quantized:
             applied += [adder_tree, self.scalings, self.clamps]
         return tuple(applied)

@@ -3,11 +3,12 @@
 A dense weight of 100 values at 4 bits costs 400 bits. With 90 zeros it costs 10 values and a mask: 40 + 100 bits.
 """
 
+from netpress.numerics.block_masks import Pattern, mask_bits
 from netpress.numerics.formats import Binary, Ternary
 from netpress.scoring.card import Tally
 from netpress.scoring.rules import Rule, rule
 from netpress.scoring.widths import Widths
-from netpress.tracing.operations import Operation, Stored, Trace
+from netpress.tracing.operations import Operation, Shape, Stored, Trace
 
 PARTS = ("weight_scale", "input_scale", "input_zero_point", "output_scale")
 """A quantized layer's own tensors that say what its integers are worth."""
@@ -16,16 +17,27 @@ Kept = tuple[float, float]
 
 
 @rule("a tensor with zeros stores its non-zeros and a mask of 1 bit an element", "text, counter")
-def mask_zeros(values: float, count: int, bits: float) -> Kept:
-    return (values, count) if values < count else (count, 0)
+def mask_zeros(values: float, count: int, bits: float, marks: int) -> Kept:
+    """`marks` are the bits of the mask."""
+    return (values, marks) if values < count else (count, 0)
 
 
 @rule("a tensor stores non-zeros and a mask where that is less than all values", "MSUNet, and the file")
-def mask_where_cheaper(values: float, count: int, bits: float) -> Kept:
-    return (values, count) if values * bits + count < count * bits else (count, 0)
+def mask_where_cheaper(values: float, count: int, bits: float, marks: int) -> Kept:
+    return (values, marks) if values * bits + marks < count * bits else (count, 0)
 
 
-MASKS: dict[str, Rule[[float, int, float], Kept]] = {"charged": mask_zeros, "cheaper": mask_where_cheaper}
+@rule(
+    "a tensor whose blocks each exist or not as a whole has a mask of 1 bit a block, and stores the values of whole "
+    "blocks, zeros among them",
+    "text",
+)
+def block_marks(shape: Shape, pattern: Pattern) -> int:
+    """Bits of the mask: 4,096 of 512 x 128 values in blocks of 4 x 4 (text)."""
+    return mask_bits(shape, pattern)
+
+
+MASKS: dict[str, Rule[[float, int, float, int], Kept]] = {"charged": mask_zeros, "cheaper": mask_where_cheaper}
 
 
 class Storage:
@@ -35,7 +47,7 @@ class Storage:
         self,
         trace: Trace,
         widths: Widths,
-        mask: Rule[[float, int, float], Kept],
+        mask: Rule[[float, int, float, int], Kept],
         sparsity: float | None,
         scale_a_tensor: bool,
     ) -> None:
@@ -81,5 +93,9 @@ class Storage:
             values = tensor.nonzeros
         # MSUNET, HHI: one mask, and one bit for the sign of each non-zero; such a sign cannot say zero.
         mask = mask_zeros if isinstance(number_format, Binary | Ternary) else self.mask
-        stored, mask_bits = mask(values, tensor.count, bits)
-        tally.store(stored * bits + scales, mask_bits, tensor.count, tensor.nonzeros)
+        marks = tensor.count
+        # A mask by blocks and a second one inside them, for signs, was asked for and denied (HHI).
+        if tensor.pattern is not None and values == tensor.values:
+            marks = block_marks(tensor.shape, tensor.pattern)
+        stored, charged = mask(values, tensor.count, bits, marks)
+        tally.store(stored * bits + scales, charged, tensor.count, tensor.nonzeros)

@@ -65,7 +65,7 @@ def counter_vector(op: str, fields: Fields, sparsity: float, param_bits: float) 
 def rule_vector(case: Fields) -> Vector:
     """A case of a rule: `operations` and `stored` tensors as the case states them, `formats` and `options`."""
     stored = {
-        name: Stored(name, tuple(tensor["shape"]), tensor["nonzeros"], tensor["nonzeros"], used=True)
+        name: _stored(name, **{key: _tuples(value) for key, value in tensor.items()})
         for name, tensor in case.get("stored", {}).items()
     }
     operations = []
@@ -76,6 +76,11 @@ def rule_vector(case: Fields) -> Vector:
         operations.append(Operation(**(plain | given)))
     traced = Trace(tuple(operations), stored, (operations[-1].name,), operations[0].inputs[0][1:])
     return Vector(traced, dict(case.get("formats", {})), dict(case.get("options", {})))
+
+
+def _stored(name: str, shape: Shape, nonzeros: int, **more: Any) -> Stored:
+    """A tensor that a case states: `values` where more than its non-zeros exist, and the `pattern` of its mask."""
+    return Stored(name, shape, nonzeros=nonzeros, used=True, **({"values": nonzeros} | more))
 
 
 def _tuples(value: Any) -> Any:

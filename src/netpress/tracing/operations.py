@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from netpress.numerics.block_masks import Pattern
 from netpress.tracing.factors import LayerInFactors
 
 Shape = tuple[int, ...]
@@ -26,7 +27,7 @@ class Stored:
 
     `made_of` names the stored tensors that this one is calculated from before any example; `folded_into` is the
     reverse: what is made of this tensor, and stored in its place unless it is itself `used` too. `bits` is the width of
-    a value as torch keeps it.
+    a value as torch keeps it. `pattern` are the blocks of a mask that has a bit a block.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Stored:
     made_of: tuple[str, ...] = ()
     folded_into: str = ""
     bits: int = 32
+    pattern: Pattern | None = None
 
     @property
     def count(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from netpress.errors import UserError
+from netpress.numerics.block_masks import Pattern
 from netpress.numerics.layers import plain_layers
 from netpress.tracing.constants import Store
 from netpress.tracing.factors import layers_in_factors
@@ -30,14 +31,15 @@ def trace(
     input_size: Shape,
     *,
     masks: Mapping[str, Tensor] | None = None,
+    patterns: Mapping[str, Pattern] | None = None,
     examples: Tensor | None = None,
 ) -> Trace:
     """Every operation that `module` executes for one example of `input_size`, without the batch dimension.
 
     The module is put into evaluation mode meanwhile and is otherwise left as it was. `masks` maps names of
-    parameters to bool tensors, True where a weight exists. A network whose flow depends on its input (early
-    exits) needs `examples` [count, *input_size]: it is run on each, and every operation carries the share of
-    the examples that executed it.
+    parameters to bool tensors, True where a weight exists; `patterns` has the blocks of masks by block. A network whose
+    flow depends on its input (early exits) needs `examples` [count, *input_size]: it is run on each, and every
+    operation carries the share of the examples that executed it.
 
     Raises UserError, naming the module and the operator, for an operator whose cost nobody has stated, for a
     flow that depends on values when there are no examples, and when the forward pass itself fails.
@@ -48,7 +50,10 @@ def trace(
         with keeper:
             _evaluation_mode(module)
         traced = _trace(module, tuple(input_size), masks or {}, examples, keeper)
-    return replace(traced, notes=notes, in_factors=layers_in_factors(module))
+    stored = dict(traced.stored)
+    for name in stored.keys() & (patterns or {}).keys():
+        stored[name] = replace(stored[name], pattern=(patterns or {})[name])
+    return replace(traced, stored=stored, notes=notes, in_factors=layers_in_factors(module))
 
 
 def _trace(

@@ -58,7 +58,7 @@ def narrow_network(network: Network, groups: Sequence[ChannelGroup], removed: Se
     if not kept:
         return kept
     before = {name: _tensors(network.module.get_submodule(name)) for name in kept}
-    masks, formats = dict(network.masks), dict(network.other_formats)
+    masks, patterns, formats = dict(network.masks), dict(network.patterns), dict(network.other_formats)
     old = {name: _slices(network.module.get_submodule(name), stays) for name, stays in kept.items()}
     network.edit(_edit(network.module, kept))
     for name, tensors in before.items():
@@ -67,6 +67,8 @@ def narrow_network(network: Network, groups: Sequence[ChannelGroup], removed: Se
             tensor = f"{name}.{key}" if name else key
             if tensor in masks:
                 network.masks[tensor] = _take(masks[tensor], old[name])
+                if tensor in patterns:
+                    network.patterns[tensor] = patterns[tensor]
     left = network.module.state_dict().keys()
     network.other_formats |= {name: format for name, format in formats.items() if name in left}
     return kept

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from netpress.compression.quantization.settings import PRESETS, FormatRule, QuantizeSettings
 from netpress.errors import UserError
@@ -10,7 +10,8 @@ from netpress.models.blocks import CosineLinear
 from netpress.network import Network
 from netpress.network.formats import REST, brief
 from netpress.network.selection import kinds_of, layers_with_weights, select
-from netpress.numerics.formats import AnyFormat, Binary, Float16, Integer, Power, Ternary, parse_format
+from netpress.numerics.block_masks import cheapest_mask
+from netpress.numerics.formats import Float16, Integer, Power, parse_format
 from netpress.numerics.layer_formats import LayerFormats, check_formats
 from netpress.numerics.layers import QuantizedConv2d, QuantizedLinear, quantized_layers
 
@@ -114,23 +115,20 @@ def round_others(network: Network) -> None:
 def trim_masks(network: Network) -> None:
     """Leave in the masks only what storage gains by, and add those that it would gain by, in place.
 
-    A weight that was rounded to zero no longer exists; a tensor whose mask would cost more bits than the zeros
-    that it saves is stored whole (MSUNet, 2019).
+    A weight that was rounded to zero no longer exists, but inside a block that does it is stored as long as the mask by
+    blocks is the cheaper one; a tensor whose mask would cost more bits than the zeros that it saves is stored whole
+    (MSUNet, 2019).
     """
     formats = network.formats
     for name, weight in network.weights().items():
         exists = (weight.detach() != 0).cpu()
         network.masks.pop(name, None)
-        if mask_pays(exists, parse_format(formats.get(name, {"kind": "float32"}), f"formats.{name}")):
-            network.masks[name] = exists
-
-
-def mask_pays(exists: Tensor, format: AnyFormat) -> bool:
-    """Whether a bit for every weight costs less than storing the zeros; ternary and binary cannot do without."""
-    zeros = exists.numel() - int(exists.sum())
-    if isinstance(format, Ternary | Binary):
-        return zeros > 0
-    return zeros * format.bits > exists.numel()
+        format = parse_format(formats.get(name, {"kind": "float32"}), f"formats.{name}")
+        mask, pattern = cheapest_mask(exists, network.patterns.pop(name, None), format)
+        if mask is not None:
+            network.masks[name] = mask
+        if pattern is not None:
+            network.patterns[name] = pattern
 
 
 def describe(format: Any) -> str:

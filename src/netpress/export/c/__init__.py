@@ -70,12 +70,14 @@ def export_c(network: Network, folder: Path, name: str, *, strip_rows: int | Non
     layout = lay_out(plan(lower(network)), strip_rows)
     formats = {layer: part.formats.weight for layer, part in quantized_layers(network.module).items()}
     integers = {layer: format for layer, format in formats.items() if isinstance(format, GridFormat)}
-    constants = Constants(integers)
+    patterns = {name.removesuffix(".weight"): pattern for name, pattern in network.whole_patterns().items()}
+    constants = Constants(integers, patterns)
     parts = [write_part(layout, constants, number) for number in range(len(layout.parts))]
     kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
     portable = "\n\n".join([kernels, "/* The network. */", *parts, _run(name, layout)])
     vectors = write_vectors(name, layout.made.program, constants)
-    text = [_head(name), "/* Constants. */", *choice(name, vectors, constants.written, portable)]
+    masks = files("netpress.export.c").joinpath("masks.c").read_text(encoding="utf-8")
+    text = [_head(name), masks, "/* Constants. */", *choice(name, vectors, constants.written, portable)]
     source = "\n\n".join([*text, _names(name, network), _main(name)])
     paths = folder / f"{name}.c", folder / f"{name}.h"
     write_together(folder, {paths[0]: source + "\n", paths[1]: _header(name, network, layout, vectors)})

@@ -1,14 +1,16 @@
 """The constant arrays of a C file: weights as they are packed in the network's file, factors, tables."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from netpress.errors import Failure
+from netpress.numerics.block_masks import Pattern, cheapest_mask, grid_shape
 from netpress.numerics.formats import Binary, GridFormat, Ternary, integer_range
-from netpress.numerics.packing import pack_bits
+from netpress.numerics.packing import pack_bits, pack_mask
 from netpress.program.operations import IntegerSums
 
 AHEAD = 2  # bytes beyond packed weights that reading the last one touches
@@ -20,6 +22,8 @@ class Constants:
 
     formats: dict[str, GridFormat]
     """Of the weights, by the layer's name."""
+    patterns: Mapping[str, Pattern] = field(default_factory=dict)
+    """The blocks that masks are made of, by the layer's name."""
     written: list[str] = field(default_factory=list)
     flash: int = 0
     """Bytes of all of them."""
@@ -39,24 +43,30 @@ class Constants:
 
     def stream(self, operation: IntegerSums) -> str:
         """A layer's weights, as the values of a `stream`."""
-        values, mask, *numbers = self.packed(operation)
-        return ", ".join(map(str, (values, mask, 0, 0, *numbers)))
+        values, mask, blocks, *numbers = self.packed(operation)
+        return ", ".join(map(str, (values, mask, blocks, 0, 0, *numbers)))
 
-    def packed(self, operation: IntegerSums) -> tuple[str, str, int, int, int]:
-        """A layer's weights as they lie in flash: their bits, the mask or 0, and what a weight's bits stand for."""
-        format, weight = self.formats[operation.layer], operation.weight.flatten().long()
-        exists, bits = weight != 0, format.bits
-        signs = isinstance(format, Ternary | Binary)
-        zeros = int((~exists).sum())
-        masked = zeros > 0 if signs else zeros * bits > len(weight)
-        kept = weight[exists] if masked else weight
+    def packed(self, operation: IntegerSums) -> tuple[str, str, str, int, int, int]:
+        """A layer's weights as they lie in flash: their bits, the mask or 0, the blocks of the mask or 0, and what a
+        weight's bits stand for.
+        """
+        format, weight = self.formats[operation.layer], operation.weight.long()
+        mask, pattern = cheapest_mask(weight != 0, self.patterns.get(operation.layer), format)
+        kept = weight.flatten() if mask is None else weight[mask]
         low, step = integer_range(format)[0], 1
-        if signs:
+        if isinstance(format, Ternary | Binary):
             low, step = -1, 2
-        packed = pack_bits((kept - low) // step, bits).tolist()
+        packed = pack_bits((kept - low) // step, format.bits).tolist()
         values = self.add("uint8_t", "weights_", [*packed, *[0] * AHEAD], 1)
-        mask = self.add("uint8_t", "mask_", pack_bits(exists, 1).tolist(), 1) if masked else "0"
-        return values, mask, bits, step, low
+        marks = "0" if mask is None else self.add("uint8_t", "mask_", pack_mask(mask, pattern).tolist(), 1)
+        return values, marks, self._blocks(weight.shape, pattern), format.bits, step, low
+
+    def _blocks(self, shape: torch.Size, pattern: Pattern | None) -> str:
+        """How a mask in blocks is read; 0 for one with a bit a weight."""
+        if pattern is None:
+            return "0"
+        marks = math.prod(grid_shape(shape, pattern)[1:])
+        return self.add("uint32_t", "blocks_", [shape[1:].numel(), shape[2:].numel(), *pattern, marks], 4)
 
     def factors(self, name: str, amount: Tensor, multiplier: Tensor) -> str:
         """Each channel's shift and multiplier in 16 bits."""

@@ -45,6 +45,7 @@ static inline int32_t scaled(int32_t x, int32_t m, int n) {
 /* A layer's weights as they lie in flash: a bit says which exist, each of these takes its bits. */
 typedef struct {
     const uint8_t *values, *mask; /* mask 0: all exist */
+    const uint32_t *blocks;       /* of the mask; 0: a bit a weight */
     uint32_t value_at, mask_at;   /* bits */
     int bits, step, low;          /* a weight is its bits times step plus low */
 } stream;
@@ -82,15 +83,16 @@ typedef struct {
 /* The next weights of a row of the kernel, or of all its inputs where it has one place. */
 static APART void unpack_row(stream *s, int count, int32_t at, int32_t apart, products *p) {
     const uint8_t *values = s->values, *mask = s->mask;
+    const uint32_t *blocks = s->blocks;
     const uint32_t bits = (uint32_t)s->bits, ones = (1u << bits) - 1u;
     const int32_t step = s->step, low = s->low;
     const uint8_t *from = values + (s->value_at >> 3);
     uint32_t place = s->mask_at, value_at = s->value_at;
     product *plus = p->plus, *minus = p->minus;
     while (count > 0) {
-        const uint32_t ahead = place & 7;
-        uint32_t exist = mask ? (uint32_t)mask[place >> 3] >> ahead : 255u;
-        int run = 8 - (int)ahead;
+        const uint32_t mark = blocks ? mark_of(blocks, place) : place;
+        uint32_t exist = mask ? (uint32_t)mask[mark >> 3] >> (mark & 7) : 255u;
+        int run = blocks ? 1 : 8 - (int)(place & 7);
         int32_t here = at;
         if (run > count) run = count;
         exist &= (1u << run) - 1u;

@@ -33,6 +33,7 @@ struct v_tail {
 
 typedef struct {
     const uint8_t *values, *mask; /* mask 0: all weights exist */
+    const uint32_t *blocks;       /* of the mask; 0: a bit a weight */
     int bits, step, low;
 } v_packed;
 
@@ -64,7 +65,7 @@ V_KERNEL int v_next(v_reader *r) {
     const uint8_t *at;
     uint32_t raw;
     if (k->mask) {
-        const uint32_t place = r->place++;
+        const uint32_t n = r->place++, place = k->blocks ? mark_of(k->blocks, n) : n;
         if (!(k->mask[place >> 3] >> (place & 7) & 1)) return 0;
     }
     at = k->values + (r->value >> 3);
