@@ -15,7 +15,7 @@ from pathlib import Path
 from netpress.errors import Failure, UserError, quote
 from netpress.export.c.arena import Layout, lay_out
 from netpress.export.c.constants import Constants
-from netpress.export.c.emit import write_part
+from netpress.export.c.parts import write_part
 from netpress.export.c.plan import plan
 from netpress.files import atomic_write
 from netpress.network import Network
@@ -23,6 +23,9 @@ from netpress.numerics.formats import GridFormat
 from netpress.numerics.layers import quantized_layers
 from netpress.program import has_integer_arithmetic, lower
 from netpress.program.integers import Restore
+
+KERNELS = ("arithmetic", "sums", "values")
+"""The parts of the source that are the same for every network."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ def export_c(network: Network, folder: Path, name: str, *, strip_rows: int | Non
     integers = {layer: format for layer, format in formats.items() if isinstance(format, GridFormat)}
     constants = Constants(integers)
     parts = [write_part(layout, constants, number) for number in range(len(layout.parts))]
-    kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
-    text = [_head(name), kernels, "/* Constants. */", *constants.written, "/* The network. */", *parts]
+    folder_of_kernels = files("netpress.export.c")
+    kernels = [folder_of_kernels.joinpath(f"{name}.c").read_text(encoding="utf-8") for name in KERNELS]
+    text = [_head(name), *kernels, "/* Constants. */", *constants.written, "/* The network. */", *parts]
     source = "\n\n".join([*text, _names(name, network), _run(name, layout)])
     try:
         folder.mkdir(parents=True, exist_ok=True)

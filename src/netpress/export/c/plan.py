@@ -159,7 +159,9 @@ class Plan:
                 single = operation.weight.shape[1] == 1 and window.groups == len(operation.weight)
                 span = (rows - 1) * window.dilation[0] + 1
                 return [Reading(node.inputs[0], window.stride[0], span, window.padding[2], by_channel=single)]
-            case IntegerPool() | MaximumPool() if self.kept(operation.inputs[0]) and self.shaped(node.output).height > 1:
+            case IntegerPool() | MaximumPool() if (
+                self.kept(operation.inputs[0]) and self.shaped(node.output).height > 1
+            ):
                 apart = operation.dilation[0] if isinstance(operation, MaximumPool) else 1
                 span = (operation.kernel[0] - 1) * apart + 1
                 return [Reading(node.inputs[0], operation.stride[0], span, operation.padding[0])]
