@@ -19,7 +19,6 @@ from netpress.compression.quantize import quantize
 from netpress.data import Images
 from netpress.errors import UserError
 from netpress.export.c import c_string, export_c
-from netpress.export.c.plan import plan
 from netpress.network import Network, create, save
 from netpress.program import lower
 from netpress.settings import parse
@@ -146,30 +145,6 @@ def test_masks_by_block_answer_alike(name: str, pattern: tuple[int, int], preset
     by_block, network.patterns = export_c(network, tmp_path, "net").flash, {}
     # Single weights would have a mask of a bit each, or none; what is zero inside a block would not be stored.
     assert by_block < export_c(network, tmp_path, "net").flash
-
-
-@pytest.mark.slow
-def test_buffers_of_one_time_do_not_overlap(tmp_path: Path) -> None:
-    network = quantize(family("shortcut"), parse(QuantizeSettings, QUICK), context(tmp_path))
-    made = plan(lower(network))
-    last = {name: index for index, step in enumerate(made.steps) for name, _ in step.reads()}
-    last[made.output] = len(made.steps)
-    ends = []
-    for index, step in enumerate(made.steps):
-        count, plane = step.shape
-        size = count * plane * (2 if made.item(step.output) == "s16" else 1)
-        place = made.offsets[step.output]
-        assert place % 4 == step.offset % 4 == 0
-        ends += [place + size, step.offset + 6 * plane]
-        assert step.offset + 6 * plane <= place or place + size <= step.offset
-        for name, start in made.offsets.items():
-            written = next((i for i, other in enumerate(made.steps) if other.output == name), index)
-            if name == step.output or not written < index < last.get(name, -1):
-                continue
-            other, each = made.channels(name)
-            end = start + other * each * (2 if made.item(name) == "s16" else 1)
-            assert end <= place or place + size <= start, f"{step.output} lies on {name}, which is read later"
-    assert max(ends) == made.arena
 
 
 # --- the command

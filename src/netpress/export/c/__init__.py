@@ -16,7 +16,7 @@ from pathlib import Path
 from netpress.errors import Failure, UserError, quote
 from netpress.export.c.arena import Layout, lay_out
 from netpress.export.c.constants import Constants
-from netpress.export.c.emit import write_part
+from netpress.export.c.parts import write_part
 from netpress.export.c.plan import plan
 from netpress.export.c.vectors import Vectors, choice, header_lines, write_vectors
 from netpress.files import atomic_path
@@ -32,6 +32,8 @@ HEADERS = (
     *("wchar", "wctype"),
 )
 """C99's own headers. Compilers that are told to look in our folder would take ours for them."""
+KERNELS = ("arithmetic", "sums", "values")
+"""The portable path's parts that are the same for every network."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,18 @@ def export_c(network: Network, folder: Path, name: str, *, strip_rows: int | Non
     patterns = {name.removesuffix(".weight"): pattern for name, pattern in network.whole_patterns().items()}
     constants = Constants(integers, patterns)
     parts = [write_part(layout, constants, number) for number in range(len(layout.parts))]
-    kernels = files("netpress.export.c").joinpath("kernels.c").read_text(encoding="utf-8")
-    portable = "\n\n".join([kernels, "/* The network. */", *parts, _run(name, layout)])
+    portable = "\n\n".join([*map(_read, KERNELS), "/* The network. */", *parts, _run(name, layout)])
     vectors = write_vectors(name, layout.made.program, constants)
-    masks = files("netpress.export.c").joinpath("masks.c").read_text(encoding="utf-8")
-    text = [_head(name), masks, "/* Constants. */", *choice(name, vectors, constants.written, portable)]
+    text = [_head(name), _read("masks"), "/* Constants. */", *choice(name, vectors, constants.written, portable)]
     source = "\n\n".join([*text, _names(name, network), _main(name)])
     paths = folder / f"{name}.c", folder / f"{name}.h"
     write_together(folder, {paths[0]: source + "\n", paths[1]: _header(name, network, layout, vectors)})
     return CFiles(*paths, layout.arena, constants.flash)
+
+
+def _read(part: str) -> str:
+    """A part of the source that is the same for every network."""
+    return files("netpress.export.c").joinpath(f"{part}.c").read_text(encoding="utf-8")
 
 
 def write_together(folder: Path, texts: dict[Path, str]) -> None:

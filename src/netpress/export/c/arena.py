@@ -1,7 +1,7 @@
 """Which steps run together in strips, how many strips, and where in the arena everything lies.
 
-Strips save memory, and cost time: each one unpacks the weights of its layers again. So the planner first finds the least
-memory that any division into parts and strips needs, and then, within it, the division that unpacks least.
+Strips save memory, and cost time: each one unpacks the weights of its layers again. So the planner first finds the
+least memory that any division into parts and strips needs, and then, within it, the division that unpacks least.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,9 @@ class Layout:
     @property
     def arena(self) -> int:
         """Bytes."""
-        return max((block.offset + block.size for block in self.blocks), default=0)  # the first of a place is the largest
+        return max(
+            (block.offset + block.size for block in self.blocks), default=0
+        )  # the first of a place is the largest
 
 
 def lay_out(made: Plan, strip_rows: int | None = None) -> Layout:
@@ -176,7 +178,9 @@ class Planner:
         return best[end][1]
 
     def _cost(self, part: Part) -> int:
-        return part.strips * (sum(self.unpacked[part.start : part.end]) + 100 * (part.end - part.start)) + int(part.paced)
+        return part.strips * (sum(self.unpacked[part.start : part.end]) + 100 * (part.end - part.start)) + int(
+            part.paced
+        )
 
     # --- what a part needs
 
@@ -219,7 +223,9 @@ class Planner:
         if mine.padding.any or step.output in part.windows:
             return None
         index = part.start + place
-        for name in dict.fromkeys(reading.name for before in range(place + 1) for reading in self.reads[part.start + before]):
+        for name in dict.fromkeys(
+            reading.name for before in range(place + 1) for reading in self.reads[part.start + before]
+        ):
             block, ends = places.get(name), index if part.strips == 1 else part.end - 1
             if block is None or block.later or name in part.windows or self.last[name] > index or block.end != ends:
                 continue
@@ -227,7 +233,7 @@ class Planner:
             if other.padding.any or other.geometry.channels != mine.geometry.channels:
                 continue
             here = [reading for reading in self.reads[index] if reading.name == name]
-            if any(not reading.by_channel or reading.whole and other.geometry.plane == 1 for reading in here):
+            if any(not reading.by_channel for reading in here):
                 continue
             if part.strips == 1:
                 if here and mine.plane * mine.bytes_each <= other.plane * other.bytes_each:
@@ -244,9 +250,7 @@ def _least(start: int, end: int, choices: dict[tuple[int, int], list[tuple[int, 
     best = {start: 0}
     for after in range(start + 1, end + 1):
         best[after] = min(
-            max(best[first], load)
-            for first in range(start, after)
-            for load, _ in choices.get((first, after), [])
+            max(best[first], load) for first in range(start, after) for load, _ in choices.get((first, after), [])
         )
     return best[end]
 
