@@ -9,9 +9,9 @@ Four sides take turns, in rounds of many runs each:
     float32    the same architecture in floats, norms folded, in ONNX Runtime (weights drawn: they cost no time)
     QDQ        the network itself in 8-bit integers behind QuantizeLinear and DequantizeLinear, in ONNX Runtime
 
-A round's figure is the mean of its runs; the table has the median of the rounds, half of which lie within the spread.
-Both paths of the C must give the same logits. A network of other arithmetic is made one of integers first, its scales
-chosen on random images, which changes no time.
+Time is of the processor, so that other jobs count less. A round's figure is the mean of its runs; the table has the
+median of the rounds, half of which lie within the spread. Both paths of the C must give the same logits. A network of
+other arithmetic is made one of integers first, its scales chosen on random images, which changes no time.
 """
 
 import argparse
@@ -130,14 +130,14 @@ def measure(network: Network, rounds: int) -> dict[str, Any]:
         times, taken = {}, {name: [] for name in runs}
         for name, run in runs.items():
             run(2)
-            start = time.perf_counter()
+            start = time.process_time()
             run(3)
-            times[name] = max(1, int(3 * BUDGET / (time.perf_counter() - start)))
+            times[name] = max(1, int(3 * BUDGET / (time.process_time() - start)))
         for _ in range(rounds):
             for name, run in runs.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 run(times[name])
-                taken[name].append((time.perf_counter() - start) / times[name] * 1e3)
+                taken[name].append((time.process_time() - start) / times[name] * 1e3)
     figures = {}
     for name, values in taken.items():
         low, median, high = statistics.quantiles(values, n=4)
