@@ -61,7 +61,7 @@ def scales_of(network: Network) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("calibration", ["mse", "percentile", "minmax", "sigma"])
 def test_a_layer_is_calibrated_alike_whichever_others_are(calibration: str, network: Network, context: Context) -> None:
     start = folded(network, QuantizeSettings(), context)
-    values = {"calibration": {"kind": calibration}, "correct_biases": False}
+    values = {"calibration": {"kind": calibration}, "correct_biases": False, "arithmetic": "float16"}
     together = scales_of(quantize_once(start, parse(QuantizeSettings, values), context))
     assert len(together) > 5
     for layer in together:

@@ -53,7 +53,7 @@ def torch_set(what: str) -> Iterator[None]:
 SETTINGS = pytest.mark.parametrize("what", ["as always", "no oneDNN", "neither", "narrow"])
 
 
-@pytest.mark.parametrize("matrices", [True, False])
+@pytest.mark.parametrize("exact", [(torch.float32, torch.float64), (torch.float64,), ()], ids=["32", "64", "none"])
 @pytest.mark.parametrize(
     ("inputs", "outputs", "kernel", "stride", "dilation", "groups"),
     [
@@ -74,11 +74,11 @@ def test_convolutions_are_those_of_whole_numbers(
     dilation: tuple[int, int],
     groups: int,
     bits: int,
-    matrices: bool,
+    exact: tuple[torch.dtype, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not matrices:  # a machine whose float64 products are not exact either
-        monkeypatch.setattr(sums, "_matrices_sum_exactly", lambda device: False)
+    if torch.float32 not in exact:  # a machine whose products of these types are not exact
+        monkeypatch.setattr(sums, "_matrices_sum_exactly", lambda device, dtype, settings: dtype in exact)
     ends = -(2 ** (bits - 1)), 2 ** (bits - 1)
     values, weight = whole(*ends, 2, inputs, 9, 8), whole(*ends, outputs, inputs // groups, *kernel, seed=1)
     largest = ends[0] ** 2 * weight[0].numel()
@@ -88,10 +88,21 @@ def test_convolutions_are_those_of_whole_numbers(
     assert found.shape == expected.shape
     assert torch.equal(found.long(), expected)
     assert not (found - found.round()).any()
+    if groups < inputs or groups == 1:  # float32 only where that is exact
+        assert found.dtype == (torch.float32 if torch.float32 in exact and largest < 2**24 else torch.float64)
     rows = values.flatten(2).flatten(0, 1)
     assert torch.equal(linear_sums(rows.float(), rows[:5].float()).long(), rows @ rows[:5].t())
     none = convolution_sums(values[:0].float(), weight.float(), window, largest)
     assert none.shape == (0, *expected.shape[1:])
+
+
+@SETTINGS
+def test_matrices_are_trusted_only_where_they_are_exact(what: str) -> None:
+    with torch_set(what):
+        trusted = sums._matrices_sum_exactly("cpu", torch.float32, sums._settings())
+        values, weight = whole(0, 4096, 130, 700), whole(-2, 3, 90, 700, seed=1)
+        found = torch.zeros(130, 90).addmm_(values.float(), weight.float().t())
+        assert torch.equal(found.long(), values @ weight.t()) or not trusted
 
 
 @SETTINGS

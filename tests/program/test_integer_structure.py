@@ -1,4 +1,4 @@
-"""What integer arithmetic has no operation for is refused before anything trains; all families of the zoo have theirs."""
+"""What integer arithmetic has no operation for is refused before a training; all families of the zoo have theirs."""
 
 from pathlib import Path
 from typing import Any

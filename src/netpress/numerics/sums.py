@@ -49,7 +49,7 @@ def linear_sums(values: Tensor, weight: Tensor) -> Tensor:
 
 def _add_products(total: Tensor, rows: Tensor, matrix: Tensor) -> None:
     """Add rows [count, inputs] times the transpose of matrix [outputs, inputs] to total [count, outputs]."""
-    if _matrices_sum_exactly(total.device.type):
+    if _matrices_sum_exactly(total.device.type, total.dtype, _settings()):
         total.addmm_(rows, matrix.t())
     else:  # torch multiplies matrices of whole numbers on CPUs alone, and slowly
         total.add_((rows.cpu().long() @ matrix.cpu().long().t()).to(total.device))
@@ -68,18 +68,23 @@ def convolution_sums(values: Tensor, weight: Tensor, window: Window, largest: in
     if window.groups == values.shape[1] and window.groups > 1:
         sums = _depthwise(values, weight, window, largest)
     else:
-        sums = _grouped(values, weight, window)
+        sums = _grouped(values, weight, window, largest)
     return sums.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def _grouped(values: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """A product of matrices a tap and group, added up in float64. The values hold their padding already."""
+def _grouped(values: Tensor, weight: Tensor, window: Window, largest: int) -> Tensor:
+    """A product of matrices a tap and group, added up in float64, or in float32 where that is exact too.
+
+    The values hold their padding already.
+    """
     taps, (height, width) = _taps(values, weight, window)
-    values = values.double().permute(0, 2, 3, 1).contiguous()  # channels last: a tap's inputs are the rows of a matrix
+    narrow = largest < 2**24 and _matrices_sum_exactly(values.device.type, torch.float32, _settings())
+    dtype = torch.float32 if narrow else torch.float64
+    values = values.to(dtype).permute(0, 2, 3, 1).contiguous()  # channels last: a tap's inputs are the rows of a matrix
     shape = (len(values), height, width, len(weight) // window.groups)
     pieces = values.tensor_split(window.groups, dim=3)
     parts = []
-    for piece, matrices in zip(pieces, weight.double().tensor_split(window.groups), strict=True):
+    for piece, matrices in zip(pieces, weight.to(dtype).tensor_split(window.groups), strict=True):
         total = values.new_zeros(len(values) * height * width, len(matrices))
         for row, column, rows, columns in taps:
             inputs = piece[:, rows, columns].reshape(-1, matrices.shape[1])
@@ -173,11 +178,18 @@ def _floats_sum_exactly(device: str, settings: tuple[Any, ...]) -> bool:
 
 
 @cache
-def _matrices_sum_exactly(device: str) -> bool:
-    """Whether products of float64 matrices on such a device are exact sums, against torch's whole numbers."""
+def _matrices_sum_exactly(device: str, dtype: torch.dtype, settings: tuple[Any, ...]) -> bool:
+    """Whether products of matrices on such a device are exact sums as torch is set, against torch's whole numbers.
+
+    dtype: float64, or float32, whose sums are tried below 2**24 with values that narrower floats do not hold.
+    """
+    shapes = (96, 576), (80, 576)
+    narrow = dtype == torch.float32
+    bounds = ((0, 4096), (-2, 3)) if narrow else ((-(2**15), 2**15),) * 2
     with torch.no_grad(), _disable_current_modes():
-        values, weight = _whole(-(2**15), 2**15, (96, 576)), _whole(-(2**15), 2**15, (80, 576))
-        summed = functional.linear(values.double().to(device), weight.double().to(device))
+        values, weight = (_whole(*ends, shape) for ends, shape in zip(bounds, shapes, strict=True))
+        summed = torch.zeros(len(values), len(weight), dtype=dtype, device=device)
+        summed.addmm_(values.to(dtype).to(device), weight.to(dtype).to(device).t())
         return torch.equal(summed.cpu().long(), values @ weight.t())
 
 

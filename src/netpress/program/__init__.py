@@ -12,4 +12,13 @@ from netpress.program.lowering import has_integer_arithmetic, lower
 from netpress.program.operations import Buffer, Operation, Program
 from netpress.program.structure import check_operations
 
-__all__ = ["Buffer", "Operation", "Program", "check_operations", "exact_layers", "execute", "has_integer_arithmetic", "lower"]
+__all__ = [
+    "Buffer",
+    "Operation",
+    "Program",
+    "check_operations",
+    "exact_layers",
+    "execute",
+    "has_integer_arithmetic",
+    "lower",
+]

@@ -56,12 +56,9 @@ def _shift(x: Tensor, amount: int) -> Tensor:
 @calculate.register
 def _(operation: Shift, x: Tensor) -> Tensor:
     """Not yet saturated; before a shift to the left what is beyond 16 bits is made the next number beyond."""
-    x = x.long() if operation.wide else x.int()
-    right = operation.amount.clamp(min=0).to(x.dtype)
-    half = torch.bitwise_left_shift(torch.ones_like(right), right) >> 1
-    shifted = (x + half) >> right
-    left = (-operation.amount).clamp(min=0).to(x.dtype)
-    return shifted.clamp(LOW - 1, HIGH + 1) << left if bool(left.any()) else shifted
+    right, half, left = operation.steps
+    shifted = (x.to(right.dtype) + half).bitwise_right_shift_(right)
+    return shifted if left is None else shifted.clamp_(LOW - 1, HIGH + 1).bitwise_left_shift_(left)
 
 
 @calculate.register

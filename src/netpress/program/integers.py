@@ -11,7 +11,9 @@ operations as on floats. docs/formats.md defines each one so that C can be writt
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from netpress.program.operations import Operation
@@ -54,6 +56,14 @@ class Shift(Saturating):
     """int32 [] or [channels, 1, 1] or [channels]."""
     wide: bool = False
     """Whether adding half a step could overflow 32 bits."""
+
+    @cached_property
+    def steps(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Amounts to the right, half a step of each, and amounts to the left, None where there are none."""
+        dtype = torch.int64 if self.wide else torch.int32
+        right, left = self.amount.clamp(min=0).to(dtype), (-self.amount).clamp(min=0).to(dtype)
+        half = torch.bitwise_left_shift(torch.ones_like(right), right) >> 1
+        return right, half, left if bool(left.any()) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -146,6 +146,6 @@ PRESETS: dict[str, PresetFormats] = {
 """fixed-9-12: the Wave team's widths and their first entry's norms, which stay: folded into weights, they spread the
 channels too far for one exponent. Its ranges are found as below; theirs (sigma, 18 and 10 deviations) lose .4 points
 more on KAIST's network. int8: all of 8 bits. int6, int4: weights and inputs of so many bits, first and last layer 8,
-depthwise weights 8 and 6. These three compute in integers alone; the others are float16 outside the sums. half: everything
-really in float16. binary: weights of one bit with a scale a channel (BinaryConnect when trained), inputs, first and last
-layer of 8 bits."""
+depthwise weights 8 and 6. These three compute in integers alone; the others are float16 outside the sums. half:
+everything really in float16. binary: weights of one bit with a scale a channel (BinaryConnect when trained), inputs,
+first and last layer of 8 bits."""
