@@ -15,7 +15,7 @@ from netpress import __version__
 from netpress.errors import UserError
 from netpress.files import atomic_path
 from netpress.program import Program
-from netpress.program.operations import Pad
+from netpress.program.operations import Operation, Pad
 
 OPSET, IR_VERSION = 13, 8
 
@@ -78,6 +78,25 @@ class GraphWriter:
         model.producer_name, model.producer_version = "netpress", __version__
         helper.set_model_props(model, facts)
         return model
+
+
+class OperationWriter:
+    """Writes the nodes that stand for a program's operations."""
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self.writer = writer
+
+    def write(self, of: Operation, kind: str, *constants: str, inputs: Any = None, **attributes: Any) -> None:
+        """A node that reads what `of` reads, then the constants, and writes its output."""
+        read = [self.writer.name(name) for name in of.inputs] if inputs is None else inputs
+        self.writer.node(kind, [*read, *constants], self.writer.name(of.output), **attributes)
+
+    def step(self, of: Operation, suffix: str, kind: str, *inputs: str, **attributes: Any) -> str:
+        """A node on the way to what `of` writes; the name of its result."""
+        return self.writer.node(kind, inputs, f"{self.writer.name(of.output)}.{suffix}", **attributes)
+
+    def constant(self, of: Operation, suffix: str, values: Any, kind: str = "float32") -> str:
+        return self.writer.constant(f"{self.writer.name(of.output)}.{suffix}", values, kind)
 
 
 def write_model(model: Any, path: Path) -> None:

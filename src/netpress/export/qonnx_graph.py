@@ -7,8 +7,6 @@ A layer reads its input and its weights through a node each (Umuroglu, Pappalard
 arbitrary-precision quantized neural networks", 2022; operators of github.com/fastmachinelearning/qonnx, version 1).
 """
 
-import math
-from collections.abc import Callable
 from functools import singledispatchmethod
 from typing import Any
 
@@ -16,7 +14,8 @@ import torch
 from torch import Tensor
 
 from netpress.errors import UserError
-from netpress.export.nodes import GraphWriter, pads_of
+from netpress.export.activations import ACTIVATIONS
+from netpress.export.nodes import GraphWriter, OperationWriter, pads_of
 from netpress.network import Network
 from netpress.numerics.fixed_point import ONE, IntegerRescaling
 from netpress.numerics.formats import Binary, Fixed, GridFormat, Integer, Ternary
@@ -44,11 +43,11 @@ def qonnx_graph(network: Network, source: str, result: str) -> GraphWriter:
     return translation.writer
 
 
-class _Translation:
+class _Translation(OperationWriter):
     def __init__(self, network: Network, source: str, result: str) -> None:
         program = lower_floats(network)
         self.layers = quantized_layers(network.module)
-        self.writer = GraphWriter(program, {program.input: source, program.output: result})
+        super().__init__(GraphWriter(program, {program.input: source, program.output: result}))
         found = (entry for entry in program.operations if isinstance(entry, ops.Rescale))
         self.rescalings = {
             entry.name: entry.constants for entry in found if isinstance(entry.constants, IntegerRescaling)
@@ -56,18 +55,6 @@ class _Translation:
         self.made: dict[tuple[Any, ...], str] = {}  # what one value has become by one quantizer
 
     # --- writing
-
-    def _write(self, of: Operation, kind: str, *constants: str, inputs: Any = None, **attributes: Any) -> None:
-        """A node that reads what `of` reads, then the constants, and writes its output."""
-        read = [self.writer.name(name) for name in of.inputs] if inputs is None else inputs
-        self.writer.node(kind, [*read, *constants], self.writer.name(of.output), **attributes)
-
-    def _step(self, of: Operation, suffix: str, kind: str, *inputs: str, **attributes: Any) -> str:
-        """A node on the way to what `of` writes; the name of its result."""
-        return self.writer.node(kind, inputs, f"{self.writer.name(of.output)}.{suffix}", **attributes)
-
-    def _constant(self, of: Operation, suffix: str, values: Any, kind: str = "float32") -> str:
-        return self.writer.constant(f"{self.writer.name(of.output)}.{suffix}", values, kind)
 
     def _pass(self, operation: Operation) -> None:
         """What an operation writes is what it reads."""
@@ -118,7 +105,7 @@ class _Translation:
         window = getattr(operation, "window", None)
         if layer is None:
             weight, bias = self._plain(operation, operation.weight, window), operation.bias
-            self._product(operation, weight, None if bias is None else self._constant(operation, "bias", bias), window)
+            self._product(operation, weight, None if bias is None else self.constant(operation, "bias", bias), window)
             return
         weight, bias = self._weight(operation, layer, window), self._bias(operation, layer)
         self._product(operation, weight, bias, window)
@@ -174,7 +161,7 @@ class _Translation:
         if window is not None:
             left, right, top, bottom = window.padding
             kernel = list(operation.weight.shape[2:])  # type: ignore[attr-defined]
-            self._write(
+            self.write(
                 operation,
                 "Conv",
                 inputs=[*inputs, *([bias] if bias else [])],
@@ -185,9 +172,9 @@ class _Translation:
                 group=window.groups,
             )
         elif bias is None:
-            self._write(operation, "MatMul", inputs=inputs)
+            self.write(operation, "MatMul", inputs=inputs)
         else:
-            self._write(operation, "Add", inputs=[self._step(operation, "products", "MatMul", *inputs), bias])
+            self.write(operation, "Add", inputs=[self.step(operation, "products", "MatMul", *inputs), bias])
 
     @translate.register
     def _(self, operation: ops.Rescale) -> None:
@@ -220,17 +207,17 @@ class _Translation:
         }
         constants = [self.writer.constant(f"{operation.name}.{key}", x) for key, x in tensors.items()]
         if operation.scale is None:
-            self._write(operation, "BatchNormalization", *constants, epsilon=operation.epsilon)
+            self.write(operation, "BatchNormalization", *constants, epsilon=operation.epsilon)
             return
         inputs = [self.writer.name(operation.inputs[0]), *constants]
-        value = self._step(operation, "normalized", "BatchNormalization", *inputs, epsilon=operation.epsilon)
+        value = self.step(operation, "normalized", "BatchNormalization", *inputs, epsilon=operation.epsilon)
         self._store(operation, value, operation.scale)
 
     @translate.register
     def _(self, operation: ops.Activation) -> None:
         activation = ACTIVATIONS.get(operation.function)
         if activation is None:
-            raise UserError(f"{operation.name}: QONNX export knows no activation {operation.function}")
+            raise UserError(f"{operation.name}: ONNX export knows no activation {operation.function}")
         activation(self, operation, dict(operation.arguments))
 
     @translate.register(ops.Add)
@@ -239,27 +226,27 @@ class _Translation:
         if operation.name in self.layers:  # a layer's zero point, which Quant has subtracted already
             self._pass(operation)
             return
-        constant = [] if operation.constant is None else [self._constant(operation, "constant", operation.constant)]
-        self._write(operation, "Add" if isinstance(operation, ops.Add) else "Mul", *constant)
+        constant = [] if operation.constant is None else [self.constant(operation, "constant", operation.constant)]
+        self.write(operation, "Add" if isinstance(operation, ops.Add) else "Mul", *constant)
 
     @translate.register
     def _(self, operation: ops.UnitLength) -> None:
         value = self.writer.name(operation.inputs[0])
-        length = self._step(operation, "length", "ReduceL2", value, axes=[operation.axis], keepdims=1)
-        least = self._constant(operation, "least", operation.epsilon)
-        self._write(operation, "Div", inputs=[value, self._step(operation, "divisor", "Max", length, least)])
+        length = self.step(operation, "length", "ReduceL2", value, axes=[operation.axis], keepdims=1)
+        least = self.constant(operation, "least", operation.epsilon)
+        self.write(operation, "Div", inputs=[value, self.step(operation, "divisor", "Max", length, least)])
 
     # --- pools, and where values lie
 
     @translate.register
     def _(self, operation: ops.AveragePool) -> None:
         counts = {"count_include_pad": int(operation.counts_padding), "ceil_mode": int(operation.ceil_mode)}
-        self._write(operation, "AveragePool", **_places(operation), **counts)
+        self.write(operation, "AveragePool", **_places(operation), **counts)
 
     @translate.register
     def _(self, operation: ops.MaximumPool) -> None:
         more = {"dilations": list(operation.dilation), "ceil_mode": int(operation.ceil_mode)}
-        self._write(operation, "MaxPool", **_places(operation), **more)
+        self.write(operation, "MaxPool", **_places(operation), **more)
 
     @translate.register
     def _(self, operation: ops.AdaptivePool) -> None:
@@ -267,43 +254,41 @@ class _Translation:
         if any(size % count for size, count in zip(before, after, strict=True)):
             raise UserError(f"{operation.name}: ONNX has no means of unequal windows, {before} in {after}")
         if after == (1, 1):
-            self._write(operation, "GlobalAveragePool")
+            self.write(operation, "GlobalAveragePool")
             return
         kernel = [size // count for size, count in zip(before, after, strict=True)]
-        self._write(operation, "AveragePool", kernel_shape=kernel, strides=kernel)
+        self.write(operation, "AveragePool", kernel_shape=kernel, strides=kernel)
 
     @translate.register
     def _(self, operation: ops.Mean) -> None:
         value = self.writer.name(operation.inputs[0])
         if sorted(operation.axes) != [2, 3] or len(self._shape(operation.inputs[0])) != 3:
-            self._write(operation, "ReduceMean", axes=list(operation.axes), keepdims=int(operation.keeps_axes))
+            self.write(operation, "ReduceMean", axes=list(operation.axes), keepdims=int(operation.keeps_axes))
         elif operation.keeps_axes:
-            self._write(operation, "GlobalAveragePool")
+            self.write(operation, "GlobalAveragePool")
         else:
-            self._write(
-                operation, "Flatten", inputs=[self._step(operation, "mean", "GlobalAveragePool", value)], axis=1
-            )
+            self.write(operation, "Flatten", inputs=[self.step(operation, "mean", "GlobalAveragePool", value)], axis=1)
 
     @translate.register
     def _(self, operation: ops.Concatenate) -> None:
-        self._write(operation, "Concat", axis=operation.axis)
+        self.write(operation, "Concat", axis=operation.axis)
 
     @translate.register
     def _(self, operation: ops.Pad) -> None:
         axes = len(self._shape(operation.inputs[0])) + 1
-        pads = self._constant(operation, "pads", pads_of(operation, axes), "int64")
-        self._write(operation, "Pad", pads, self._constant(operation, "value", operation.value))
+        pads = self.constant(operation, "pads", pads_of(operation, axes), "int64")
+        self.write(operation, "Pad", pads, self.constant(operation, "value", operation.value))
 
     @translate.register
     def _(self, operation: ops.Reshape) -> None:
         if len(operation.shape) == 1:
-            self._write(operation, "Flatten", axis=1)
+            self.write(operation, "Flatten", axis=1)
         else:
-            self._write(operation, "Reshape", self._constant(operation, "shape", [-1, *operation.shape], "int64"))
+            self.write(operation, "Reshape", self.constant(operation, "shape", [-1, *operation.shape], "int64"))
 
     @translate.register
     def _(self, operation: ops.Permute) -> None:
-        self._write(operation, "Transpose", perm=list(operation.order))
+        self.write(operation, "Transpose", perm=list(operation.order))
 
 
 def _worth(rescaling: IntegerRescaling) -> Tensor:
@@ -319,85 +304,3 @@ def _places(operation: Any) -> dict[str, Any]:
         "strides": list(operation.stride),
         "pads": [rows, columns, rows, columns],
     }
-
-
-# --- activations
-
-Arguments = dict[str, Any]
-Writer = Callable[[_Translation, Operation, Arguments], None]
-
-
-def _same(kind: str, **names: str) -> Writer:
-    """An activation that is one node. `names`: its attributes, by torch's own names."""
-
-    def write(graph: _Translation, operation: Operation, arguments: Arguments) -> None:
-        graph._write(operation, kind, **{names[name]: float(value) for name, value in arguments.items()})
-
-    return write
-
-
-def _clip(low: float, high: float) -> Writer:
-    def write(graph: _Translation, operation: Operation, arguments: Arguments) -> None:
-        ends = [
-            arguments.get("min_val", arguments.get("min", low)),
-            arguments.get("max_val", arguments.get("max", high)),
-        ]
-        names = [
-            "" if end is None or math.isinf(end) else graph._constant(operation, name, float(end))
-            for name, end in zip(("low", "high"), ends, strict=True)
-        ]
-        graph._write(operation, "Clip", *names)
-
-    return write
-
-
-def _hard_gate(gated: bool) -> Writer:
-    def write(graph: _Translation, operation: Operation, arguments: Arguments) -> None:
-        if not gated:
-            graph._write(operation, "HardSigmoid", alpha=1 / 6, beta=0.5)
-            return
-        value = graph.writer.name(operation.inputs[0])
-        gate = graph._step(operation, "gate", "HardSigmoid", value, alpha=1 / 6, beta=0.5)
-        graph._write(operation, "Mul", inputs=[value, gate])
-
-    return write
-
-
-def _silu(graph: _Translation, operation: Operation, arguments: Arguments) -> None:
-    value = graph.writer.name(operation.inputs[0])
-    graph._write(operation, "Mul", inputs=[value, graph._step(operation, "gate", "Sigmoid", value)])
-
-
-def _mish(graph: _Translation, operation: Operation, arguments: Arguments) -> None:
-    value = graph.writer.name(operation.inputs[0])
-    soft = graph._step(operation, "softplus", "Softplus", value)
-    graph._write(operation, "Mul", inputs=[value, graph._step(operation, "gate", "Tanh", soft)])
-
-
-def _gelu(graph: _Translation, operation: Operation, arguments: Arguments) -> None:
-    if arguments.get("approximate", "none") != "none":
-        raise UserError(f"{operation.name}: QONNX export knows no activation gelu by tanh")
-    value = graph.writer.name(operation.inputs[0])
-    half = graph._step(operation, "half", "Mul", value, graph._constant(operation, "factor", 0.5))
-    scaled = graph._step(operation, "scaled", "Div", value, graph._constant(operation, "root", math.sqrt(2)))
-    error = graph._step(operation, "error", "Erf", scaled)
-    share = graph._step(operation, "share", "Add", error, graph._constant(operation, "one", 1.0))
-    graph._write(operation, "Mul", inputs=[half, share])
-
-
-ACTIVATIONS: dict[str, Writer] = {
-    "relu": _same("Relu"),
-    "relu6": _clip(0, 6),
-    "hardtanh": _clip(-1, 1),
-    "clamp": _clip(-math.inf, math.inf),
-    "leaky_relu": _same("LeakyRelu", negative_slope="alpha"),
-    "elu": _same("Elu", alpha="alpha"),
-    "sigmoid": _same("Sigmoid"),
-    "tanh": _same("Tanh"),
-    "hardsigmoid": _hard_gate(gated=False),
-    "hardswish": _hard_gate(gated=True),
-    "silu": _silu,
-    "mish": _mish,
-    "gelu": _gelu,
-}
-"""How ONNX's own operators say each activation."""
