@@ -203,8 +203,9 @@ def test_names_images_and_what_is_cut_off(call: Call, tmp_path: Path) -> None:
 
 @needs_tools
 @pytest.mark.slow
-def test_too_little_stack_is_a_fault(small: Network, tmp_path: Path) -> None:
-    export_firmware(small, tmp_path / "made", "small", BOARDS["mps2-an386"])
+@pytest.mark.parametrize("name", ["microbit", "lm3s6965evb", "netduinoplus2"])
+def test_too_little_stack_is_a_fault(name: str, small: Network, tmp_path: Path) -> None:
+    export_firmware(small, tmp_path / "made", "small", BOARDS[name])
     script = tmp_path / "made" / "board.ld"
     script.write_text(script.read_text(encoding="utf-8").replace(f". += {STACK};", ". += 256;"), encoding="utf-8")
     ran = run(tmp_path / "made")

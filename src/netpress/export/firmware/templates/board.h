@@ -18,7 +18,8 @@ uint32_t stack_used(void);
 enum { HOST_INPUT = 1, HOST_OUTPUT = 4, HOST_ERRORS = 8 }; /* rb, w, a */
 int host_open(const char *name, int mode); /* negative: there is none */
 size_t host_read(int file, void *to, size_t count); /* how many bytes came */
-void host_write(int file, const char *text, size_t count);
+void host_write(int file, const char *bytes, size_t count);
+void host_say(int file, const char *text);
 int host_command(char *line, size_t size); /* 0: it is in `line` */
 void host_exit(int failed);
 

@@ -33,10 +33,12 @@ size_t host_read(int file, void *to, size_t count) {
     return got;
 }
 
-void host_write(int file, const char *text, size_t count) {
-    const uint32_t block[3] = {(uint32_t)file, (uint32_t)text, count};
+void host_write(int file, const char *bytes, size_t count) {
+    const uint32_t block[3] = {(uint32_t)file, (uint32_t)bytes, count};
     ask(WRITE, block);
 }
+
+void host_say(int file, const char *text) { host_write(file, text, length(text)); }
 
 int host_command(char *line, size_t size) {
     const uint32_t block[2] = {(uint32_t)line, size};

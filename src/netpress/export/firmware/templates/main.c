@@ -6,15 +6,13 @@
 #include "board.h"
 #include "{{ name }}.h"
 
-#include <string.h>
-
 static int32_t arena[({{ upper }}_ARENA_BYTES + 3) / 4];
 static int32_t logits[{{ upper }}_CLASSES];
 static uint8_t pixels[{{ upper }}_HEIGHT * {{ upper }}_WIDTH * {{ upper }}_CHANNELS];
 static char line[256];
 static int output, errors;
 
-static void say(const char *text) { host_write(errors, text, strlen(text)); }
+static void say(const char *text) { host_say(errors, text); }
 
 static void write_number(int file, uint32_t number, int negative) {
     char text[12], *at = text + sizeof text;
@@ -40,14 +38,17 @@ static void draw(void) {
 
 /* The file that the command line names, 0 where it names none. */
 static const char *read_command(int *counted) {
+    static const char word[] = "icount";
     char *at = line;
+    size_t same = 0;
     *counted = 0;
     if (host_command(line, sizeof line) != 0) return 0;
     while (*at && *at != ' ') at++;
     while (*at == ' ') at++;
-    if (!strncmp(at, "icount", 6) && (at[6] == ' ' || !at[6])) {
+    while (word[same] && at[same] == word[same]) same++;
+    if (!word[same] && (at[same] == ' ' || !at[same])) {
         *counted = 1;
-        for (at += 6; *at == ' ';) at++;
+        for (at += same; *at == ' ';) at++;
     }
     return *at ? at : 0;
 }
