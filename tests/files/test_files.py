@@ -4,6 +4,7 @@ import errno
 import http.server
 import io
 import os
+import stat
 import tarfile
 import threading
 import tomllib
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netpress.errors import Failure
+from netpress.errors import Failure, UserError
 from netpress.files import atomic_path, atomic_write, download, dump_toml, sha256_of, unpack_tar
 
 
@@ -223,3 +224,11 @@ def test_toml_refuses_what_it_cannot_say() -> None:
     for wrong in ({"a": [1, None]}, {"a": object()}, {1: "a"}):
         with pytest.raises(TypeError):
             dump_toml(wrong)  # type: ignore[arg-type]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="is a device or a pipe"):
+        atomic_write(pipe, b"bytes")
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and list(tmp_path.iterdir()) == [pipe]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from netpress.errors import Failure
+from netpress.errors import Failure, UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -34,9 +34,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     The block must create the file. Its folder is made where it is missing. If the block
     raises, the temporary file is removed and `path` is as it was. Raises Failure when
-    the disk is full or the place cannot be written.
+    the disk is full or the place cannot be written; UserError where something stands there
+    that is no file, as a device: renaming would take its place.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: is a device or a pipe, which a file would take the place of; name a file")
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
