@@ -198,7 +198,8 @@ def test_it_prunes_folds_quantizes_and_runs_in_integers(shades: Dataset, tmp_pat
     pruned = prune_channels(network_of("c_efficientnet"), settings, context_in(folders[0], shades))
     sparse = prune_once(pruned, 0.3)[0]
     folded = fold(sparse, FoldSettings(), context_in(folders[1]))
-    quantized = quantize(folded, QuantizeSettings(calibration_images=16), context_in(folders[2], shades))
+    integers = QuantizeSettings(calibration_images=16, arithmetic="float16")
+    quantized = quantize(folded, integers, context_in(folders[2], shades))
     save(quantized, tmp_path / "net.netpress")
     exact = evaluate_exactly(load(tmp_path / "net.netpress"), shades.test)
     assert exact.equal_answers == 1

@@ -172,7 +172,7 @@ def test_what_nothing_fits_ends_with_exit_code_2_and_leaves_nothing(tmp_path: Pa
         code, _, err = call(command, "small.toml", "--flash", 300)
         assert (
             code == 2
-            and "limits.flash: the least is flash 377 B + 3% of 300 B, 89 B too many, with model.width = 3" in err
+            and "limits.flash: the least is flash 384 B + 3% of 300 B, 96 B too many, with model.width = 3" in err
         )
     assert not (tmp_path / "runs").exists()
     (tmp_path / "plain.toml").write_text(dump_toml(small({}).values))

@@ -265,7 +265,7 @@ def export_as_web(
     print(
         f"network     {page.flash:,} bytes of constants, {page.module:,} with its code in WebAssembly ({page.compiler})"
     )
-    print(f"arena       {page.arena:,} bytes of memory")
+    print(f"memory      {page.memory:,} bytes while it runs, the constants among them")
     if page.accuracy is not None:
         print(f"accuracy    {page.accuracy:.2%}")
     hint = "" if images else "; give --data to show some"

@@ -49,8 +49,8 @@ class WebPage:
     """Of the file."""
     module: int
     """Bytes of WebAssembly in it, before they are compressed."""
-    arena: int
-    """Bytes of memory that one run takes."""
+    memory: int
+    """Bytes that the module takes while it runs, the network's constants among them."""
     flash: int
     """Bytes of the network's constants."""
     examples: int
@@ -87,7 +87,7 @@ def export_web(
     last = program.operations[-1]
     assert isinstance(last, Restore)
     accuracy = count_right(network, program, dataset)
-    figures = list_figures(network, module.files, accuracy)
+    figures = list_figures(network, module.files.flash, module.memory, accuracy)
     facts = {
         "classes": network.classes,
         "side": rules.size,
@@ -109,7 +109,7 @@ def export_web(
         out,
         len(text.encode()),
         len(module.code),
-        module.files.arena,
+        module.memory,
         module.files.flash,
         len(examples.tiles) if examples else 0,
         accuracy.share if accuracy else None,

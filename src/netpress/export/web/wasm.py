@@ -2,7 +2,7 @@
 
 module = compile_module(network)
 module.code           # of the .wasm file
-module.files.arena    # bytes of memory that one run needs
+module.memory         # bytes that it takes while it runs
 """
 
 import importlib.util
@@ -36,6 +36,8 @@ OWN = ("module.c", "string.h")
 _VERSIONS = ("", *(f"-{version}" for version in range(22, 13, -1)))  # as Debian names them
 _PLACES = ("/opt/homebrew/opt/llvm/bin/clang", "/usr/local/opt/llvm/bin/clang")  # Apple's own has no WebAssembly
 _SECONDS = 600
+MEMORIES = 5
+PAGE = 65536  # bytes
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Module:
     """What the C was; the files themselves are gone."""
     compiler: str
     """What compiled it, as it is called."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes: constants, the arena and unpacked weights. It asks for no more while it runs."""
+        return read_memory(self.code)
 
 
 def compile_module(network: Network) -> Module:
@@ -67,6 +74,29 @@ def compile_module(network: Network) -> Module:
                 return Module(out.read_bytes(), written, _name(compiler))
             said = said or f"{_name(compiler)}: {problem}"
     raise Failure(f"the C did not become WebAssembly ({said}); {INSTALL}")
+
+
+def read_memory(code: bytes) -> int:
+    """The memory that a module begins with, in bytes: its section 5 (WebAssembly core specification, 5.5.8)."""
+    place = 8  # behind the magic number and the version
+    while place < len(code):
+        section, (length, place) = code[place], _number(code, place + 1)
+        if section == MEMORIES:
+            _, place = _number(code, place)  # how many: one
+            pages, _ = _number(code, place + 1)  # behind whether it has a limit
+            return pages * PAGE
+        place += length
+    raise ValueError("a module without memory")
+
+
+def _number(code: bytes, place: int) -> tuple[int, int]:
+    """An unsigned number of 7 bits a byte, and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (code[place] & 127) << shift
+        shift, place = shift + 7, place + 1
+        if code[place - 1] < 128:
+            return value, place
 
 
 def find_compilers() -> list[list[str]]:

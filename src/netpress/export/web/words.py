@@ -8,7 +8,6 @@ from markupsafe import Markup
 from netpress.data import Dataset
 from netpress.data.pixels import PixelRules
 from netpress.evaluation import best_class
-from netpress.export.c import CFiles
 from netpress.export.web.examples import Examples, answer
 from netpress.network import Network
 from netpress.network.data import dataset_of
@@ -46,7 +45,7 @@ def count_right(network: Network, program: Program, dataset: Dataset | None) -> 
     return Accuracy(float((found == dataset.test.labels).double().mean()), len(dataset.test), dataset.name)
 
 
-def list_figures(network: Network, written: CFiles, accuracy: Accuracy | None) -> list[Figure]:
+def list_figures(network: Network, flash: int, memory: int, accuracy: Accuracy | None) -> list[Figure]:
     """The figures below the answer."""
     figures = []
     if accuracy is not None:
@@ -55,8 +54,8 @@ def list_figures(network: Network, written: CFiles, accuracy: Accuracy | None) -
         figures.append(Figure("Accuracy", f"{accuracy.share:.1%}", f"of {which} are named right"))
     return [
         *figures,
-        Figure("Network", _kilobytes(written.flash), "weights, masks, factors and biases"),
-        Figure("Memory", _kilobytes(written.arena), "of working memory, while it runs"),
+        Figure("Network", _kilobytes(flash), "weights, masks, factors and biases"),
+        Figure("Memory", _kilobytes(memory), "while it runs, the network included"),
         Figure("Latency", "\u2013", "measured with the first image", "latency"),
     ]
 
