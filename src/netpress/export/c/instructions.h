@@ -161,6 +161,19 @@ typedef v128_t V;
 #define v_sorted(a) (a)
 #define v_spread(a) (a)
 #define v_dot(s, a, b) wasm_i32x4_add(s, wasm_i32x4_dot_i16x8(a, b))
+/* LLVM 14 makes a load that is only spread one instruction and forgets that a later store to its place must wait for
+   it. Behind the empty asm it is a load like any other. */
+static inline __attribute__((unused)) V v_all(const int16_t *at) {
+    int32_t x = *at;
+    __asm__("" : "+r"(x));
+    return v_set16(x);
+}
+#define v_all v_all
+#endif
+
+/* A number of the arena in all places. */
+#ifndef v_all
+#define v_all(at) v_set16(*(at))
 #endif
 
 #if VECTORS != 4

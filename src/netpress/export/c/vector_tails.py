@@ -157,7 +157,7 @@ class Tail:
         if output.plane > 1 and other.plane == 1:
             self.head.append(f"const int16_t *{pointer} = {at} + (ptrdiff_t)o * {self._number(other.pitch)};")
             apart = self.numbers[-1]
-            self._every(f"{verb}(a[g], v_set16({pointer}[{apart} * g]))")
+            self._every(f"{verb}(a[g], v_all({pointer} + {apart} * g))")
             return
         pitch = self._number(other.pitch)
         self.head.append(f"const int16_t *{pointer} = {at} + (ptrdiff_t)o * {pitch} + at;")

@@ -16,7 +16,7 @@
 
 /* A network needs some of them. */
 #define V_KERNEL static inline __attribute__((unused))
-/* Not inlined: clang 14 for wasm32 took a number from a place before the step ahead had written it. */
+/* Not inlined: what a step reads of the arena it does not write, so that no load depends on the order of stores. */
 #define V_STEP static __attribute__((noinline))
 /* Not inlined: its loop shall have all registers. */
 #define V_ALONE static __attribute__((noinline, unused))
