@@ -1,7 +1,7 @@
 /* Kernels: docs/formats.md of netpress, "Integer arithmetic", defines each of them. */
 
-#if defined(__GNUC__) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && !defined(__ARM_BIG_ENDIAN) && \
-    !defined(__aarch64__)
+#if defined(__GNUC__) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && defined(__thumb2__) && \
+    !defined(__ARM_BIG_ENDIAN)
 #define PAIRS 1 /* two products in one instruction: umlal */
 #define BLOCK 4
 #elif defined(__arm__)
@@ -14,6 +14,14 @@
 #define APART __attribute__((noinline, unused)) /* a loop that needs all registers */
 #else
 #define APART
+#endif
+
+#if defined(__GNUC__) && defined(__arm__)
+#define SHARED APART /* of many layers: where flash is short, once and not once a layer */
+#define SMALL __attribute__((cold)) /* calls these: for size */
+#else
+#define SHARED inline
+#define SMALL
 #endif
 
 #if defined(__GNUC__) && defined(__ARM_FEATURE_SAT)

@@ -5,7 +5,7 @@ typedef struct {
     const uint8_t *values, *mask; /* mask 0: all exist */
     const uint32_t *blocks;       /* of the mask; 0: a bit a weight */
     uint32_t value_at, mask_at;   /* bits */
-    int bits, step, low;          /* a weight is its bits times step plus low */
+    int16_t bits, step, low;      /* a weight is its bits times step plus low */
 } stream;
 
 /* A layer's kernel, and where its input lies: distances are in values. */
@@ -38,7 +38,25 @@ typedef struct {
             minus--, minus->size = (uint32_t)-w, minus->at = here; \
     }
 
-/* The next weights of a row of the kernel, or of all its inputs where it has one place. */
+/* The next weights of a row of the kernel, or of all its inputs where it has one place: of 8 bits, with a bit each in
+   the mask, as most are. */
+static APART void unpack_bytes(stream *s, int count, int32_t here, int32_t apart, products *p) {
+    const uint8_t *from = s->values + (s->value_at >> 3), *mask = s->mask + (s->mask_at >> 3);
+    const int32_t low = s->low;
+    const int start = (int)(s->mask_at & 7);
+    uint32_t exist = ((uint32_t)*mask | 256u) >> start; /* 1: the next byte's turn */
+    product *plus = p->plus, *minus = p->minus;
+    s->mask_at += (uint32_t)count;
+    for (; count > 0; count--, here += apart, exist >>= 1) {
+        if (exist == 1) exist = (uint32_t)*++mask | 256u;
+        if (exist & 1) KEEP(*from++ + low)
+    }
+    s->value_at = (uint32_t)(from - s->values) * 8;
+    p->plus = plus;
+    p->minus = minus;
+}
+
+/* The same for any weights. */
 static APART void unpack_row(stream *s, int count, int32_t at, int32_t apart, products *p) {
     const uint8_t *values = s->values, *mask = s->mask;
     const uint32_t *blocks = s->blocks;
@@ -77,17 +95,26 @@ static APART void unpack_row(stream *s, int count, int32_t at, int32_t apart, pr
     p->minus = minus;
 }
 
-static inline void unpack(const window *k, stream *s, products *p) {
+#define NEXT(COUNT, AT, APART_BY)                       \
+    {                                                   \
+        if (bytes)                                      \
+            unpack_bytes(s, COUNT, AT, APART_BY, p);    \
+        else                                            \
+            unpack_row(s, COUNT, AT, APART_BY, p);      \
+    }
+
+static SHARED void unpack(const window *k, stream *s, products *p) {
     static const product nothing = {0, 0};
+    const int bytes = s->bits == 8 && s->step == 1 && s->mask && !s->blocks;
     int32_t at = 0;
     int i, row;
     p->plus = p->list;
     p->minus = p->end;
     if (k->rows == 1 && k->columns == 1)
-        unpack_row(s, k->inputs, 0, k->plane, p);
+        NEXT(k->inputs, 0, k->plane)
     else
         for (i = 0; i < k->inputs; i++, at += k->plane)
-            for (row = 0; row < k->rows; row++) unpack_row(s, k->columns, at + row * k->below, k->beside, p);
+            for (row = 0; row < k->rows; row++) NEXT(k->columns, at + row * k->below, k->beside)
     /* Loops take two at a time. */
     if ((p->plus - p->list) & 1) *p->plus++ = nothing;
     if ((p->end - p->minus) & 1) *--p->minus = nothing;
@@ -113,7 +140,7 @@ static inline void unpack(const window *k, stream *s, products *p) {
             for (i = 0; i < BLOCK; i++) sum[i] -= (int32_t)q->size * in[q->at + i];                   \
         for (i = 0; i < BLOCK; i++) sums[i] = sum[i];                                                 \
     }                                                                                                 \
-    static inline void run_##TYPE(const window *k, const products *p, const TYPE *in, int count, int32_t *sums) { \
+    static SHARED void run_##TYPE(const window *k, const products *p, const TYPE *in, int count, int32_t *sums) { \
         int x = 0;                                                                                    \
         if (k->across == 1) {                                                                         \
             for (; x + BLOCK <= count; x += BLOCK) block_##TYPE(p, in + x, sums + x);                 \
@@ -130,40 +157,45 @@ SUMS(int8_t)
 SUMS(int16_t)
 
 #ifdef PAIRS
-/* high:low += a * b. Left to itself, the compiler takes such sums apart and runs out of registers. */
-#define UMLAL(low, high, a, b) __asm__("umlal %0, %1, %2, %3" : "+r"(low), "+r"(high) : "r"(a), "r"(b))
+/* Two weights times four pixels: bytes 0 and 3 in one pair of registers, 2 and 1 in the other. Compilers do without
+   loads of 64 bits here, and take sums of such products apart until they run out of registers. */
+#define PAIRS_EACH                        \
+    "ldrd %[size], %[at], [%[q]], #8\n\t" \
+    "ldr %[x], [%[in], %[at]]\n\t"        \
+    "and %[at], %[x], %[mask]\n\t"        \
+    "umlal %[a], %[b], %[size], %[at]\n\t" \
+    "and %[x], %[mask], %[x], ror #16\n\t" \
+    "umlal %[c], %[d], %[size], %[x]\n\t"
+#define PAIRS_LIST(FROM, TO, IN)                                                                           \
+    q = FROM, end = TO;                                                                                    \
+    if (q != end)                                                                                          \
+        __asm__ volatile("1:\n\t" PAIRS_EACH PAIRS_EACH "cmp %[q], %[end]\n\tbne 1b"                       \
+                         : [a] "+r"(low), [b] "+r"(high), [c] "+r"(low2), [d] "+r"(high2), [q] "+r"(q), \
+                           [size] "=&r"(size), [at] "=&r"(at), [x] "=&r"(x)                             \
+                         : [in] "r"(IN), [mask] "r"(0xFF0000FFu), [end] "r"(end)                           \
+                         : "cc", "memory");
 
-/* Two weights times four pixels: bytes 0 and 3 in one pair of registers, 2 and 1 in the other. */
-#define PAIRS_LIST(FROM, TO)                                                 \
-    for (q = FROM, end = TO; q != end; q += 2) {                             \
-        uint32_t x, y;                                                       \
-        memcpy(&x, in + q[0].at, 4);                                         \
-        memcpy(&y, in + q[1].at, 4);                                         \
-        UMLAL(low, high, q[0].size, x & 0xFF0000FFu);                        \
-        UMLAL(low2, high2, q[0].size, (x >> 16 | x << 16) & 0xFF0000FFu);    \
-        UMLAL(low, high, q[1].size, y & 0xFF0000FFu);                        \
-        UMLAL(low2, high2, q[1].size, (y >> 16 | y << 16) & 0xFF0000FFu);    \
-    }
+/* Four sums. It begins with a half below the upper ones, which makes them whole numbers: ~(~half + negative). */
+#define PAIRS_SUMS(P, IN)                                                            \
+    uint32_t low = ~HALF, high = ~0u, low2 = ~HALF, high2 = ~0u, size, at, x;        \
+    const product *q, *end;                                                          \
+    PAIRS_LIST((P)->minus, (P)->end, IN)                                             \
+    low = ~low, high = ~high, low2 = ~low2, high2 = ~high2;                          \
+    PAIRS_LIST((P)->list, (P)->plus, IN)
+#define HALF (1u << 23)
 
 /* Two sums in a pair of registers: the lower 24 bits are one, what is above them the other. */
-static inline int32_t lower_sum(uint32_t low) { return (int32_t)(low << 8) >> 8; }
+static inline int32_t lower_sum(uint32_t low) { return (int32_t)(low & 0xFFFFFFu); } /* plus HALF */
 
-static inline int32_t upper_sum(uint32_t low, uint32_t high) {
-    return (int32_t)((high << 8 | low >> 24) + (low >> 23 & 1));
-}
+static inline int32_t upper_sum(uint32_t low, uint32_t high) { return (int32_t)(high << 8 | low >> 24); }
 
 static APART void pairs_run(const products *p, const uint8_t *in, int count, int32_t *sums) {
     const uint8_t *const last = in + count;
     for (; in != last; in += 4, sums += 4) {
-        uint32_t low = 0, high = 0, low2 = 0, high2 = 0;
-        const product *q, *end;
-        PAIRS_LIST(p->minus, p->end)
-        high = ~high + !low, low = 0 - low;
-        high2 = ~high2 + !low2, low2 = 0 - low2;
-        PAIRS_LIST(p->list, p->plus)
-        sums[0] = lower_sum(low);
+        PAIRS_SUMS(p, in)
+        sums[0] = lower_sum(low) - (int32_t)HALF;
         sums[1] = upper_sum(low2, high2);
-        sums[2] = lower_sum(low2);
+        sums[2] = lower_sum(low2) - (int32_t)HALF;
         sums[3] = upper_sum(low, high);
     }
 }
@@ -171,7 +203,7 @@ static APART void pairs_run(const products *p, const uint8_t *in, int count, int
 
 /* One output channel's sums in some rows; `in` is where the first row's first product lies, in channel 0. */
 #define ROWS(NAME, TYPE)                                                                              \
-    static inline void NAME(const window *k, stream *s, products *p, const TYPE *in, int o, int rows, int32_t *sums) { \
+    static SHARED void NAME(const window *k, stream *s, products *p, const TYPE *in, int o, int rows, int32_t *sums) { \
         int count = k->wide;                                                                          \
         unpack(k, s, p);                                                                              \
         in += o / k->each * k->inputs * k->plane;                                                     \
