@@ -11,17 +11,19 @@
 #endif
 
 #ifdef __GNUC__
-#define APART __attribute__((noinline, unused)) /* a loop that needs all registers */
+#define APART __attribute__((noinline, unused, hot)) /* a loop that needs all registers */
 #else
 #define APART
 #endif
 
 #if defined(__GNUC__) && defined(__arm__)
-#define SHARED APART /* of many layers: where flash is short, once and not once a layer */
-#define SMALL __attribute__((cold)) /* calls these: for size */
+#define SHARED __attribute__((noinline, unused)) /* of many layers: where flash is short, once and not once a layer */
+#define SMALL __attribute__((cold))                     /* calls these: for size */
+#define ALWAYS inline __attribute__((always_inline))
 #else
 #define SHARED inline
 #define SMALL
+#define ALWAYS inline
 #endif
 
 #if defined(__GNUC__) && defined(__ARM_FEATURE_SAT)
@@ -35,15 +37,15 @@ static inline int32_t saturate_u8(int32_t x) { return x < 0 ? 0 : x > 255 ? 255 
 #endif
 
 /* R: both of 16 bits. */
-static inline int32_t rescale(int32_t x, int32_t m) { return (x * m + 16384) >> 15; }
+static ALWAYS int32_t rescale(int32_t x, int32_t m) { return (x * m + 16384) >> 15; }
 
 /* S: rounds to the right without leaving 32 bits, saturates to the left. */
-static inline int32_t shift(int32_t x, int n) {
+static ALWAYS int32_t shift(int32_t x, int n) {
     if (n > 0) return saturate((x >> n) + ((x >> (n - 1)) & 1));
     return saturate(saturate(x) * (1 << -n));
 }
 
 /* S(R(x, m), n), or R(S(x, n), m) to the left. */
-static inline int32_t scaled(int32_t x, int32_t m, int n) {
+static ALWAYS int32_t scaled(int32_t x, int32_t m, int n) {
     return n < 0 ? rescale(shift(x, n), m) : shift(rescale(x, m), n);
 }

@@ -199,6 +199,7 @@ class StepWriter:
             return None
         fits = gate.amount <= 0 and last.amount > 0 and (last.low, last.high) == (0, 255)
         fits = fits and first.operation.needed_bits <= PAIR_BITS and self.plan.item(self.step.output) == "u8"
+        fits = fits and gate.multiplier > 2**14  # so that a gate is 0 or 1 where what it is made of saturates
         fits = fits and (abs(last.zero_point) + 1) * 2**last.amount < 2**15  # so that 32 bits hold it, times 2**15
         fits = fits and not self._overlaps(first.operation.inputs[0])
         return (gate, last) if fits else None

@@ -57,41 +57,67 @@ LAYER(s8, sums_s8, int8_t)
 LAYER(s16, sums_s16, int16_t)
 
 #ifdef PAIRS
-#define SWISH(SUM, OUT)                                                                                        \
-    {                                                                                                          \
-        const int32_t value = saturate((saturate((SUM) >> down) * m + more) >> 15);                            \
-        const int32_t gate = saturate_u15((saturate(value * (1 << left)) * am + middle) >> 15);                \
-        OUT = (uint8_t)saturate_u8((((value * gate + step) >> 15) * gm + last) >> right);                      \
+/* What follows the sums of one channel, as pairs_swish takes it. */
+typedef struct {
+    int32_t down, half, m, more, left, am, step, gm, last, right;
+} ending;
+
+static SHARED void end_with(ending *e, uint16_t factor, int16_t bias, const swish *a, const grid *g) {
+    e->down = factor_shift(factor);
+    e->half = e->down > 0 ? 1 << (e->down - 1) : 0;
+    e->m = factor_multiplier(factor);
+    e->more = 16384 + bias * 32768;
+    e->left = a->left + 1;
+    e->am = a->m * 65536;
+    e->step = a->half;
+    e->gm = g->m;
+    e->last = last_rounding(g);
+    e->right = g->n + 15;
+}
+
+#define FINISHED(SUM) saturate((saturate((SUM) >> down) * m + more) >> 15)
+
+/* A gate of more than a half a step saturates wherever what it is made of does: R in the upper 32 of 64 bits. */
+#define SWISH(X, OUT)                                                                                            \
+    {                                                                                                            \
+        int32_t gate;                                                                                            \
+        __asm__("smmlar %0, %1, %2, %3" : "=r"(gate) : "r"((X) * (1 << left)), "r"(am), "r"(step));              \
+        OUT = (uint8_t)saturate_u8((int32_t)((((X) * saturate_u15(gate) + step) >> 15) * gm + last) >> right);   \
     }
 
-/* Four pixels at a time from sums to 8 bits. */
-static APART void pairs_swish(const window *k, const products *p, const uint8_t *in, uint8_t *out, int rows, uint16_t factor,
-                              int16_t bias, const swish *a, const grid *g) {
-    const int down = factor_shift(factor), right = g->n + 15, left = a->left;
-    const int32_t m = factor_multiplier(factor), half = down > 0 ? 1 << (down - 1) : 0, more = 16384 + bias * 32768;
-    const int32_t am = a->m, gm = g->m, last = last_rounding(g), step = a->half, middle = a->middle;
+/* Four pixels at a time from sums to 8 bits. All of `e` is read again for each four: there are no registers for it. */
+static APART void pairs_swish(const window *k, const products *p, const uint8_t *in, uint8_t *out, int rows, int pitch,
+                              const ending *e) {
+    const uint8_t *stop;
     int wide = k->wide;
-    if (k->down == wide && g->pitch == wide) wide *= rows, rows = 1;
-    for (; rows > 0; rows--, in += k->down, out += g->pitch) {
-        int x4 = 0;
-        for (;;) {
-            PAIRS_SUMS(p, in + x4)
-            uint8_t *four = out + x4;
-            SWISH(lower_sum(low) + (half - (int32_t)HALF), four[0])
-            SWISH(upper_sum(low2, high2) + half, four[1])
-            SWISH(lower_sum(low2) + (half - (int32_t)HALF), four[2])
-            SWISH(upper_sum(low, high) + half, four[3])
-            if (x4 + 4 == wide) break;
-            x4 = x4 + 8 > wide ? wide - 4 : x4 + 4;
+    if (k->down == wide && pitch == wide) wide *= rows, rows = 1;
+    for (; rows > 0; rows--, in += k->down - wide, out += pitch - wide)
+        for (stop = in + wide; in != stop;) {
+            PAIRS_SUMS(p, in)
+            const int32_t down = e->down, m = e->m, more = e->more, upper = e->half, lower = upper - (int32_t)HALF;
+            int32_t x0 = FINISHED(lower_sum(low) + lower), x1 = FINISHED(upper_sum(low2, high2) + upper);
+            int32_t x2 = FINISHED(lower_sum(low2) + lower), x3 = FINISHED(upper_sum(low, high) + upper);
+            __asm__ volatile("" : "+r"(x0), "+r"(x1), "+r"(x2), "+r"(x3) : : "memory"); /* now the other numbers */
+            const int32_t left = e->left, am = e->am, step = e->step, gm = e->gm, last = e->last, right = e->right;
+            SWISH(x0, out[0])
+            SWISH(x1, out[1])
+            SWISH(x2, out[2])
+            SWISH(x3, out[3])
+            in += 4, out += 4;
+            if (stop - in < 4 && in != stop) { /* the last four again, as far as they are new */
+                out -= 4 - (stop - in);
+                in = stop - 4;
+            }
         }
-    }
 }
 
 #undef AT_ONCE
 #define AT_ONCE(TYPE)                                                                          \
     if (l->k.across == 1 && l->k.wide >= 4 && factor_shift(factor) >= 0) {                     \
+        ending e;                                                                              \
         unpack(&l->k, &w.s, &w.p);                                                             \
-        pairs_swish(&l->k, &w.p, in + o / l->k.each * l->k.inputs * l->k.plane, out, rows, factor, bias, a, g); \
+        end_with(&e, factor, bias, a, g);                                                      \
+        pairs_swish(&l->k, &w.p, in + o / l->k.each * l->k.inputs * l->k.plane, out, rows, g->pitch, &e); \
         continue;                                                                              \
     }
 #endif
