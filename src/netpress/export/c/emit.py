@@ -142,6 +142,9 @@ class StepWriter:
         step = self.step
         if step.first is None:
             assert step.source is not None
+            single = len(step.rest) == 1 and isinstance(step.rest[0].operation, Requantize)
+            if single and not self._overlaps(step.source):  # which reads v alone
+                return [], [f"const int16_t *v = {self._row_at(step.source, self.start)};"]
             at = self._row_at(step.source, self.start)
             return [self._scratch()], [f"memcpy(v, {at}, sizeof *v * (size_t)({self.count}));"]
         node = step.first
@@ -218,7 +221,7 @@ class StepWriter:
         out = self._row_at(self.step.output, self.start, "0")
         return [
             constants,
-            f"static const swish a = {{{gate.multiplier}, {-gate.amount}, 16384, 536887296}};",
+            f"static const swish a = {{{gate.multiplier}, {-gate.amount}}};",
             self._requantize(last)[0],
             f"swish_{self.plan.item(node.inputs[0])}(arena, &l, {at}, {self.rows}, {out}, &a, &g);",
         ]
@@ -255,10 +258,10 @@ class StepWriter:
             each,
             window.stride[1],
             narrow,
+            window.dilation[1],
+            below,
             down,
             view.plane,
-            below,
-            window.dilation[1],
         )
         return ", ".join(map(str, numbers)), at
 

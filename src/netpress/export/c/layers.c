@@ -2,7 +2,7 @@
 
 typedef struct {
     window k;
-    stream weights;
+    packed weights;
     const uint16_t *factors;
     const int16_t *biases;
     uint8_t factor_each, bias_each; /* 0: one for all channels */
@@ -18,7 +18,8 @@ typedef struct {
 } work;
 
 static SHARED void begin(uint8_t *arena, const layer *l, work *w) {
-    w->s = l->weights;
+    w->s.w = l->weights;
+    w->s.value_at = w->s.mask_at = 0;
     w->sums = (int32_t *)(void *)(arena + l->sums);
     w->p.list = (product *)(void *)(arena + l->list);
     w->p.end = w->p.list + l->room;
@@ -69,7 +70,7 @@ static SHARED void end_with(ending *e, uint16_t factor, int16_t bias, const swis
     e->more = 16384 + bias * 32768;
     e->left = a->left + 1;
     e->am = a->m * 65536;
-    e->step = a->half;
+    e->step = 16384;
     e->gm = g->m;
     e->last = last_rounding(g);
     e->right = g->n + 15;

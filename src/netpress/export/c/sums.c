@@ -4,8 +4,15 @@
 typedef struct {
     const uint8_t *values, *mask; /* mask 0: all exist */
     const uint32_t *blocks;       /* of the mask; 0: a bit a weight */
-    uint32_t value_at, mask_at;   /* bits */
-    int16_t bits, step, low;      /* a weight is its bits times step plus low */
+    uint8_t bits;
+    int8_t step;
+    int16_t low; /* a weight is its bits times step plus low */
+} packed;
+
+/* Weights that are read one after the other. */
+typedef struct {
+    packed w;
+    uint32_t value_at, mask_at; /* bits */
 } stream;
 
 /* A layer's kernel, and where its input lies: distances are in values. */
@@ -13,8 +20,9 @@ typedef struct {
     uint16_t inputs, rows, columns; /* of the kernel */
     uint16_t wide, each;            /* columns of the output; outputs of a group */
     uint16_t across, narrow;        /* stride in a row; whether all sums keep within 24 bits */
+    uint16_t beside;                /* from place to place of the kernel */
+    int32_t below;                  /* from a row of it to the next */
     int32_t down, plane;            /* from an output row's input to the next one's; from channel to channel */
-    int32_t below, beside;          /* from place to place of the kernel */
 } window;
 
 /* A weight without its sign, and where its input lies, from that of the kernel's first place. */
@@ -41,8 +49,8 @@ typedef struct {
 /* The next weights of a row of the kernel, or of all its inputs where it has one place: of 8 bits, with a bit each in
    the mask, as most are. */
 static APART void unpack_bytes(stream *s, int count, int32_t here, int32_t apart, products *p) {
-    const uint8_t *from = s->values + (s->value_at >> 3), *mask = s->mask + (s->mask_at >> 3);
-    const int32_t low = s->low;
+    const uint8_t *from = s->w.values + (s->value_at >> 3), *mask = s->w.mask + (s->mask_at >> 3);
+    const int32_t low = s->w.low;
     const int start = (int)(s->mask_at & 7);
     uint32_t exist = ((uint32_t)*mask | 256u) >> start; /* 1: the next byte's turn */
     product *plus = p->plus, *minus = p->minus;
@@ -51,17 +59,17 @@ static APART void unpack_bytes(stream *s, int count, int32_t here, int32_t apart
         if (exist == 1) exist = (uint32_t)*++mask | 256u;
         if (exist & 1) KEEP(*from++ + low)
     }
-    s->value_at = (uint32_t)(from - s->values) * 8;
+    s->value_at = (uint32_t)(from - s->w.values) * 8;
     p->plus = plus;
     p->minus = minus;
 }
 
 /* The same for any weights. */
 static APART void unpack_row(stream *s, int count, int32_t at, int32_t apart, products *p) {
-    const uint8_t *values = s->values, *mask = s->mask;
-    const uint32_t *blocks = s->blocks;
-    const uint32_t bits = (uint32_t)s->bits, ones = (1u << bits) - 1u;
-    const int32_t step = s->step, low = s->low;
+    const uint8_t *values = s->w.values, *mask = s->w.mask;
+    const uint32_t *blocks = s->w.blocks;
+    const uint32_t bits = (uint32_t)s->w.bits, ones = (1u << bits) - 1u;
+    const int32_t step = s->w.step, low = s->w.low;
     const uint8_t *from = values + (s->value_at >> 3);
     uint32_t place = s->mask_at, value_at = s->value_at;
     product *plus = p->plus, *minus = p->minus;
@@ -105,7 +113,7 @@ static APART void unpack_row(stream *s, int count, int32_t at, int32_t apart, pr
 
 static SHARED void unpack(const window *k, stream *s, products *p) {
     static const product nothing = {0, 0};
-    const int bytes = s->bits == 8 && s->step == 1 && s->mask && !s->blocks;
+    const int bytes = s->w.bits == 8 && s->w.step == 1 && s->w.mask && !s->w.blocks;
     int32_t at = 0;
     int i, row;
     p->plus = p->list;

@@ -103,12 +103,10 @@ REQUANTIZE(requantize_u8, uint8_t)
 REQUANTIZE(requantize_s8, int8_t)
 REQUANTIZE(requantize_s16, int16_t)
 
-/* A hard-swish whose gate shifts to the left (or not at all). What is one number for all stands here, too, so that
-   compilers keep it in a register. */
+/* A hard-swish whose gate shifts to the left (or not at all). */
 typedef struct {
     int16_t m;
     int8_t left;
-    int32_t half, middle; /* 2**14; 2**14 + 2**29: half a step of R, and with 1/2 of a gate */
 } swish;
 
 /* S(R(y, m), n) + zero to the right is (y * m + this) >> n + 15, where that keeps within 32 bits. */
@@ -121,7 +119,7 @@ static APART void finish_swish_u8(int32_t *sums, uint8_t *out, int rows, uint16_
                                   const grid *g) {
     const int n = factor_shift(factor), right = g->n + 15, down = n > 0 ? n : 0, wide = g->wide, pitch = g->pitch;
     const int32_t m = factor_multiplier(factor), half = n > 0 ? 1 << (n - 1) : 0, more = 16384 + bias * 32768;
-    const int32_t am = a->m, gm = g->m, last = last_rounding(g), step = a->half, middle = a->middle;
+    const int32_t am = a->m, gm = g->m, last = last_rounding(g), step = 16384, middle = 16384 + (1 << 29);
     const int left = a->left;
     const int32_t *end;
     int i;
