@@ -63,7 +63,7 @@ typedef struct {
     int32_t down, half, m, more, left, am, step, gm, last, right;
 } ending;
 
-static SHARED void end_with(ending *e, uint16_t factor, int16_t bias, const swish *a, const grid *g) {
+static ALWAYS void end_with(ending *e, uint16_t factor, int16_t bias, const swish *a, const grid *g) {
     e->down = factor_shift(factor);
     e->half = e->down > 0 ? 1 << (e->down - 1) : 0;
     e->m = factor_multiplier(factor);

@@ -50,14 +50,32 @@ typedef struct {
    the mask, as most are. */
 static APART void unpack_bytes(stream *s, int count, int32_t here, int32_t apart, products *p) {
     const uint8_t *from = s->w.values + (s->value_at >> 3), *mask = s->w.mask + (s->mask_at >> 3);
-    const int32_t low = s->w.low;
-    const int start = (int)(s->mask_at & 7);
-    uint32_t exist = ((uint32_t)*mask | 256u) >> start; /* 1: the next byte's turn */
+    int start = (int)(s->mask_at & 7);
     product *plus = p->plus, *minus = p->minus;
     s->mask_at += (uint32_t)count;
-    for (; count > 0; count--, here += apart, exist >>= 1) {
-        if (exist == 1) exist = (uint32_t)*++mask | 256u;
-        if (exist & 1) KEEP(*from++ + low)
+    for (; count > 0; start = 0) {
+        const int run = 8 - start < count ? 8 - start : count;
+        uint32_t exist = (uint32_t)*mask++ >> start;
+        count -= run;
+        exist = (exist & ((1u << run) - 1u)) | 1u << run; /* a last bit says where they end */
+#ifdef PAIRS
+        {
+            uint32_t w;
+            __asm__ volatile("1:\n\tlsrs %[exist], %[exist], #1\n\tbcc 3f\n\t"
+                             "ldrb %[w], [%[from]], #1\n\tsubs %[w], %[w], #128\n\tble 2f\n\t"
+                             "strd %[w], %[here], [%[plus]], #8\n\t"
+                             "add %[here], %[apart]\n\tcmp %[exist], #1\n\tbne 1b\n\tb 4f\n"
+                             "2:\n\tbeq 3f\n\trsb %[w], %[w], #0\n\tstrd %[w], %[here], [%[minus], #-8]!\n"
+                             "3:\n\tadd %[here], %[apart]\n\tcmp %[exist], #1\n\tbne 1b\n4:"
+                             : [exist] "+r"(exist), [from] "+r"(from), [here] "+r"(here), [plus] "+r"(plus),
+                               [minus] "+r"(minus), [w] "=&r"(w)
+                             : [apart] "r"(apart)
+                             : "cc", "memory");
+        }
+#else
+        for (; exist != 1; exist >>= 1, here += apart)
+            if (exist & 1) KEEP(*from++ - 128)
+#endif
     }
     s->value_at = (uint32_t)(from - s->w.values) * 8;
     p->plus = plus;
@@ -111,9 +129,9 @@ static APART void unpack_row(stream *s, int count, int32_t at, int32_t apart, pr
             unpack_row(s, COUNT, AT, APART_BY, p);      \
     }
 
-static SHARED void unpack(const window *k, stream *s, products *p) {
+static APART void unpack(const window *k, stream *s, products *p) {
     static const product nothing = {0, 0};
-    const int bytes = s->w.bits == 8 && s->w.step == 1 && s->w.mask && !s->w.blocks;
+    const int bytes = s->w.bits == 8 && s->w.step == 1 && s->w.low == -128 && s->w.mask && !s->w.blocks;
     int32_t at = 0;
     int i, row;
     p->plus = p->list;

@@ -7,7 +7,7 @@ static inline int32_t factor_multiplier(uint16_t factor) {
     return factor >> 10 == 63 ? 0 : (1024 + (factor & 1023)) * 16;
 }
 
-static SHARED void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias, int narrow) {
+static APART void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias, int narrow) {
     const int n = factor_shift(factor);
     const int32_t m = factor_multiplier(factor), half = n > 0 ? 1 << (n - 1) : 0, more = 16384 + bias * 32768;
     int p;
@@ -99,7 +99,7 @@ typedef struct {
                 out[p] = (TYPE)(q < low ? low : q > high ? high : q);                                 \
             }                                                                                         \
     }
-REQUANTIZE(requantize_u8, uint8_t)
+REQUANTIZE(any_u8, uint8_t)
 REQUANTIZE(requantize_s8, int8_t)
 REQUANTIZE(requantize_s16, int16_t)
 
@@ -112,6 +112,18 @@ typedef struct {
 /* S(R(y, m), n) + zero to the right is (y * m + this) >> n + 15, where that keeps within 32 bits. */
 static inline int32_t last_rounding(const grid *g) {
     return 16384 + ((1 << (g->n - 1)) + g->zero * (1 << g->n)) * 32768;
+}
+
+static APART void requantize_u8(const int16_t *v, uint8_t *out, int rows, const grid *g) {
+    const int32_t m = g->m;
+    const int right = g->n + 15, wide = g->wide;
+    int p;
+    if (g->n > 0 && g->n < 15 && g->low == 0 && g->high == 255 && (g->zero + 1) << g->n < 32768 && g->zero >= 0) {
+        const int32_t last = last_rounding(g);
+        for (; rows > 0; rows--, out += g->pitch, v += wide)
+            for (p = 0; p < wide; p++) out[p] = (uint8_t)saturate_u8((v[p] * m + last) >> right);
+    } else
+        any_u8(v, out, rows, g);
 }
 
 /* finish, hard_gate_row and requantize_u8 to 0 ... 255 in one, for sums within 24 bits. */
@@ -151,7 +163,7 @@ typedef struct {
 } pool;
 
 /* Rows from ... to - 1 of a pool. `in` is a channel's row `first`, the first one that memory holds. */
-static SHARED void average_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v, int n, int32_t m) {
+static APART void average_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v, int n, int32_t m) {
     int y, x, row, column;
     for (y = from; y < to; y++)
         for (x = 0; x < k->wide; x++) {
@@ -232,13 +244,15 @@ static SHARED void slide(uint8_t *at, int channels, size_t plane, size_t dropped
 
 /* Fill `count` values of each channel with padding; `plane` is in bytes. */
 static SHARED void fill(uint8_t *at, int channels, size_t plane, size_t count, int each, int value) {
+    const int32_t four = (int32_t)((uint8_t)value * 0x1010101u);
     size_t i;
-    for (; channels > 0; channels--, at += plane)
-        for (i = 0; i < count; i++)
-            if (each == 1)
-                at[i] = (uint8_t)value;
-            else
-                ((int16_t *)(void *)at)[i] = (int16_t)value;
+    for (; channels > 0; channels--, at += plane) {
+        if (each == 1) {
+            for (i = 0; i + 4 <= count; i += 4) memcpy(at + i, &four, 4);
+            for (; i < count; i++) at[i] = (uint8_t)value;
+        } else
+            for (i = 0; i < count; i++) ((int16_t *)(void *)at)[i] = (int16_t)value;
+    }
 }
 
 /* Fill the rows below an image that a strip is the first to read: rows `was` ... `is` - 1, where beyond `height`. */
