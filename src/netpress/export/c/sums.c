@@ -183,7 +183,7 @@ SUMS(int8_t)
 SUMS(int16_t)
 
 #ifdef PAIRS
-/* Two weights times four pixels: bytes 0 and 3 in one pair of registers, 2 and 1 in the other. Compilers do without
+/* Weights times four pixels, two or four weights a turn: bytes 0 and 3 in one pair of registers, 2 and 1 in the other. Compilers do without
    loads of 64 bits here, and take sums of such products apart until they run out of registers. */
 #define PAIRS_EACH                        \
     "ldrd %[size], %[at], [%[q]], #8\n\t" \
@@ -195,7 +195,9 @@ SUMS(int16_t)
 #define PAIRS_LIST(FROM, TO, IN)                                                                           \
     q = FROM, end = TO;                                                                                    \
     if (q != end)                                                                                          \
-        __asm__ volatile("1:\n\t" PAIRS_EACH PAIRS_EACH "cmp %[q], %[end]\n\tbne 1b"                       \
+        __asm__ volatile("sub %[x], %[end], %[q]\n\tlsls %[x], %[x], #28\n\tbcs 2f\n"                    \
+                         "1:\n\t" PAIRS_EACH PAIRS_EACH "2:\n\t" PAIRS_EACH PAIRS_EACH                    \
+                         "cmp %[q], %[end]\n\tbne 1b"                                                  \
                          : [a] "+r"(low), [b] "+r"(high), [c] "+r"(low2), [d] "+r"(high2), [q] "+r"(q), \
                            [size] "=&r"(size), [at] "=&r"(at), [x] "=&r"(x)                             \
                          : [in] "r"(IN), [mask] "r"(0xFF0000FFu), [end] "r"(end)                           \

@@ -61,7 +61,7 @@ static SHARED void curve_row(int16_t *v, int count, const int16_t *table, int n,
     }
 }
 
-static SHARED void add_row(int16_t *v, int count, const int16_t *other) {
+static APART void add_row(int16_t *v, int count, const int16_t *other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(v[p] + other[p]);
 }
@@ -76,7 +76,7 @@ static SHARED void multiply_row(int16_t *v, int count, const int16_t *other) {
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(v[p], other[p]));
 }
 
-static SHARED void multiply_value(int16_t *v, int count, int32_t other) {
+static APART void multiply_value(int16_t *v, int count, int32_t other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(v[p], other));
 }
@@ -239,7 +239,16 @@ static inline void unit_length(const int16_t *in, int16_t *v, int count) {
 static SHARED void slide(uint8_t *at, int channels, size_t plane, size_t dropped, size_t kept) {
     int o;
     if (dropped && kept)
-        for (o = 0; o < channels; o++, at += plane) memmove(at, at + dropped, kept);
+        for (o = 0; o < channels; o++, at += plane) {
+#if defined(__arm__) /* small C libraries move byte by byte */
+            size_t i;
+            int32_t four;
+            for (i = 0; i + 4 <= kept; i += 4) memcpy(&four, at + dropped + i, 4), memcpy(at + i, &four, 4);
+            for (; i < kept; i++) at[i] = at[dropped + i];
+#else
+            memmove(at, at + dropped, kept);
+#endif
+        }
 }
 
 /* Fill `count` values of each channel with padding; `plane` is in bytes. */
