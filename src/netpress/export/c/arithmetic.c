@@ -18,10 +18,12 @@
 
 #if defined(__GNUC__) && defined(__arm__)
 #define SHARED __attribute__((noinline, unused)) /* of many layers: where flash is short, once and not once a layer */
+#define HOT __attribute__((hot))
 #define SMALL __attribute__((cold))                     /* calls these: for size */
 #define ALWAYS inline __attribute__((always_inline))
 #else
 #define SHARED inline
+#define HOT
 #define SMALL
 #define ALWAYS inline
 #endif

@@ -39,7 +39,7 @@ static SHARED void begin(uint8_t *arena, const layer *l, work *w) {
         for (o = 0; o < l->outputs; o++, v += l->plane) values_##NAME(l, &w, in, o, rows, v);                            \
     }                                                                                                                    \
     /* The same with a hard-swish, and rounded to 0 ... 255. */                                                          \
-    static SHARED void swish_##NAME(uint8_t *arena, const layer *l, const TYPE *in, int rows, uint8_t *out,              \
+    static SHARED HOT void swish_##NAME(uint8_t *arena, const layer *l, const TYPE *in, int rows, uint8_t *out,              \
                                     const swish *a, const grid *g) {                                                     \
         work w;                                                                                                          \
         int o;                                                                                                           \

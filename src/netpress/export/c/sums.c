@@ -152,8 +152,10 @@ static APART void unpack(const window *k, stream *s, products *p) {
     static inline int32_t one_##TYPE(const products *p, const TYPE *in) {                             \
         const product *q;                                                                             \
         int32_t sum = 0;                                                                              \
-        for (q = p->list; q < p->plus; q++) sum += (int32_t)q->size * in[q->at];                      \
-        for (q = p->minus; q < p->end; q++) sum -= (int32_t)q->size * in[q->at];                      \
+        for (q = p->list; q < p->plus; q += 2)                                                        \
+            sum += (int32_t)q[0].size * in[q[0].at] + (int32_t)q[1].size * in[q[1].at];               \
+        for (q = p->minus; q < p->end; q += 2)                                                        \
+            sum -= (int32_t)q[0].size * in[q[0].at] + (int32_t)q[1].size * in[q[1].at];               \
         return sum;                                                                                   \
     }                                                                                                 \
     static inline void block_##TYPE(const products *p, const TYPE *in, int32_t *sums) {               \
@@ -166,7 +168,7 @@ static APART void unpack(const window *k, stream *s, products *p) {
             for (i = 0; i < BLOCK; i++) sum[i] -= (int32_t)q->size * in[q->at + i];                   \
         for (i = 0; i < BLOCK; i++) sums[i] = sum[i];                                                 \
     }                                                                                                 \
-    static SHARED void run_##TYPE(const window *k, const products *p, const TYPE *in, int count, int32_t *sums) { \
+    static SHARED HOT void run_##TYPE(const window *k, const products *p, const TYPE *in, int count, int32_t *sums) { \
         int x = 0;                                                                                    \
         if (k->across == 1) {                                                                         \
             for (; x + BLOCK <= count; x += BLOCK) block_##TYPE(p, in + x, sums + x);                 \

@@ -7,7 +7,7 @@ static inline int32_t factor_multiplier(uint16_t factor) {
     return factor >> 10 == 63 ? 0 : (1024 + (factor & 1023)) * 16;
 }
 
-static APART void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias, int narrow) {
+static SHARED HOT void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias, int narrow) {
     const int n = factor_shift(factor);
     const int32_t m = factor_multiplier(factor), half = n > 0 ? 1 << (n - 1) : 0, more = 16384 + bias * 32768;
     int p;
@@ -44,7 +44,7 @@ static inline int32_t hard_gate(int32_t x, int32_t m, int n) {
     return saturate_u15(scaled(x, m, n) + 16384);
 }
 
-static SHARED void hard_gate_row(int16_t *v, int count, int32_t m, int n, int gated) {
+static SHARED HOT void hard_gate_row(int16_t *v, int count, int32_t m, int n, int gated) {
     int p;
     for (p = 0; p < count; p++) {
         const int32_t gate = hard_gate(v[p], m, n);
@@ -61,7 +61,7 @@ static SHARED void curve_row(int16_t *v, int count, const int16_t *table, int n,
     }
 }
 
-static APART void add_row(int16_t *v, int count, const int16_t *other) {
+static SHARED HOT void add_row(int16_t *v, int count, const int16_t *other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(v[p] + other[p]);
 }
@@ -76,7 +76,7 @@ static SHARED void multiply_row(int16_t *v, int count, const int16_t *other) {
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(v[p], other[p]));
 }
 
-static APART void multiply_value(int16_t *v, int count, int32_t other) {
+static SHARED HOT void multiply_value(int16_t *v, int count, int32_t other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(v[p], other));
 }
@@ -114,7 +114,7 @@ static inline int32_t last_rounding(const grid *g) {
     return 16384 + ((1 << (g->n - 1)) + g->zero * (1 << g->n)) * 32768;
 }
 
-static APART void requantize_u8(const int16_t *v, uint8_t *out, int rows, const grid *g) {
+static SHARED HOT void requantize_u8(const int16_t *v, uint8_t *out, int rows, const grid *g) {
     const int32_t m = g->m;
     const int right = g->n + 15, wide = g->wide;
     int p;
@@ -163,7 +163,7 @@ typedef struct {
 } pool;
 
 /* Rows from ... to - 1 of a pool. `in` is a channel's row `first`, the first one that memory holds. */
-static APART void average_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v, int n, int32_t m) {
+static SHARED HOT void average_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v, int n, int32_t m) {
     int y, x, row, column;
     for (y = from; y < to; y++)
         for (x = 0; x < k->wide; x++) {
