@@ -22,7 +22,11 @@
 #define SMALL __attribute__((cold))                     /* calls these: for size */
 #define ALWAYS inline __attribute__((always_inline))
 #else
+#ifdef __GNUC__
+#define SHARED inline __attribute__((unused))
+#else
 #define SHARED inline
+#endif
 #define HOT
 #define SMALL
 #define ALWAYS inline

@@ -212,7 +212,7 @@ static SHARED void pad_rows(const border *k, const int16_t *in, int first, int f
         }
 }
 
-static inline void unit_length(const int16_t *in, int16_t *v, int count) {
+static SHARED void unit_length(const int16_t *in, int16_t *v, int count) {
     uint64_t squares = 0, root = 0, bit;
     int e = 0, p;
     for (p = 0; p < count; p++) squares += (uint64_t)((int64_t)in[p] * in[p]);
