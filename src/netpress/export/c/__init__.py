@@ -32,7 +32,7 @@ HEADERS = (
     *("wchar", "wctype"),
 )
 """C99's own headers. Compilers that are told to look in our folder would take ours for them."""
-KERNELS = ("arithmetic", "sums", "values")
+KERNELS = ("arithmetic", "sums", "values", "layers")
 """The portable path's parts that are the same for every network."""
 
 

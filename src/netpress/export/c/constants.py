@@ -42,9 +42,8 @@ class Constants:
         return self.known[key]
 
     def stream(self, operation: IntegerSums) -> str:
-        """A layer's weights, as the values of a `stream`."""
-        values, mask, blocks, *numbers = self.packed(operation)
-        return ", ".join(map(str, (values, mask, blocks, 0, 0, *numbers)))
+        """A layer's weights, as the values of a `packed`."""
+        return ", ".join(map(str, self.packed(operation)))
 
     def packed(self, operation: IntegerSums) -> tuple[str, str, str, int, int, int]:
         """A layer's weights as they lie in flash: their bits, the mask or 0, the blocks of the mask or 0, and what a

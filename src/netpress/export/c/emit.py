@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from netpress.errors import UserError
-from netpress.export.c.arena import Layout, scratch_bytes
+from netpress.export.c.arena import PRODUCT, Layout, scratch_bytes
 from netpress.export.c.constants import Constants
 from netpress.export.c.plan import Node, Plan, Step, sides
 from netpress.export.c.strips import Padding, Part, View
@@ -74,19 +74,16 @@ class StepWriter:
         if self.part.strips > 1:
             arguments += ["int from", "int to", *(f"int dropped_{place}" for place in range(len(self.windows)))]
         text = "\n".join("    " + line for line in body)
-        return f"/* {step.output} */\nstatic void step_{self.index}({', '.join(arguments)}) {{\n{text}\n}}"
+        return f"/* {step.output} */\nstatic SMALL void step_{self.index}({', '.join(arguments)}) {{\n{text}\n}}"
 
     def _channels(self) -> list[str]:
         """A loop over channels, each of which is made, worked on and stored."""
         step = self.step
         if self._swish() is not None:
             return self._in_one()
-        before, row = self._first()
         if step.first and step.first.finish and not step.rest:  # the layer's output is what is stored
-            sums, finish = row
-            before = [line for line in before if not line.startswith("int16_t *v")]
-            row = [sums, finish.replace("(sums, v,", f"(sums, {self._row_at(step.output, self.start)},")]
-            return [*before, "int o;", f"for (o = 0; o < {step.geometry.channels}; o++) {{", *indented(row), "}"]
+            return self._layer(step.first)
+        before, row = self._first()
         rest, current = list[str](), step.first.output if step.first else str(step.source)
         for node in step.rest:
             rest += self._row(node, current)
@@ -145,6 +142,9 @@ class StepWriter:
         step = self.step
         if step.first is None:
             assert step.source is not None
+            single = len(step.rest) == 1 and isinstance(step.rest[0].operation, Requantize)
+            if single and not self._overlaps(step.source):  # which reads v alone
+                return [], [f"const int16_t *v = {self._row_at(step.source, self.start)};"]
             at = self._row_at(step.source, self.start)
             return [self._scratch()], [f"memcpy(v, {at}, sizeof *v * (size_t)({self.count}));"]
         node = step.first
@@ -163,30 +163,34 @@ class StepWriter:
         raise TypeError(f"{node.operation.name}: no row of a {node.operation.kind}")
 
     def _sums(self, node: Node) -> tuple[list[str], list[str]]:
+        """A layer's rows of one channel."""
+        before, at = self._constants(node)
+        values = self.layout.scratch[self.index].offset + 4 * self.part.most_rows(self.place) * self.step.geometry.width
+        lines = [f"int16_t *v = (int16_t *)(arena + {values});", "work w;", "begin(arena, &l, &w);"]
+        return [before, *lines], [f"values_{self.plan.item(node.inputs[0])}(&l, &w, {at}, o, {self.rows}, v);"]
+
+    def _layer(self, node: Node) -> list[str]:
+        """A layer whose output is stored as it is."""
+        constants, at = self._constants(node)
+        out = self._row_at(self.step.output, self.start, "0")
+        return [constants, f"layer_{self.plan.item(node.inputs[0])}(arena, &l, {at}, {self.rows}, {out});"]
+
+    def _constants(self, node: Node) -> tuple[str, str]:
+        """A layer's `layer`, and where its first product lies in channel 0."""
         operation, step = node.operation, self.step
         assert isinstance(operation, IntegerSums) and node.finish is not None
         shift, scale = node.finish
         assert scale is not None
         factor = self.constants.factors(operation.name, shift.amount, scale.multiplier)
         bias = self.constants.add("int16_t", "biases_", scale.bias.flatten().tolist(), 2)
-        each = ["o" if tensor.numel() > 1 else "0" for tensor in (shift.amount, scale.bias)]
-        most = self.part.most_rows(self.place) * step.geometry.width
+        each = [int(tensor.numel() > 1) for tensor in (shift.amount, scale.bias)]
         values, size = scratch_bytes(step, self.part.most_rows(self.place))
         scratch = self.layout.scratch[self.index].offset
-        numbers, at = self._window(operation)
-        before = [
-            f"static const window k = {{{numbers}}};",
-            f"stream s = {{{self.constants.stream(operation)}}};",
-            f"int32_t *sums = (int32_t *)(arena + {scratch});",
-            f"int16_t *v = (int16_t *)(arena + {scratch + 4 * most});",
-            f"product *list = (product *)(arena + {scratch + values});",
-            f"products p = {{list, list, list, list + {(size - values) // 8}}};",
-        ]
-        narrow = int(operation.needed_bits <= PAIR_BITS)
-        return before, [
-            f"sums_{self.plan.item(node.inputs[0])}(&k, &s, &p, {at}, o, {self.rows}, sums);",
-            f"finish(sums, v, {self.count}, {factor}[{each[0]}], {bias}[{each[1]}], {narrow});",
-        ]
+        window, at = self._window(operation)
+        numbers = (*each, step.geometry.channels, (size - values) // PRODUCT, scratch, scratch + values)
+        stream = self.constants.stream(operation)
+        places = f"{', '.join(map(str, numbers))}, {self._view(step.output).plane}"
+        return f"static const layer l = {{{{{window}}}, {{{stream}}}, {factor}, {bias}, {places}}};", at
 
     def _swish(self) -> tuple[HardGate, Requantize] | None:
         """The hard-swish and the rounding to 8 bits that one kernel does after a layer's sums."""
@@ -198,27 +202,28 @@ class StepWriter:
             return None
         fits = gate.amount <= 0 and last.amount > 0 and (last.low, last.high) == (0, 255)
         fits = fits and first.operation.needed_bits <= PAIR_BITS and self.plan.item(self.step.output) == "u8"
+        fits = fits and gate.multiplier > 2**14  # so that a gate is 0 or 1 where what it is made of saturates
+        fits = fits and (abs(last.zero_point) + 1) * 2**last.amount < 2**15  # so that 32 bits hold it, times 2**15
+        fits = fits and not self._overlaps(first.operation.inputs[0])
         return (gate, last) if fits else None
+
+    def _overlaps(self, name: str) -> bool:
+        """Whether the step's output lies where a buffer lies that it reads."""
+        one, other = self.layout.places[self.plan.name(name)], self.layout.places[self.plan.name(self.step.output)]
+        return one.offset < other.offset + other.size and other.offset < one.offset + one.size
 
     def _in_one(self) -> list[str]:
         """A layer, its hard-swish and its rounding to 8 bits, without values in between."""
-        found, step = self._swish(), self.step
-        assert found is not None and step.first is not None
+        found, node = self._swish(), self.step.first
+        assert found is not None and node is not None
         gate, last = found
-        before, (sums, finish) = self._sums(step.first)
-        before = [line for line in before if not line.startswith("int16_t *v")]
-        grid = self._requantize(last)[0]
-        factors = finish.split(", ", 3)[3].rsplit(", ", 1)[0]
-        out = self._row_at(step.output, self.start)
+        constants, at = self._constants(node)
+        out = self._row_at(self.step.output, self.start, "0")
         return [
-            *before,
-            f"static const swish a = {{{gate.multiplier}, {-gate.amount}, 16384, 536887296}};",
-            grid,
-            "int o;",
-            f"for (o = 0; o < {step.geometry.channels}; o++) {{",
-            f"    {sums}",
-            f"    finish_swish_u8(sums, {out}, {self.rows}, {factors}, &a, &g);",
-            "}",
+            constants,
+            f"static const swish a = {{{gate.multiplier}, {-gate.amount}}};",
+            self._requantize(last)[0],
+            f"swish_{self.plan.item(node.inputs[0])}(arena, &l, {at}, {self.rows}, {out}, &a, &g);",
         ]
 
     def _window(self, operation: IntegerSums) -> tuple[str, str]:
@@ -253,10 +258,10 @@ class StepWriter:
             each,
             window.stride[1],
             narrow,
+            window.dilation[1],
+            below,
             down,
             view.plane,
-            below,
-            window.dilation[1],
         )
         return ", ".join(map(str, numbers)), at
 

@@ -18,7 +18,7 @@ def write_part(layout: Layout, constants: Constants, number: int) -> str:
     body = _strips(layout, part, writers, reads_pixels) if part.strips > 1 else _at_once(layout, part, reads_pixels)
     unused = [] if any(reads_pixels) else ["(void)pixels;"]
     text = "\n".join("    " + line for line in [*body, *unused])
-    head = f"static void part_{number}(uint8_t *arena, const uint8_t *pixels) {{"
+    head = f"static SMALL void part_{number}(uint8_t *arena, const uint8_t *pixels) {{"
     return "\n\n".join([*functions, f"{head}\n{text}\n}}"])
 
 

@@ -7,7 +7,7 @@ static inline int32_t factor_multiplier(uint16_t factor) {
     return factor >> 10 == 63 ? 0 : (1024 + (factor & 1023)) * 16;
 }
 
-static inline void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias, int narrow) {
+static SHARED HOT void finish(const int32_t *sums, int16_t *v, int count, uint16_t factor, int16_t bias, int narrow) {
     const int n = factor_shift(factor);
     const int32_t m = factor_multiplier(factor), half = n > 0 ? 1 << (n - 1) : 0, more = 16384 + bias * 32768;
     int p;
@@ -19,22 +19,22 @@ static inline void finish(const int32_t *sums, int16_t *v, int count, uint16_t f
 
 /* --- value by value, some rows of one channel, in place */
 
-static inline void shift_row(int16_t *v, int count, int n) {
+static SHARED void shift_row(int16_t *v, int count, int n) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)shift(v[p], n);
 }
 
-static inline void scale_row(int16_t *v, int count, int32_t m, int32_t b) {
+static SHARED void scale_row(int16_t *v, int count, int32_t m, int32_t b) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(v[p], m) + b);
 }
 
-static inline void clamp_row(int16_t *v, int count, int low, int high) {
+static SHARED void clamp_row(int16_t *v, int count, int low, int high) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)(v[p] < low ? low : v[p] > high ? high : v[p]);
 }
 
-static inline void leaky_row(int16_t *v, int count, int32_t m) {
+static SHARED void leaky_row(int16_t *v, int count, int32_t m) {
     int p;
     for (p = 0; p < count; p++)
         if (v[p] < 0) v[p] = (int16_t)rescale(v[p], m);
@@ -44,7 +44,7 @@ static inline int32_t hard_gate(int32_t x, int32_t m, int n) {
     return saturate_u15(scaled(x, m, n) + 16384);
 }
 
-static inline void hard_gate_row(int16_t *v, int count, int32_t m, int n, int gated) {
+static SHARED HOT void hard_gate_row(int16_t *v, int count, int32_t m, int n, int gated) {
     int p;
     for (p = 0; p < count; p++) {
         const int32_t gate = hard_gate(v[p], m, n);
@@ -52,7 +52,7 @@ static inline void hard_gate_row(int16_t *v, int count, int32_t m, int n, int ga
     }
 }
 
-static inline void curve_row(int16_t *v, int count, const int16_t *table, int n, int gated) {
+static SHARED void curve_row(int16_t *v, int count, const int16_t *table, int n, int gated) {
     int p;
     for (p = 0; p < count; p++) {
         const int32_t u = shift(v[p], n) + 32768, i = u >> 8;
@@ -61,22 +61,22 @@ static inline void curve_row(int16_t *v, int count, const int16_t *table, int n,
     }
 }
 
-static inline void add_row(int16_t *v, int count, const int16_t *other) {
+static SHARED HOT void add_row(int16_t *v, int count, const int16_t *other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(v[p] + other[p]);
 }
 
-static inline void add_value(int16_t *v, int count, int32_t other) {
+static SHARED void add_value(int16_t *v, int count, int32_t other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(v[p] + other);
 }
 
-static inline void multiply_row(int16_t *v, int count, const int16_t *other) {
+static SHARED void multiply_row(int16_t *v, int count, const int16_t *other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(v[p], other[p]));
 }
 
-static inline void multiply_value(int16_t *v, int count, int32_t other) {
+static SHARED HOT void multiply_value(int16_t *v, int count, int32_t other) {
     int p;
     for (p = 0; p < count; p++) v[p] = (int16_t)saturate(rescale(v[p], other));
 }
@@ -90,7 +90,7 @@ typedef struct {
 } grid;
 
 #define REQUANTIZE(NAME, TYPE)                                                                        \
-    static inline void NAME(const int16_t *v, TYPE *out, int rows, const grid *g) {                          \
+    static SHARED void NAME(const int16_t *v, TYPE *out, int rows, const grid *g) {                          \
         const int32_t m = g->m, n = g->n, zero = g->zero, low = g->low, high = g->high;               \
         int p;                                                                                        \
         for (; rows > 0; rows--, out += g->pitch, v += g->wide)                                       \
@@ -99,25 +99,39 @@ typedef struct {
                 out[p] = (TYPE)(q < low ? low : q > high ? high : q);                                 \
             }                                                                                         \
     }
-REQUANTIZE(requantize_u8, uint8_t)
+REQUANTIZE(any_u8, uint8_t)
 REQUANTIZE(requantize_s8, int8_t)
 REQUANTIZE(requantize_s16, int16_t)
 
-/* A hard-swish whose gate shifts to the left (or not at all). What is one number for all stands here, too, so that
-   compilers keep it in a register. */
+/* A hard-swish whose gate shifts to the left (or not at all). */
 typedef struct {
     int16_t m;
     int8_t left;
-    int32_t half, middle; /* 2**14; 2**14 + 2**29: half a step of R, and with 1/2 of a gate */
 } swish;
+
+/* S(R(y, m), n) + zero to the right is (y * m + this) >> n + 15, where that keeps within 32 bits. */
+static inline int32_t last_rounding(const grid *g) {
+    return 16384 + ((1 << (g->n - 1)) + g->zero * (1 << g->n)) * 32768;
+}
+
+static SHARED HOT void requantize_u8(const int16_t *v, uint8_t *out, int rows, const grid *g) {
+    const int32_t m = g->m;
+    const int right = g->n + 15, wide = g->wide;
+    int p;
+    if (g->n > 0 && g->n < 15 && g->low == 0 && g->high == 255 && (g->zero + 1) << g->n < 32768 && g->zero >= 0) {
+        const int32_t last = last_rounding(g);
+        for (; rows > 0; rows--, out += g->pitch, v += wide)
+            for (p = 0; p < wide; p++) out[p] = (uint8_t)saturate_u8((v[p] * m + last) >> right);
+    } else
+        any_u8(v, out, rows, g);
+}
 
 /* finish, hard_gate_row and requantize_u8 to 0 ... 255 in one, for sums within 24 bits. */
 static APART void finish_swish_u8(int32_t *sums, uint8_t *out, int rows, uint16_t factor, int16_t bias, const swish *a,
                                   const grid *g) {
-    const int n = factor_shift(factor), right = g->n, down = n > 0 ? n : 0, wide = g->wide, pitch = g->pitch;
+    const int n = factor_shift(factor), right = g->n + 15, down = n > 0 ? n : 0, wide = g->wide, pitch = g->pitch;
     const int32_t m = factor_multiplier(factor), half = n > 0 ? 1 << (n - 1) : 0, more = 16384 + bias * 32768;
-    const int32_t am = a->m, gm = g->m, rest = (1 << (right - 1)) + g->zero * (1 << right);
-    const int32_t step = a->half, middle = a->middle;
+    const int32_t am = a->m, gm = g->m, last = last_rounding(g), step = 16384, middle = 16384 + (1 << 29);
     const int left = a->left;
     const int32_t *end;
     int i;
@@ -127,14 +141,14 @@ static APART void finish_swish_u8(int32_t *sums, uint8_t *out, int rows, uint16_
         for (end = sums + wide; sums != end;) {
             const int32_t x = saturate((saturate((*sums++ + half) >> down) * m + more) >> 15);
             const int32_t gate = saturate_u15((saturate(x * (1 << left)) * am + middle) >> 15);
-            const int32_t y = (x * gate + step) >> 15, z = (y * gm + step) >> 15;
-            *out++ = (uint8_t)saturate_u8((z + rest) >> right);
+            const int32_t y = (x * gate + step) >> 15;
+            *out++ = (uint8_t)saturate_u8((y * gm + last) >> right);
         }
 }
 
 /* --- some rows of one channel of another buffer: pixels, pools, padding */
 
-static inline void pixels_row(const uint8_t *pixels, int16_t *v, int count, int channels, const int16_t *table) {
+static SHARED void pixels_row(const uint8_t *pixels, int16_t *v, int count, int channels, const int16_t *table) {
     int p;
     for (p = 0; p < count; p++) v[p] = table[pixels[(size_t)p * (size_t)channels]];
 }
@@ -149,7 +163,7 @@ typedef struct {
 } pool;
 
 /* Rows from ... to - 1 of a pool. `in` is a channel's row `first`, the first one that memory holds. */
-static inline void average_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v, int n, int32_t m) {
+static SHARED HOT void average_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v, int n, int32_t m) {
     int y, x, row, column;
     for (y = from; y < to; y++)
         for (x = 0; x < k->wide; x++) {
@@ -166,7 +180,7 @@ static inline void average_rows(const pool *k, const int16_t *in, int first, int
         }
 }
 
-static inline void maximum_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v) {
+static SHARED void maximum_rows(const pool *k, const int16_t *in, int first, int from, int to, int16_t *v) {
     int y, x, row, column;
     for (y = from; y < to; y++)
         for (x = 0; x < k->wide; x++) {
@@ -188,7 +202,7 @@ typedef struct {
     int16_t height, width, wide, top, left, value;
 } border;
 
-static inline void pad_rows(const border *k, const int16_t *in, int first, int from, int to, int16_t *v) {
+static SHARED void pad_rows(const border *k, const int16_t *in, int first, int from, int to, int16_t *v) {
     int y, x;
     for (y = from; y < to; y++)
         for (x = 0; x < k->wide; x++) {
@@ -198,7 +212,7 @@ static inline void pad_rows(const border *k, const int16_t *in, int first, int f
         }
 }
 
-static inline void unit_length(const int16_t *in, int16_t *v, int count) {
+static SHARED void unit_length(const int16_t *in, int16_t *v, int count) {
     uint64_t squares = 0, root = 0, bit;
     int e = 0, p;
     for (p = 0; p < count; p++) squares += (uint64_t)((int64_t)in[p] * in[p]);
@@ -222,25 +236,36 @@ static inline void unit_length(const int16_t *in, int16_t *v, int count) {
 /* --- windows of rows */
 
 /* Move the rows that are still read to the beginning of each channel: `kept` bytes from behind `dropped` bytes. */
-static inline void slide(uint8_t *at, int channels, size_t plane, size_t dropped, size_t kept) {
+static SHARED void slide(uint8_t *at, int channels, size_t plane, size_t dropped, size_t kept) {
     int o;
     if (dropped && kept)
-        for (o = 0; o < channels; o++, at += plane) memmove(at, at + dropped, kept);
+        for (o = 0; o < channels; o++, at += plane) {
+#if defined(__arm__) /* small C libraries move byte by byte */
+            size_t i;
+            int32_t four;
+            for (i = 0; i + 4 <= kept; i += 4) memcpy(&four, at + dropped + i, 4), memcpy(at + i, &four, 4);
+            for (; i < kept; i++) at[i] = at[dropped + i];
+#else
+            memmove(at, at + dropped, kept);
+#endif
+        }
 }
 
 /* Fill `count` values of each channel with padding; `plane` is in bytes. */
-static inline void fill(uint8_t *at, int channels, size_t plane, size_t count, int each, int value) {
+static SHARED void fill(uint8_t *at, int channels, size_t plane, size_t count, int each, int value) {
+    const int32_t four = (int32_t)((uint8_t)value * 0x1010101u);
     size_t i;
-    for (; channels > 0; channels--, at += plane)
-        for (i = 0; i < count; i++)
-            if (each == 1)
-                at[i] = (uint8_t)value;
-            else
-                ((int16_t *)(void *)at)[i] = (int16_t)value;
+    for (; channels > 0; channels--, at += plane) {
+        if (each == 1) {
+            for (i = 0; i + 4 <= count; i += 4) memcpy(at + i, &four, 4);
+            for (; i < count; i++) at[i] = (uint8_t)value;
+        } else
+            for (i = 0; i < count; i++) ((int16_t *)(void *)at)[i] = (int16_t)value;
+    }
 }
 
 /* Fill the rows below an image that a strip is the first to read: rows `was` ... `is` - 1, where beyond `height`. */
-static inline void pad_below(uint8_t *at, int channels, size_t plane, int height, int dropped, int was, int is, int pitch,
+static SHARED void pad_below(uint8_t *at, int channels, size_t plane, int height, int dropped, int was, int is, int pitch,
                              int each, int value) {
     const int from = was > height ? was : height;
     if (is > from)
