@@ -13,7 +13,6 @@ from integer_networks import QUICK, context, family
 from PIL import Image
 
 import netpress
-from netpress.compression.quantization.post_training import quantize_once
 from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.compression.quantize import quantize
 from netpress.data import Dataset, DataSettings, load_dataset
@@ -23,9 +22,7 @@ from netpress.export.firmware.examples import integer_logits, logit_lines, raw_p
 from netpress.export.firmware.needs import STACK, Needs, check_needs
 from netpress.network import Network, create, save
 from netpress.process.console import Console
-from netpress.process.world import World
 from netpress.settings import parse
-from netpress.stage import Context
 
 SMALL = Path(__file__).with_name("small.netpress")
 KAIST = Path(__file__).parents[2] / "networks" / "kaist-int" / "network.netpress"
@@ -224,12 +221,8 @@ def cifar() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def kaist(cifar: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Network:
-    """kaist-int in integer arithmetic, calibrated on a few images."""
-    values = {"preset": "int8", "arithmetic": "integer", "correct_biases": False, "calibration_images": 64}
-    folder, world = tmp_path_factory.mktemp("kaist"), World(torch.device("cpu"))
-    at = Context(folder, world, 0, Console(quiet=True), cifar, name="quantize")
-    return quantize_once(netpress.load(KAIST), parse(QuantizeSettings, values), at)
+def kaist() -> Network:
+    return netpress.load(KAIST)
 
 
 @needs_tools
