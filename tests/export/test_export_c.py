@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from integer_networks import FAMILIES, QUICK, context, family, images, logits, modules, random_network
 from torch import nn
+from vector_builds import HARNESS, SANITIZED, STRICT
 
 from netpress.compression.prune import prune_once
 from netpress.compression.quantization.settings import QuantizeSettings
@@ -25,40 +26,7 @@ from netpress.settings import parse
 
 COMPILER = shutil.which("cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler called cc")
-STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror"]
-SANITIZED = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-
 Call = Callable[..., tuple[int, str, str]]
-
-# Each image twice, in an arena full of zeros and one full of ones, between bytes that nobody may write.
-HARNESS = """
-#include "net.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#define GUARD 64
-int main(void) {
-    const size_t size = NET_ARENA_BYTES;
-    uint8_t *memory = malloc(size + 2 * GUARD);
-    static uint8_t pixels[NET_HEIGHT * NET_WIDTH * NET_CHANNELS];
-    static int32_t logits[NET_CLASSES], again[NET_CLASSES];
-    if (!memory || net_run(0, pixels, logits) != 1 || net_run(memory + 1, pixels, logits) != 1) return 2;
-    while (fread(pixels, 1, sizeof pixels, stdin) == sizeof pixels) {
-        size_t i;
-        memset(memory, 0xA5, size + 2 * GUARD);
-        memset(memory + GUARD, 0, size);
-        if (net_run(memory + GUARD, pixels, logits)) return 3;
-        memset(memory + GUARD, 255, size);
-        if (net_run(memory + GUARD, pixels, again)) return 3;
-        for (i = 0; i < GUARD; i++)
-            if (memory[i] != 0xA5 || memory[GUARD + size + i] != 0xA5) return 4;
-        if (memcmp(logits, again, sizeof logits)) return 5;
-        fwrite(logits, sizeof *logits, NET_CLASSES, stdout);
-    }
-    free(memory);
-    return 0;
-}
-"""
 
 
 def raw(shown: Images) -> bytes:
