@@ -150,7 +150,7 @@ def test_the_2019_entry_in_eight_bits(tmp_path: Path) -> None:
     assert found["tensor_bits"] - found["alignment_bits"] == card.storage_bits + card.mask_bits
     assert card.score <= 0.0034
     assert card.alternatives["clamp = charged"] > card.score > card.alternatives["counting = winner"]
-    assert card.alternatives["float_adds = 32"] > card.score
+    assert card.alternatives["float_adds = 32"] == card.score  # integers alone add nothing in floats
 
 
 # --- damage
