@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from integer_networks import QUICK, context, family, images, logits
+from integer_networks import family, images, logits
 from PIL import Image
 
 import netpress
-from netpress.compression.quantization.settings import QuantizeSettings
-from netpress.compression.quantize import quantize
 from netpress.errors import Failure, UserError
 from netpress.export.c import calling, export_c
 from netpress.export.c.building import BrokenCompiler, Compiler, NoCompiler, build_library, find_compiler
@@ -25,31 +23,13 @@ from netpress.export.c.calling import load_kernels
 from netpress.export.c.choosing import choose_kernels
 from netpress.network import Network, copy, save
 from netpress.process.console import Console
-from netpress.settings import parse
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler called cc")
 QUIET, CPU = Console(quiet=True), torch.device("cpu")
 FAST = ("-O1",)  # compiles in a second
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
-    return quantize(family("resnet"), parse(QuantizeSettings, QUICK), context(tmp_path_factory.mktemp("quantized")))
-
-
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache: one for this file, so that little is compiled."""
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_cache))
-    return shared_cache / "netpress" / "kernels"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from integer_networks import QUICK, context, family, images, logits
+from integer_networks import family, images, logits
 from PIL import Image
 
 import netpress
-from netpress.compression.quantization.settings import QuantizeSettings
-from netpress.compression.quantize import quantize
 from netpress.data import normalize
 from netpress.errors import Failure, UserError
 from netpress.export import latency
@@ -21,27 +19,11 @@ from netpress.export.c import export_c
 from netpress.export.c.checking import check_c
 from netpress.network import Network, copy, save
 from netpress.numerics.layers import plain_layers
-from netpress.settings import parse
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler called cc")
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
-    return quantize(family("resnet"), parse(QuantizeSettings, QUICK), context(tmp_path_factory.mktemp("quantized")))
-
-
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_cache))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @needs_compiler

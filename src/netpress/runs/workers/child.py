@@ -82,14 +82,13 @@ class Child:
         self.process.terminate()
 
     def end(self) -> None:
-        """Ask it to end, wait, and end it where it does not."""
+        """Ask it to end, wait, and end it where it does not; whoever follows it sees its last lines."""
         self.process.terminate()
         try:
             self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.close()
 
     def close(self) -> None:
         """Let go of what an ended process was spoken with through."""

@@ -9,7 +9,6 @@ All must have netpress, and see the data and the folder of results under the sam
 
 import logging
 import os
-from contextlib import suppress
 from typing import Any
 
 from netpress.errors import Failure, UserError
@@ -106,8 +105,8 @@ def work(line: str) -> tuple[int, str, tuple[str, ...]]:
     try:
         ending = child.follow()
     finally:  # the task may be cancelled, which interrupts the following
-        with suppress(OSError):
-            child.end()
+        child.end()
+        child.close()
     return ending.code, ending.told, ending.said
 
 

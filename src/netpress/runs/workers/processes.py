@@ -18,9 +18,9 @@ POLL = 0.5  # seconds: a signal is noticed between two looks
 
 @dataclass(frozen=True)
 class _Worker:
-    task: Task
     child: Child
     slot: int
+    watcher: threading.Thread
 
 
 class Processes:
@@ -46,8 +46,9 @@ class Processes:
         if cores:
             with suppress(OSError):
                 os.sched_setaffinity(child.process.pid, cores)
-        self._workers[task.name] = _Worker(task, child, slot)
-        threading.Thread(target=self._watch, args=(task.name, child), daemon=True).start()
+        watcher = threading.Thread(target=self._watch, args=(task.name, child), daemon=True)
+        self._workers[task.name] = _Worker(child, slot, watcher)
+        watcher.start()
 
     def _watch(self, name: str, child: Child) -> None:
         def hear(line: str) -> None:
@@ -82,6 +83,8 @@ class Processes:
             worker.child.ask_to_end()
         for worker in self._workers.values():
             worker.child.end()
+            worker.watcher.join()  # it still reads what the process has said last
+            worker.child.close()
         self._workers.clear()
 
 
