@@ -214,6 +214,10 @@ def _fold(stage: Table) -> list[str]:
     return ["folds norms into the layers before them"]
 
 
+def _simplify(stage: Table) -> list[str]:
+    return ["takes out what is computed for nothing"]
+
+
 def _nothing(stage: Table) -> list[str]:
     return []
 
@@ -236,6 +240,7 @@ WORK: dict[str, Callable[[Table], list[str]]] = {
     "factorize": _factorize,
     "quantize": _quantize,
     "fold": _fold,
+    "simplify": _simplify,
 }
 
 

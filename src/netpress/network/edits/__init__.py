@@ -48,6 +48,7 @@ EDITS: Registry[type[Edit]] = Registry(
         "fold_norms": "netpress.network.edits.folding",
         "narrow": "netpress.network.edits.narrowing",
         "quantize": "netpress.network.edits.quantizing",
+        "remove": "netpress.network.edits.removing",
         "scale_norms": "netpress.network.edits.ranging",
     },
 )

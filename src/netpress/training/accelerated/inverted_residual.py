@@ -51,7 +51,7 @@ def is_fusable(block: InvertedResidual, x: Tensor) -> bool:
         is_plain(x)
         and available()
         and _fits(block, x)
-        and _gate_fits(block.squeeze_excite)
+        and (block.gated == "nothing" or _gate_fits(block.squeeze_excite))
         and not any(map(has_hooks, _called(block)))
     )
 
