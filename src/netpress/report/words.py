@@ -214,6 +214,10 @@ def _fold(stage: Table) -> list[str]:
     return ["folds norms into the layers before them"]
 
 
+def _activations(stage: Table) -> list[str]:
+    return [f"replaces activations by a {plain(stage.get('to'))}"]
+
+
 def _simplify(stage: Table) -> list[str]:
     return ["takes out what is computed for nothing"]
 
@@ -241,6 +245,7 @@ WORK: dict[str, Callable[[Table], list[str]]] = {
     "quantize": _quantize,
     "fold": _fold,
     "simplify": _simplify,
+    "activations": _activations,
 }
 
 

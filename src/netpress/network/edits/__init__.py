@@ -43,6 +43,7 @@ class Edit(Settings):
 EDITS: Registry[type[Edit]] = Registry(
     "edit",
     {
+        "activate": "netpress.network.edits.activating",
         "factorize": "netpress.network.edits.factorizing",
         "fold_directions": "netpress.network.edits.directions",
         "fold_norms": "netpress.network.edits.folding",
