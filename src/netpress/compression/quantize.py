@@ -14,7 +14,7 @@ from netpress.compression.gradual import GradualMasks, GradualPruning
 from netpress.compression.masks import add_masks
 from netpress.compression.quantization.assignment import choose_formats, describe, round_others, trim_masks
 from netpress.compression.quantization.automatic import choose_widths
-from netpress.compression.quantization.falling import FallingWidths, check_falling, widened
+from netpress.compression.quantization.falling import FallingWidths, check_falling, least_bits, widened
 from netpress.compression.quantization.post_training import calibrate, fold_first, put_layers, settle
 from netpress.compression.quantization.sensitivity import with_width
 from netpress.compression.quantization.settings import QuantizeSettings
@@ -41,9 +41,12 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
     Raises UserError for settings that do not fit the network or where data to calibrate on is missing, Failure for
     values that are not finite or accumulators that are too narrow.
     """
-    if settings.bits == "auto":
+    automatic = settings.bits == "auto"
+    if automatic:
         settings = choose_widths(network, settings, context)
     formats = choose_formats(network.module, settings)
+    if not automatic:
+        check_falling(formats, settings)
     needs_data = any(isinstance(layer.input, Fixed | Integer) for layer in formats.values())
     if context.dataset is None and (needs_data or settings.train is not None):
         raise UserError(
@@ -52,7 +55,6 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
         )
     start = fold_first(copy(network), settings, context)
     start.module.to(context.device)
-    check_falling(formats, settings)
     first = widened(formats, settings.falling[0]) if settings.falling else formats
     quantized = calibrate(start, formats, settings, context, first)
     line: dict[str, Any] = {"quantized": len(formats)}
@@ -106,7 +108,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     if settings.train is not None:
         epochs = settings.train.epochs
         rows.append({"what": "training", "epochs": epochs, **plan_answers(outlook, (settings.train, epochs))})
-        rows += _plan_falling(settings)
+        rows += _plan_falling(settings, formats)
     folds = settings.folds and not quantized_layers(network.module)
     planned = with_folds(network, find_foldable_norms(network.module, network.input.size) if folds else ())
     put_layers(planned, formats)
@@ -117,7 +119,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     return Plan(rows, planned, undecided=("flash", "ram", "score") if settings.bits == "auto" else ())
 
 
-def _plan_falling(settings: QuantizeSettings) -> list[PlanRow]:
+def _plan_falling(settings: QuantizeSettings, formats: dict[str, LayerFormats]) -> list[PlanRow]:
     """A row for each width on the way and one for the rounds that are left, if widths fall."""
     assert settings.train is not None
     train, falling = settings.train, settings.falling
@@ -126,8 +128,9 @@ def _plan_falling(settings: QuantizeSettings) -> list[PlanRow]:
         for index, bits in enumerate(falling)
     ]
     if falling:
+        last: int | str = "auto" if settings.bits else min(map(least_bits, formats.values()))
         left = sum(train.epochs_of(index) for index in range(len(falling), train.rounds))
-        rows.append({"what": f"round {len(falling) + 1} on", "bits": "as above", "epochs": left})
+        rows.append({"what": f"round {len(falling) + 1} on", "bits": last, "epochs": left})
     return rows
 
 

@@ -68,7 +68,7 @@ class FallingWidths(Part):
     def figures(self) -> State:
         known = {} if self.accuracy is None else {"accuracy_calibrated": self.accuracy}
         self.accuracy = None
-        least = min(_bits(layer.formats) for layer in self._layers().values())
+        least = min(least_bits(layer.formats) for layer in self._layers().values())
         return {"bits": least} | known
 
     def state_dict(self) -> State:
@@ -147,5 +147,6 @@ def _widened(format: Any, bits: int) -> Any:
     return format
 
 
-def _bits(formats: LayerFormats) -> int:
+def least_bits(formats: LayerFormats) -> int:
+    """The width of the layer's weights or inputs, whichever has fewer bits."""
     return min(formats.weight.bits, formats.input.bits)
