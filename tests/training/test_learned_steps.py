@@ -64,7 +64,7 @@ def moved(settings: Any, gradient: float, times: int = 1) -> tuple[list[float], 
             parameter.grad = torch.full_like(parameter, gradient)
         optimizer.move(settings.learning_rate)
     assert layer.weight_scale is not None and layer.input_scale is not None
-    return [*layer.weight_scale.tolist(), float(layer.input_scale)], float(layer.weight.data.norm())
+    return [*layer.weight_scale.tolist(), layer.input_scale.detach().item()], float(layer.weight.data.norm())
 
 
 @pytest.mark.parametrize("kind", [Sgd, Adam, AdamW])
