@@ -4,7 +4,7 @@ The loop takes the steps, tells the parts what happens (`netpress.training.part`
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -27,6 +27,7 @@ from netpress.training.answers import KeptAnswers
 from netpress.training.averaging import copy_tensors
 from netpress.training.checks import check_data, check_teaching
 from netpress.training.keeping import KeptWeights, Weights
+from netpress.training.masking import MaskHolder
 from netpress.training.part import Part, collect, restore
 from netpress.training.placement import lay_out
 from netpress.training.position import EpochFigures, Position
@@ -55,6 +56,7 @@ def run_training(
     more_parts: Mapping[str, Part] | None = None,
     *,
     own_teacher: Network | None = None,
+    masks: Callable[[Network], MaskHolder] = MaskHolder,
 ) -> Trained:
     """Train `network` in place, as `settings` say, on the training images of `context`.
 
@@ -63,13 +65,14 @@ def run_training(
     returns its result at once; the caller clears the state once that result is safe. For several trainings in
     one stage, give each its own `context.part(name)`.
 
-    `more_parts`, by name, are told what happens after all others. `own_teacher` teaches where `settings` ask for a
-    teacher and name none; its module is then moved to the device and put in evaluation mode for good. Raises UserError
-    where settings, data and teachers do not fit, Failure where the loss is no longer finite.
+    `more_parts`, by name, are told what happens before the optimizer, the averages and whatever else takes steps.
+    `own_teacher` teaches where `settings` ask for a teacher and name none; its module is then moved to the device and
+    put in evaluation mode for good. `masks` makes what holds the network's masks, once its tensors lie where they
+    train. Raises UserError where settings, data and teachers do not fit, Failure where the loss is no longer finite.
     """
     if context.device.type == "cpu":
         keep_freed_memory()
-    training = _Training(network, settings, context, more_parts or {}, own_teacher)
+    training = _Training(network, settings, context, more_parts or {}, own_teacher, masks)
     devices = [context.device] if context.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), accelerate(network.module):
         try:
@@ -86,6 +89,7 @@ class _Training:
         context: Context,
         more_parts: Mapping[str, Part],
         own_teacher: Network | None,
+        masks: Callable[[Network], MaskHolder],
     ) -> None:
         data, device = context.data, context.device
         try:
@@ -99,7 +103,7 @@ class _Training:
         self.selection = data.selection.to(device)
         lay_out(network.module, device)
         self.taken = TrainingStep(
-            network, settings, data.train.to(device), own_teacher=own_teacher, library=context.library
+            network, settings, data.train.to(device), own_teacher=own_teacher, library=context.library, masks=masks
         )
         self.taken.masks.mask_weights()
         self.weights = Weights(network.module)
@@ -110,10 +114,12 @@ class _Training:
             "position": self.position,
             "figures": self.figures,
             "weights": self.weights,
+            **more_parts,
             **self.taken.parts,
             "kept": self.kept,
-            **more_parts,
         }
+        for part in self.parts.values():
+            part.begin_training(self.position.steps * settings.epochs)
         self.answers = self._keep_answers()
         self.resumed = self._resume()
 
@@ -201,6 +207,8 @@ class _Training:
         }
         if self.settings.orthogonality:
             line["regularizer"] = term
+        for part in self.parts.values():
+            line |= part.figures()
         accuracy = None
         if self.position.is_measured:
             spec = self.network.input

@@ -54,8 +54,12 @@ class TrainingStep:
         *,
         own_teacher: Network | None = None,
         library: Library = FILES,
+        masks: Callable[[Network], MaskHolder] = MaskHolder,
     ) -> None:
-        """`images` lie on the device of the training. Raises UserError where a teacher is missing or does not fit."""
+        """`images` lie on the device of the training; `masks` makes what holds the network's masks.
+
+        Raises UserError where a teacher is missing or does not fit.
+        """
         self.settings = settings
         self.module = network.module
         self.spec = network.input
@@ -75,8 +79,8 @@ class TrainingStep:
         self.loss: Loss = self.distilled or self.label_loss
         self.penalty = spectral_penalty(self.module, settings.orthogonality) if settings.orthogonality else None
         average = settings.average
-        self.average = WeightAverage(self.module, average.decay, average.warmup) if average else None
-        self.masks = MaskHolder(network)
+        self.masks = masks(network)
+        self.average = WeightAverage(self.module, average.decay, average.warmup, self.masks) if average else None
         self.optimizer = Optimizer(self.module, settings.optimizer)
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.parts = self._make_parts()
