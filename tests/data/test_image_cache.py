@@ -1,4 +1,4 @@
-"""Images in a cache on disk: the same as in memory, whatever happened to the files meanwhile; how much memory it takes."""
+"""Images in a cache on disk: the same as in memory, whatever happens to files meanwhile; what memory it takes."""
 
 import os
 import subprocess
@@ -106,7 +106,7 @@ def test_a_training_comes_to_the_same_bits(photos, tmp_path, monkeypatch):
         {
             "name": "tiny",
             "data": {"dataset": "folder", "image_size": SIDE, "test_fraction": 0.25, "validation": 0.2},
-            "model": {"family": "FAMILY"},
+            "model": {"family": "c_efficientnet", "preset": "tiny"},
             "stages": [{"kind": "train", "epochs": 2, "batch_size": 5, "augment": {"crop": 1, "flip": True}}],
         }
     )

@@ -10,6 +10,7 @@ system keeps the file's pages in free memory either way, and they belong to no p
 """
 
 import os
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -42,9 +43,10 @@ class PixelFile:
         self.path, self.size = path, size
         self._lock = Lock()  # where a system has no pread, and reading moves the file's place
         try:
-            self._file = path.open("rb", buffering=0)
+            self._number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise Failure(f"{path}: cannot be read ({error.strerror or error}); give the command again") from None
+        weakref.finalize(self, os.close, self._number)  # whoever has images may keep them as long as the process
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PixelFile, (self.path, self.size)
@@ -52,20 +54,21 @@ class PixelFile:
     def expect(self, slots: Sequence[int]) -> None:
         """Say which images will be read next: the disk is asked for all of them at once."""
         if hasattr(os, "posix_fadvise"):
-            number = self._file.fileno()
             for slot in slots:
-                os.posix_fadvise(number, slot * self.size, self.size, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self._number, slot * self.size, self.size, os.POSIX_FADV_WILLNEED)
 
     def read(self, slot: int, target: memoryview) -> bool:
         """Read the image at `slot` into `target`; whether all of it was there."""
         start, place = slot * self.size, 0
         while place < self.size:
             if hasattr(os, "preadv"):
-                count = os.preadv(self._file.fileno(), [target[place:]], start + place)
+                count = os.preadv(self._number, [target[place:]], start + place)
             else:
                 with self._lock:
-                    self._file.seek(start + place)
-                    count = self._file.readinto(target[place:]) or 0
+                    os.lseek(self._number, start + place, os.SEEK_SET)
+                    data = os.read(self._number, self.size - place)
+                count = len(data)
+                target[place : place + count] = data
             if not count:
                 return False
             place += count
