@@ -12,6 +12,8 @@ from netpress.cli.options import (
     AnswersLimit,
     AsJson,
     ByNumber,
+    Cache,
+    CacheLimit,
     ClusterAddress,
     DataFolder,
     DatasetName,
@@ -59,6 +61,8 @@ def run(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 50.0,
     flash: Flash = None,
     ram: Ram = None,
     tensorboard: TensorBoard = False,
@@ -89,6 +93,8 @@ def run(
         allow_import=allow_import,
         answers=answers,
         answers_limit=answers_limit,
+        cache=cache,
+        cache_limit=cache_limit,
         tensorboard=tensorboard,
     )
     if resolved.sweep is not None and minutes is None:
@@ -238,6 +244,8 @@ def apply(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 50.0,
     flash: Flash = None,
     ram: Ram = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted call with the same --out.")] = False,
@@ -271,6 +279,8 @@ def apply(
             allow_import=allow_import,
             answers=answers,
             answers_limit=answers_limit,
+            cache=cache,
+            cache_limit=cache_limit,
         ),
     )
     print(f"network     {out}")

@@ -9,6 +9,8 @@ from netpress.cli.options import (
     AllowImport,
     Answers,
     AnswersLimit,
+    Cache,
+    CacheLimit,
     ClusterAddress,
     DataFolder,
     DeviceName,
@@ -49,6 +51,8 @@ def search_recipe(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 50.0,
     flash: Flash = None,
     ram: Ram = None,
     score: HighestScore = None,
@@ -79,6 +83,8 @@ def search_recipe(
         allow_import=allow_import,
         answers=answers,
         answers_limit=answers_limit,
+        cache=cache,
+        cache_limit=cache_limit,
     )
     folder = out or Path("runs") / space.recipe.name
     place = choose_place(workers, cluster, options.console) or Processes(1, options.console)

@@ -63,7 +63,14 @@ def apply_stage(
     limits = limits or Limits()
     _check(stage, network, settings, options, limits)
     images = load_data_at_hand(
-        network, options.data, dataset, changes, seed=seed, selects=True, console=options.console
+        network,
+        options.data,
+        dataset,
+        changes,
+        seed=seed,
+        selects=True,
+        console=options.console,
+        cache=options.images_beside(out),
     )
     if images is not None:
         network = copy(network)

@@ -121,7 +121,9 @@ def _begin(work: _Work, dataset: Dataset | None, needed: Mapping[str, str] | Non
     """Load the data, settle where the run computes, make the first network; `needed`: fingerprints of its members."""
     recipe, run, options = work.recipe, work.run, work.options
     named = read_network(recipe, work.library)
-    dataset = dataset or load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
+    dataset = dataset or load_run_data(
+        recipe.data, options.data, recipe.seed, named, options.console, options.images_beside(run.path)
+    )
     if named is not None:
         adopt(named, dataset)
     _settle(work, dataset, needed)
