@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from netpress.errors import Failure
 from netpress.folders.answers import PLACE, AnswersFolder
 from netpress.process.console import Console
+from netpress.process.team import Team
 from netpress.recipe.schema import Recipe
 from netpress.runs.tensorboard import require_tensorboard
 
@@ -40,6 +41,8 @@ class RunOptions:
     """The folder where teachers' answers are kept; None: `.answers` beside the run's folder, or a sweep's."""
     answers_limit: float = 10.0
     """GB that it may grow to."""
+    team: Team | None = None
+    """Who trains together with this process; None for this one alone."""
     tensorboard: bool = False
     """Write event files for TensorBoard too; a UserError where the package is not there."""
 
