@@ -1,11 +1,13 @@
 """`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from netpress.cli.company import lead, refuse_company_for
 from netpress.cli.options import (
     AllowImport,
     Answers,
@@ -98,6 +100,7 @@ def run(
         tensorboard=tensorboard,
     )
     if resolved.sweep is not None and minutes is None:
+        refuse_company_for(f"the [sweep] of {resolved.name}")
         from netpress.runs.sweep import read_sweep, run_sweep
         from netpress.runs.workers.choosing import choose_place
 
@@ -108,7 +111,7 @@ def run(
     if workers is not None or cluster is not None:
         given = f"--cluster {cluster}" if workers is None else f"--workers {workers}"
         raise UserError(f"{given}: is for the members of a sweep, and {resolved.name} has no [sweep] table")
-    result = run_recipe(resolved, folder, options, minutes)
+    result = run_recipe(resolved, folder, replace(options, team=lead(device)), minutes)
     if resolved.networks:
         from netpress.folders.chain import ChainFolder
         from netpress.runs.chain.results import as_markdown
@@ -281,6 +284,7 @@ def apply(
             answers_limit=answers_limit,
             cache=cache,
             cache_limit=cache_limit,
+            team=lead(device),
         ),
     )
     print(f"network     {out}")

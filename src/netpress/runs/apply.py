@@ -80,7 +80,7 @@ def apply_stage(
     with _work_folder(out, request, options.fresh) as folder:
         context = Context(
             folder=folder,
-            world=World(device),
+            world=World(device, options.team),
             seed=seed,
             console=options.console,
             dataset=images,

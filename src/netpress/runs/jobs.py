@@ -17,6 +17,7 @@ from netpress.data.store import PLACE as IMAGES
 from netpress.errors import Failure
 from netpress.folders.answers import PLACE, AnswersFolder
 from netpress.process.console import Console
+from netpress.process.team import Team
 from netpress.recipe.schema import Recipe
 from netpress.runs.tensorboard import require_tensorboard
 
@@ -47,6 +48,8 @@ class RunOptions:
     folder, or a sweep's."""
     cache_limit: float = LIMIT
     """GB that it may grow to."""
+    team: Team | None = None
+    """Who trains together with this process; None for this one alone."""
     tensorboard: bool = False
     """Write event files for TensorBoard too; a UserError where the package is not there."""
 

@@ -143,6 +143,7 @@ def _settle(work: _Work, dataset: Dataset, needed: Mapping[str, str] | None) -> 
     where = {"seed": recipe.seed, **environment, "data_checksum": dataset.checksum}
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
+    where["processes"] = options.team.size if options.team is not None else 1
     if needed is not None:
         where[NEEDED] = needed
     settle_threads(run.settle_environment(where, options.console.with_log(run.log).warn))
@@ -160,7 +161,7 @@ def _contexts(work: _Work, initial: Network, dataset: Dataset) -> list[Context]:
     return [
         Context(
             folder=run.stage(stage_name(place, stage)).path,
-            world=World(device),
+            world=World(device, options.team),
             seed=seed_for(work.recipe.seed, "stage", place),
             console=console,
             dataset=dataset,

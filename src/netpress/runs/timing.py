@@ -224,7 +224,7 @@ def measure_stages(recipe: Recipe, initial: Network, dataset: Dataset, options: 
             name = stage_name(index, settings)
             context = Context(
                 folder=Path(place) / name,
-                world=World(device),
+                world=World(device, options.team),
                 seed=seed_for(recipe.seed, "stage", index),
                 console=Console(quiet=True),
                 dataset=few,

@@ -3,6 +3,7 @@
 The loop takes the steps, tells the parts what happens (`netpress.training.part`), and saves what they remember.
 """
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -103,7 +104,13 @@ class _Training:
         self.selection = data.selection.to(device)
         lay_out(network.module, device)
         self.taken = TrainingStep(
-            network, settings, data.train.to(device), own_teacher=own_teacher, library=context.library, masks=masks
+            network,
+            settings,
+            data.train.to(device),
+            own_teacher=own_teacher,
+            library=context.library,
+            masks=masks,
+            team=context.world.team,
         )
         self.taken.masks.mask_weights()
         self.weights = Weights(network.module)
@@ -127,6 +134,9 @@ class _Training:
         if not self.resumed:
             self._say_teachers()
         total = self.position.steps * self.settings.epochs
+        crew = self.taken.crew
+        if crew is not None and not self.position.is_over:
+            crew.begin()
         with self.context.console.progress(self.context.name, total) as progress, deferred() as request:
             while not self.position.is_over:
                 self._run_epoch(progress, request)
@@ -134,10 +144,14 @@ class _Training:
                 request.obey()
         if self.answers is not None and self.answers.place is not None:
             self.context.console.say(f"{self.context.name}: {self.answers.describe()}")
+        if crew is not None:
+            crew.end()
         self.network.module.eval()
         return Trained(self.network, self.kept.last or copy_tensors(self.network.module), self.kept.accuracy)
 
     def close(self) -> None:
+        if self.taken.crew is not None:
+            self.taken.crew.close()
         for part in self.parts.values():
             part.close()
 
@@ -166,6 +180,8 @@ class _Training:
         started = saved = shown = time.monotonic()
         while position.step < len(batches):
             self._take_step(batches[position.step])
+            if self.taken.crew is not None and self.taken.crew.is_asked and request.number is None:
+                request.number = signal.SIGTERM  # which only a helper has heard
             last = position.step == len(batches)
             now = time.monotonic()
             asked = request.number is not None  # to stop; after the last step, once the epoch is measured and saved
