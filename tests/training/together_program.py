@@ -21,7 +21,7 @@ from netpress.training import TrainSettings, run_training
 from netpress.training.together.helping import serve
 
 torch.set_num_threads(1)
-PLAIN = {"epochs": 1, "batch_size": 17, "augment": {"crop": 1}, "optimizer": {"learning_rate": 0.02}}
+PLAIN = {"epochs": 1, "batch_size": 17, "augment": {"crop": 1}, "optimizer": {"kind": "sgd", "learning_rate": 0.02}}
 TRAININGS = {
     # 69 images: four batches of 17, shared as 8 and 9, and one image that is left out.
     "gates": ("c_efficientnet", {"widths": "tiny", "dropout": 0.2}, {"mix": {"kind": "cutmix"}}),
@@ -80,7 +80,7 @@ def main() -> None:
     code = 1
     try:
         team = lead(torch.device("cpu"))
-        found: dict[str, object] = {}
+        found: dict[str, dict[str, object]] = {}
         with TemporaryDirectory() as place:
             save(make("wide_resnet", {"depth": 10, "width": 1}), Path(place) / "teacher.netpress")
             for name in TRAININGS:
@@ -90,7 +90,9 @@ def main() -> None:
                     for which, world in worlds.items()
                 }
                 if name == "kept":  # once more, with the answers that are there now
-                    found[name]["again"] = train(name, Path(place) / "again", worlds["two"], Path(place) / "answers-two")
+                    found[name]["again"] = train(
+                        name, Path(place) / "again", worlds["two"], Path(place) / "answers-two"
+                    )
         print(json.dumps(found))
         code = 0
     finally:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from netpress.cli.company import lead, refuse_company_for
 from netpress.cli.options import (
     AllowImport,
     Answers,
@@ -34,7 +35,6 @@ from netpress.cli.options import (
     print_json,
     print_rows,
 )
-from netpress.cli.company import lead, refuse_company_for
 from netpress.cli.sizes import print_footprint, tabulate_plan
 from netpress.errors import UserError
 

@@ -172,7 +172,9 @@ def _store() -> dist.Store:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(*place, world_size=size, is_master=own, timeout=_MEETING, wait_for_workers=False)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise Failure(f"the {size} processes cannot meet ({str(error).splitlines()[0]}); start them by torchrun") from None
+        raise Failure(
+            f"the {size} processes cannot meet ({str(error).splitlines()[0]}); start them by torchrun"
+        ) from None
     run = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"netpress/{run}", store)
 
