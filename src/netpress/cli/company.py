@@ -4,7 +4,6 @@ The others are its helpers: they read no options, write nothing and print nothin
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ def in_company() -> Iterator[None]:
 
         with listening():
             code = follow(serve)
-        sys.exit(code)
+        os._exit(code)  # threads of a broken connection would abort an orderly exit; a helper has nothing open
     code = 1
     try:
         yield

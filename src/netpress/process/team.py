@@ -34,7 +34,7 @@ from netpress.process.launch import rank_and_size
 NUMBERS = 8  # of a call, the command included
 _PATIENCE = timedelta(days=30)  # of helpers, between trainings: the leader may prune or measure for hours
 _MEETING = timedelta(minutes=5)
-_LEAVING = 5.0  # seconds that the leader waits for its helpers to go
+_LEAVING = timedelta(seconds=5)  # that the leader waits for its helpers to go
 _BEGIN, _END, _FAILED, _LEFT = "begin", "end", "failed", "left"  # keys
 _GO_ON = "the same command goes on from what is saved, with any number of processes"
 
@@ -61,6 +61,8 @@ class Team:
         """Whether somebody asked this process to stop, in a helper."""
         self.is_busy = False
         """Whether helpers are at work on what was called last, so that they would not hear a call."""
+        self.is_lost = False
+        """Whether a connection broke, so that nobody is left to wait for."""
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with self._guarded():
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout)
@@ -144,6 +146,7 @@ class Team:
         except RuntimeError as error:
             if self.rank:
                 raise Gone from error
+            self.is_lost = True
             raise Failure(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
@@ -169,7 +172,9 @@ def _store() -> dist.Store:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(*place, world_size=size, is_master=own, timeout=_MEETING, wait_for_workers=False)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise Failure(f"the {size} processes cannot meet ({str(error).splitlines()[0]}); start them by torchrun") from None
+        raise Failure(
+            f"the {size} processes cannot meet ({str(error).splitlines()[0]}); start them by torchrun"
+        ) from None
     run = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"netpress/{run}", store)
 
@@ -196,7 +201,8 @@ def dismiss(code: int) -> None:
             dist.destroy_process_group()
         else:
             store.set(_BEGIN, json.dumps({}))
-        store.wait([f"{_LEFT}{rank}" for rank in range(1, rank_and_size()[1])], timedelta(seconds=_LEAVING))
+        if not (_joined and _joined[0].is_lost):
+            store.wait([f"{_LEFT}{rank}" for rank in range(1, rank_and_size()[1])], _LEAVING)
 
 
 def follow(serve: Callable[[Team], None]) -> int:

@@ -15,6 +15,7 @@ from netpress.network import Network
 from netpress.process.team import Team
 from netpress.training.losses import Loss
 from netpress.training.part import Part
+from netpress.training.teachers import Recall
 from netpress.training.together.share import Share
 from netpress.training.together.swapping import check_shareable, shared
 
@@ -25,9 +26,7 @@ TRAIN, REMEMBER, STEP, CHECK = 1, 2, 3, 4
 class Crew:
     """The helpers of one training."""
 
-    def __init__(
-        self, team: Team, network: Network, losses: Mapping[str, Part], loss: Loss, bfloat16: bool
-    ) -> None:
+    def __init__(self, team: Team, network: Network, losses: Mapping[str, Part], loss: Loss, bfloat16: bool) -> None:
         """`losses` are the parts of `loss` that remember something. Raises UserError for norms that no two share."""
         module = network.module
         check_shareable(module)
@@ -109,8 +108,8 @@ class Crew:
                 raise Failure(f"process {rank + 1} of {team.size} holds another network than the first; begin again")
         team.is_busy = False
 
-    def _recall(self, index: int, ask: Callable[[], Tensor], kept: Callable[[int, Callable[[], Tensor]], Tensor]) -> Tensor:
-        """The answers of teacher number `index` to the leader's part, of those to the batch that are kept or asked for."""
+    def _recall(self, index: int, ask: Callable[[], Tensor], kept: Recall) -> Tensor:
+        """What teacher number `index` answers to the leader's part; `kept` has the answers to the batch, or asks."""
         if not self.share.is_split:
             return kept(index, ask)
         asked = False
