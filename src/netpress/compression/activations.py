@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from netpress.errors import UserError
@@ -18,10 +19,14 @@ from netpress.network import Network, copy
 from netpress.network.edits.activating import REPLACEABLE, Activate, Function
 from netpress.network.selection import select
 from netpress.numerics.layers import quantized_layers
-from netpress.settings import Positive, Settings
+from netpress.process.devices import generator_for
+from netpress.settings import Natural, Positive, Settings
 from netpress.stage import STAGES, Context, Outlook, Plan, Stage
 from netpress.tracing import trace
 from netpress.tracing.operations import Operation, Trace
+from netpress.training.norms import remeasure_norms
+
+BATCH = 128  # images at a time that measure norms
 
 Replaced = Literal["hard_swish", "swish", "gelu", "mish", "elu", "leaky_relu", "relu", "relu6"]
 
@@ -36,6 +41,8 @@ class ActivationsSettings(Settings):
     """Upper end of the clamp."""
     replaces: tuple[Replaced, ...] = ("hard_swish", "swish")
     """Which activations go."""
+    norm_images: Natural = 2048
+    """Training images, drawn at random, on which norm statistics are measured anew, where there are data; 0: none."""
     where: str | tuple[str, ...] = "all"
     """Where: the layers that feed them, by kind or pattern (as `layers` of other stages), or their own names."""
 
@@ -51,6 +58,11 @@ def activations(network: Network, settings: ActivationsSettings, context: Contex
     names = find_activations(network, settings)
     _edit(changed, names, settings)
     line: dict[str, Any] = {"replaced": len(names)}
+    if context.dataset is not None and settings.norm_images:
+        train = context.data.train
+        generator = generator_for(context.seed, "activations", "norms")
+        drawn = train.take(torch.randperm(len(train), generator=generator)[: settings.norm_images])
+        remeasure_norms(changed, drawn, batch_size=BATCH, device=context.device)
     message = f"{context.name}: {len(names)} activations are {_called(settings)} now"
     if context.dataset is not None:
         for key, one in (("accuracy_before", network), ("accuracy", changed)):

@@ -38,8 +38,8 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {nn.Hardswish: "hardswish", nn.SiLU: 
 class AcceleratedConvNorm(Swapped, ConvNorm):
     """A `ConvNorm` whose modules run as one, where they can: [batch, channels, height, width] as `ConvNorm` has it.
 
-    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish, swish or ReLU, in training on a
-    CPU in float32; they do where the result takes WORTHWHILE_BYTES.
+    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish, swish or ReLU, in training
+    on a CPU in float32; they do where the result takes WORTHWHILE_BYTES.
     """
 
     plain = ConvNorm
@@ -102,9 +102,9 @@ class _Widening(torch.autograd.Function):
 def _backward(activation: type[nn.Module], gradient: Tensor, before: Tensor) -> Tensor:
     """The gradient for the values before an activation."""
     if activation is nn.ReLU:
-        return _aten.threshold_backward(gradient, before, 0)  # type: ignore[no-any-return]
+        return _aten.threshold_backward(gradient, before, 0)
     slope = _aten.silu_backward if activation is nn.SiLU else _aten.hardswish_backward
-    return slope(gradient, before)  # type: ignore[no-any-return]
+    return slope(gradient, before)
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,4 +119,4 @@ def _convolve_and_activate(x: Tensor, weight: Tensor, bias: Tensor, activation: 
     if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
         fused = torch.ops.mkldnn._convolution_pointwise
         return fused(x, weight, bias, [0, 0], [1, 1], [1, 1], 1, _ACTIVATIONS[activation], [], "")
-    return activation(inplace=True)(torch.conv2d(x, weight, bias))  # type: ignore[call-arg, no-any-return]
+    return activation(inplace=True)(torch.conv2d(x, weight, bias))
