@@ -83,7 +83,10 @@ def test_the_cache_gives_what_memory_gives(photos, decoded):
     assert {path.name for path in decoded[COUNT + 2 :]} == {"broken.png"}
 
 
-def test_it_is_indexed_as_a_tensor(photos):
+@pytest.mark.parametrize("absent", [(), ("preadv", "posix_fadvise")], ids=["pread", "seek"])
+def test_it_is_indexed_as_a_tensor(photos, monkeypatch, absent):
+    for name in absent:  # as on some systems
+        monkeypatch.delattr(os, name, raising=False)
     memory, cached = read(photos).train, read(photos, kept(photos)).train
     count = len(memory)
     mask = torch.arange(count) % 3 == 0
@@ -101,13 +104,14 @@ def test_it_is_indexed_as_a_tensor(photos):
         cached.images[count]
 
 
+@pytest.mark.slow
 def test_a_training_comes_to_the_same_bits(photos, tmp_path, monkeypatch):
     recipe = read_recipe(
         {
             "name": "tiny",
             "data": {"dataset": "folder", "image_size": SIDE, "test_fraction": 0.25, "validation": 0.2},
             "model": {"family": "c_efficientnet", "preset": "tiny"},
-            "stages": [{"kind": "train", "epochs": 2, "batch_size": 5, "augment": {"crop": 1, "flip": True}}],
+            "stages": [{"kind": "train", "epochs": 1, "batch_size": 5, "augment": {"crop": 1, "flip": True}}],
         }
     )
     found = []
@@ -120,6 +124,9 @@ def test_a_training_comes_to_the_same_bits(photos, tmp_path, monkeypatch):
         assert cache_near(folder).path == cache_near(folder / "network.netpress").path
         assert cache_near(folder).path == (folder.parent / module.PLACE if least == 0 else None)
     assert found[0] == found[1]
+    with pytest.raises(UserError, match=r"elsewhere may take 1e-09: give --cache-limit 1 "):
+        options = RunOptions(data=photos, device="cpu", cache=tmp_path / "elsewhere", cache_limit=1e-9)
+        run_recipe(recipe, tmp_path / "other", options)
 
 
 def test_killed_in_the_middle_it_goes_on(photos, decoded, monkeypatch):

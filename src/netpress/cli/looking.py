@@ -41,7 +41,7 @@ def show_data(
     """
     from netpress.data import DataSettings
     from netpress.data.findings import inspect
-    from netpress.data.store import ImageCache
+    from netpress.data.store import cache_near
     from netpress.process.console import Console
     from netpress.recipe.overrides import apply_overrides, data_changes
     from netpress.runs.beginning import load_run_data
@@ -57,7 +57,7 @@ def show_data(
     named = {"dataset": dataset} if dataset is not None else {}
     settings = parse(DataSettings, {"dataset": "folder", **named, **changes}, "data")
     console = Console(quiet=as_json)
-    found = inspect(load_run_data(settings, folder, seed or 0, None, console, ImageCache(cache)))
+    found = inspect(load_run_data(settings, folder, seed or 0, None, console, cache_near(None, cache)))
     if as_json:
         print_json(found.as_json())
     else:

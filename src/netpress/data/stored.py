@@ -6,7 +6,8 @@
 The file is read (pread), not mapped into memory. Pages of a mapping that were touched count as resident, so that a
 shuffled epoch would soon count the whole file; a file that is cut short under a mapping kills the process, where a read
 gives an error; and one read of a whole image asks the disk once, where a mapping takes a fault every few pages. The
-system keeps the file's pages in free memory either way, and they belong to no process.
+system keeps the file's pages in free memory either way, and they belong to no process. Batches of 64 images of 224
+pixels that lie in free memory come faster so, checked, than from a mapping or from a tensor (docs/data.md).
 """
 
 import os
