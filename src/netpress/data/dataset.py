@@ -84,7 +84,7 @@ def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console
     mean, std = channel_statistics(parts[0].images)
     if divided.test_total is not None:
         console.say(f"{name}: tested on {len(divided.test):,} of the {divided.test_total:,} test images")
-    checksum = _checksum(*parts)
+    checksum = checksum_of(*parts)
     record = DataRecord(settings=settings.model_copy(update={"split_seed": None}), seed=seed, checksum=checksum)
     return Dataset(
         name, *parts, divided.classes, mean, std, checksum, select_on, record, divided.files, divided.test_total
@@ -126,7 +126,8 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(round(mean / 255, 4) for mean in means), tuple(round(spread / 255, 4) for spread in spreads)
 
 
-def _checksum(*parts: Images) -> str:
+def checksum_of(*parts: Images) -> str:
+    """SHA-256 over the pixels and labels of sets of images on the CPU."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(tuple(part.images.shape)).encode())

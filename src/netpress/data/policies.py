@@ -73,18 +73,23 @@ def read_policy(path: Path) -> Policy:
     """
     content = parse_json(read_file(path, LARGEST_FILE, "policy"), f"policy {path}")
     listed = content.get("sub_policies") if isinstance(content, dict) else None
+    return policy_of(listed, path.stem, str(path))
+
+
+def policy_of(listed: Any, name: str, source: str) -> Policy:
+    """The policy of a list of sub-policies as a file has them. Raises UserError naming `source` and what is wrong."""
     if not isinstance(listed, list) or not listed:
-        raise UserError(f'policy {path}: needs a list "sub_policies" of lists of [operation, probability, level]')
+        raise UserError(f'policy {source}: needs a list "sub_policies" of lists of [operation, probability, level]')
     if len(listed) > MOST_SUB_POLICIES:
-        raise UserError(f"policy {path}: has {len(listed):,} sub-policies; at most {MOST_SUB_POLICIES:,} are read")
+        raise UserError(f"policy {source}: has {len(listed):,} sub-policies; at most {MOST_SUB_POLICIES:,} are read")
     problems: list[str] = []
     sub_policies = tuple(
         _read_sub_policy(entry, f"sub_policies.{place}", problems) for place, entry in enumerate(listed)
     )
     if problems:
         more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"policy {path}:\n" + "\n".join(problems[:_SHOWN]) + more)
-    return Policy(path.stem, sub_policies)
+        raise UserError(f"policy {source}:\n" + "\n".join(problems[:_SHOWN]) + more)
+    return Policy(name, sub_policies)
 
 
 def _read_sub_policy(entry: Any, where: str, problems: list[str]) -> tuple[Step, ...]:
