@@ -24,7 +24,9 @@ from netpress.cli.options import (
     limit_overrides,
 )
 
-search = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look for the best: recipes of a space, augmentations.")
+search = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look for the best: recipes of a space, augmentations."
+)
 
 
 def add_commands(app: typer.Typer) -> None:

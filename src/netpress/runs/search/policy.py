@@ -91,7 +91,7 @@ def search_policy(recipe: Recipe, out: Path, options: RunOptions, dataset: Datas
     if out.suffix != ".json":
         raise UserError(f"--out {out}: a policy is a JSON file; give it a name that ends in .json")
     search = recipe.policy_search or PolicySearch()
-    recipe = recipe.model_copy(update={"policy_search": search, "sweep": None, "search": None})
+    recipe = recipe.model_copy(update={"policy_search": search})
     fold_stages(recipe)
     device, folder = choose_device(options.device), PolicySearchFolder(out)
     with folder.claimed():
