@@ -111,8 +111,6 @@ def test_recipes_that_cannot_be_searched_are_told_why(tmp_path):
         search_policy(read_recipe({**RECIPE, "stages": [{"kind": "fold"}]}), out, OPTIONS)
     with pytest.raises(UserError, match="may have learned from all the images"):
         search_policy(read_recipe({**RECIPE, "model": {"network": "runs/first"}}), out, OPTIONS)
-    with pytest.raises(UserError, match="leave out the sweep"):
-        search_policy(read_recipe({**RECIPE, "sweep": {"seeds": [1, 2]}}), out, OPTIONS)
     with pytest.raises(UserError, match=r"a name that ends in \.json"):
         search_policy(read_recipe(RECIPE), tmp_path / "found", OPTIONS)
     (tmp_path / "found").mkdir()
@@ -131,6 +129,7 @@ def test_the_policy_is_made_of_the_best_of_every_round(whole, digits):
     provenance, place = content["provenance"], PolicySearchFolder(whole.path)
     assert (provenance["recipe"], provenance["seed"], provenance["train_images"]) == ("small", 3, 96)
     assert provenance["policy_search"]["objective"] == "loss" and provenance["policy_search"]["folds"] == 2
+    assert provenance["model"]["width"] == 4 and [stage["epochs"] for stage in provenance["stages"]] == [2]
     assert len(provenance["train_checksum"]) == 64 and set(provenance["versions"]) == {"netpress", "torch", "optuna"}
     expected = []
     for fold in range(2):

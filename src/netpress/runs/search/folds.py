@@ -113,9 +113,6 @@ def fold_stages(recipe: Recipe) -> list[Settings]:
 
     Raises UserError for a recipe without one, and for one whose network has learned from these images before.
     """
-    for table in ("sweep", "search"):
-        if getattr(recipe, table) is not None:
-            raise UserError(f"{recipe.name}: a policy is looked for with one recipe; leave out the {table}")
     if recipe.networks:
         raise UserError(f"{recipe.name}: a policy is looked for with one network, and this is a chain of several")
     if recipe.model_table.network is not None:

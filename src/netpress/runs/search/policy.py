@@ -83,15 +83,15 @@ def search_policy(recipe: Recipe, out: Path, options: RunOptions, dataset: Datas
     """Search a policy for the training of `recipe` and write it to `out`; an interrupted search goes on.
 
     It may grow by rounds and candidates, and take more or fewer of them. Of the data only the training images are
-    looked at. `dataset` is what the recipe reads, where it was read before. Raises UserError where Optuna is not
-    installed, for a recipe that trains no new network, and where a search of another recipe or of other images lies
-    beside `out`; Failure where a training fails.
+    looked at. Of a sweep or search, the recipe counts that its members have in common. `dataset` is what the recipe
+    reads, where it was read before. Raises UserError where Optuna is not installed, for a recipe that trains no new
+    network, and where a search of another recipe or of other images lies beside `out`; Failure where a training fails.
     """
     require_optuna()
     if out.suffix != ".json":
         raise UserError(f"--out {out}: a policy is a JSON file; give it a name that ends in .json")
     search = recipe.policy_search or PolicySearch()
-    recipe = recipe.model_copy(update={"policy_search": search})
+    recipe = recipe.model_copy(update={"policy_search": search, "sweep": None, "search": None})
     fold_stages(recipe)
     device, folder = choose_device(options.device), PolicySearchFolder(out)
     with folder.claimed():
@@ -114,7 +114,7 @@ def search_policy(recipe: Recipe, out: Path, options: RunOptions, dataset: Datas
                 taken += [sub for trial in best for sub in sub_policies_of(trial.values)]
                 rounds.append(_tell(work, fold, index, best))
         found = FoundPolicy(out, tuple(taken), tuple(rounds))
-        atomic_write(out, write_policy(found, recipe, search, images, checksum))
+        atomic_write(out, write_policy(found, scaled, images, checksum))
         return found
 
 
@@ -180,8 +180,9 @@ def _tell(work: FoldWork, fold: Fold, index: int, best: list[Trial]) -> Mapping[
     return {"fold": fold.number + 1, "round": index + 1, "plain": plain, "best": dict(first), "last": dict(last)}
 
 
-def write_policy(found: FoundPolicy, recipe: Recipe, search: PolicySearch, images: Images, checksum: str) -> str:
-    """The text of the policy's file: what `augment` reads, and where it comes from."""
+def write_policy(found: FoundPolicy, recipe: Recipe, images: Images, checksum: str) -> str:
+    """The text of the policy's file: what `augment` reads, and where it comes from; the recipe's epochs are scaled."""
+    search = recipe.policy_search or PolicySearch()
     provenance = {
         "recipe": recipe.name,
         "seed": recipe.seed,
@@ -189,6 +190,7 @@ def write_policy(found: FoundPolicy, recipe: Recipe, search: PolicySearch, image
         "train_images": len(images),
         "train_checksum": checksum,
         "model": recipe.model,
+        "stages": [stage.model_dump(mode="json", exclude_none=True) for stage in fold_stages(recipe)],
         "policy_search": search.model_dump(mode="json", exclude_none=True),
         "versions": {name: metadata.version(name) for name in ("netpress", "torch", "optuna")},
         "rounds": list(found.rounds),
