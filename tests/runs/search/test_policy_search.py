@@ -111,8 +111,11 @@ def test_recipes_that_cannot_be_searched_are_told_why(tmp_path):
         search_policy(read_recipe({**RECIPE, "stages": [{"kind": "fold"}]}), out, OPTIONS)
     with pytest.raises(UserError, match="may have learned from all the images"):
         search_policy(read_recipe({**RECIPE, "model": {"network": "runs/first"}}), out, OPTIONS)
+    with pytest.raises(UserError, match="crop: 40 pixels around images of 16"):
+        search_policy(read_recipe({**RECIPE, "stages": [{"kind": "train", "augment": {"crop": 40}}]}), out, OPTIONS)
     with pytest.raises(UserError, match=r"a name that ends in \.json"):
         search_policy(read_recipe(RECIPE), tmp_path / "found", OPTIONS)
+    assert not list(tmp_path.iterdir())
     (tmp_path / "found").mkdir()
     (tmp_path / "found" / "mine.txt").touch()
     with pytest.raises(UserError, match="is not empty and holds no policy search"):

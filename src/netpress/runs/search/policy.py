@@ -32,9 +32,11 @@ from netpress.recipe.search_schema import Candidates, Range
 from netpress.runs.beginning import load_run_data
 from netpress.runs.environment import describe_environment, settle_threads
 from netpress.runs.jobs import RunOptions
+from netpress.runs.planning import plan_network
 from netpress.runs.search.folds import Fold, FoldWork, fold_stages
 from netpress.runs.search.sampling import propose, require_optuna
 from netpress.runs.search.trials import Journal, Trial
+from netpress.scoring import Limits
 
 STEPS = 2  # operations of a sub-policy, as published
 METHOD = "Fast AutoAugment (Lim et al. 2019): density matching, TPE"
@@ -92,8 +94,10 @@ def search_policy(recipe: Recipe, out: Path, options: RunOptions, dataset: Datas
         raise UserError(f"--out {out}: a policy is a JSON file; give it a name that ends in .json")
     search = recipe.policy_search or PolicySearch()
     recipe = recipe.model_copy(update={"policy_search": search, "sweep": None, "search": None})
-    fold_stages(recipe)
-    device, folder = choose_device(options.device), PolicySearchFolder(out)
+    device, folder, library = choose_device(options.device), PolicySearchFolder(out), Library(options.allow_import)
+    stages = tuple(fold_stages(recipe))
+    # What the folds cannot train is refused before anything is read or written; what is asked of a result is not asked.
+    plan_network(recipe.model_copy(update={"stages": stages, "limits": Limits()}), options.data, library)
     with folder.claimed():
         _settle(folder, recipe, options.fresh)
         console = options.console.with_log(folder.top.log)
@@ -101,7 +105,7 @@ def search_policy(recipe: Recipe, out: Path, options: RunOptions, dataset: Datas
         images, checksum = dataset.train, checksum_of(dataset.train)
         where = {"seed": recipe.seed, **describe_environment(device, options.threads), "data_checksum": checksum}
         settle_threads(folder.top.settle_environment(where, console.warn))
-        scaled, library = scale_recipe(recipe, search.epochs_scale), Library(options.allow_import)
+        scaled = scale_recipe(recipe, search.epochs_scale)
         work = FoldWork(
             scaled, search, images, dataset.classes, dataset.name, folder, library, device, console,
             options.save_every_seconds,
