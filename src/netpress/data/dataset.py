@@ -92,7 +92,7 @@ def load_dataset(
     mean, std = channel_statistics(parts[0].images)
     if divided.test_total is not None:
         console.say(f"{name}: tested on {len(divided.test):,} of the {divided.test_total:,} test images")
-    checksum = _checksum(*parts)
+    checksum = checksum_of(*parts)
     record = DataRecord(settings=settings.model_copy(update={"split_seed": None}), seed=seed, checksum=checksum)
     return Dataset(
         name, *parts, divided.classes, mean, std, checksum, select_on, record, divided.files, divided.test_total
@@ -140,8 +140,11 @@ def _sum_up(images: Tensor) -> tuple[Tensor, Tensor]:
     return total, squares
 
 
-def _checksum(*parts: Images) -> str:
-    """The sum of images in a file is noted beside it: it takes a pass over them all."""
+def checksum_of(*parts: Images) -> str:
+    """SHA-256 over the pixels and labels of sets of images on the CPU.
+
+    That of images in a file is noted beside it: it takes a pass over them all.
+    """
     stored = [part.images for part in parts if isinstance(part.images, StoredPixels)]
     notes = Notes(stored[0].file.path.with_suffix(CHECKSUMS)) if len(stored) == len(parts) else None
     if notes is None:
