@@ -260,6 +260,8 @@ def test_a_trial_that_fails_is_noted_with_its_message(tmp_path):
     result = searched(tmp_path, search, tmp_path / "out")
     failed = [trial for trial in result.table.trials if trial.state == "failed"]
     assert failed and "loss" in failed[0].message
+    (listed,) = list_runs(result.folder.parent)
+    assert (listed.state, listed.done) == ("done", 2)  # a trial that failed is over, too
     assert "failed" in SearchFolder(tmp_path / "out").csv.read_text(encoding="utf-8")
 
 
