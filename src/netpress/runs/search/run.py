@@ -20,13 +20,11 @@ from netpress.runs.search.sampling import propose, require_optuna
 from netpress.runs.search.space import Space, read_space
 from netpress.runs.search.stopping import Curve, find_stop, find_training, read_curve
 from netpress.runs.search.table import SearchTable
-from netpress.runs.search.trials import Journal, Trial
+from netpress.runs.search.trials import IN_VAIN, Journal, Trial
 from netpress.runs.workers.driver import Tries
 from netpress.runs.workers.places import Ended, Place
 from netpress.runs.workers.tasks import Task
 
-IN_VAIN = 100
-"""So many questions in a row that bring nothing new to train end the search."""
 LOOK = 1.0
 """Seconds between two looks at the epochs of what runs."""
 
