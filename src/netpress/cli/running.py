@@ -322,6 +322,8 @@ def new(
 ) -> None:
     """Write NAME.toml, a commented recipe to edit."""
     from netpress.recipe.drafting import draft_recipe
+    from netpress.recipe.reading import load_values
 
     path = draft_recipe(name, like)
-    print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress run {path}`")
+    command = "search recipe" if "search" in load_values(str(path))[0] else "run"
+    print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress {command} {path}`")

@@ -23,6 +23,17 @@ UNREADABLE_SHARE = 0.1
 """So many images that cannot be read are left out: a few, or that share of all. More mean that something is wrong."""
 
 
+def read_folder(folder: Path, image_size: int, test_fraction: float | None, seed: int, console: Console) -> Divided:
+    """All images of a folder, for training and for the test, with no settings but these; none set apart to select on.
+
+    A run reads it as `load_dataset` does, by the settings of its [data] table.
+    """
+    settings = DataSettings(
+        dataset="folder", image_size=image_size, test_fraction=test_fraction, validation=0.0, select_on="test"
+    )
+    return _read(settings, folder, seed, console)
+
+
 def read_files(
     lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules, console: Console, cache: ImageCache
 ) -> tuple[list[Images], FileFacts]:
