@@ -50,7 +50,7 @@ def test_what_is_for_one_process_is_refused(two):
     with pytest.raises(UserError, match="netpress plan: is for one process, and torchrun started 2"):
         refuse_company("plan")
     refuse_company("run")
-    with pytest.raises(UserError, match="is several runs, .* with --workers 2 or --cluster"):
+    with pytest.raises(UserError, match=r"is several runs, .* with --workers 2 or --cluster"):
         refuse_company_for("the [sweep] of many")
 
 

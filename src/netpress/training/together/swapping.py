@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netpress.errors import UserError
-from netpress.training.accelerated.plain import Swapped, plain_type
+from netpress.training.accelerated.plain import plain_type
 from netpress.training.together.draws import SharedDropConnect, SharedDropout, SharedShakeDrop
 from netpress.training.together.norms import SharedNorm1d, SharedNorm2d, SharedNorm3d
 from netpress.training.together.share import Share
@@ -43,8 +43,3 @@ def shared(modules: Sequence[nn.Module], share: Share) -> Iterator[None]:
     finally:
         for part in parts:
             part.__class__ = plain_type(part)
-
-
-def is_shared(module: nn.Module) -> bool:
-    """Whether a module of torch's was swapped for one that knows the whole batch."""
-    return isinstance(module, Swapped) and module.plain in SHARED
