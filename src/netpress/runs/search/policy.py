@@ -166,7 +166,7 @@ def _search_round(work: FoldWork, fold: Fold, index: int) -> list[Trial]:
 def _judge(fold: Fold, values: Mapping[str, Any], seed: int) -> dict[str, float]:
     """What the fold's network makes of its images under a candidate: one pass over them, and no training."""
     policies = PolicySet([policy_of(sub_policies_of(values), "candidate", "candidate")])
-    changed = Images(policies(fold.judged.images, generator_for(seed, "draws")), fold.judged.labels)
+    changed = Images(policies(fold.judged.images[:], generator_for(seed, "draws")), fold.judged.labels)
     spec = fold.network.input
     measured = evaluate_module(fold.network.module, changed, spec.mean, spec.std)
     check_answers(measured)
