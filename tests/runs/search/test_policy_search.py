@@ -238,6 +238,7 @@ def test_the_command_without_optuna_is_one_sentence(call, monkeypatch, tmp_path)
 
 def test_shipped_policies_are_called_by_their_names():
     assert {"none", "trivial", "rand", *shipped_policies()} == set(describe_policies())
+    assert "cifar100-fast" in shipped_policies()
     for name, path in shipped_policies().items():
         provenance = json.loads(path.read_text(encoding="utf-8"))["provenance"]
         assert {"recipe", "seed", "train_checksum", "policy_search", "versions"} <= set(provenance)
