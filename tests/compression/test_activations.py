@@ -70,7 +70,7 @@ def test_where_takes_kinds_of_layers_and_names(tmp_path: Path) -> None:
 
 
 def test_a_relu_before_unsigned_quantizers_costs_least_and_does_nothing(tmp_path: Path) -> None:
-    """The quantized network answers the same without its ReLUs; they are counted all the same, as files without them are."""
+    """The quantized network answers the same without its ReLUs; they are counted all the same."""
     hard_swish, relu = (quantized(one, tmp_path) for one in (network(), run(network(), tmp_path)))
     with pytest.raises(UserError, match="quantized"):
         run(relu, tmp_path)
