@@ -12,7 +12,6 @@ begins, why a helper failed, how the leader ended. Everything else goes through 
 NCCL between GPUs.
 """
 
-import io
 import json
 import os
 import time
@@ -30,6 +29,7 @@ from torch import Tensor
 from netpress.errors import Failure, NetpressError
 from netpress.process.interruption import Interrupted, Request, deferred
 from netpress.process.launch import rank_and_size
+from netpress.process.objects import read_object, write_object
 
 NUMBERS = 8  # of a call, the command included
 _PATIENCE = timedelta(days=30)  # of helpers, between trainings: the leader may prune or measure for hours
@@ -89,22 +89,20 @@ class Team:
         return heard
 
     def tell(self, thing: Any) -> None:
-        """Hand any object to all helpers, its tensors to their devices."""
-        buffer = io.BytesIO()
-        torch.save(thing, buffer)
-        data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+        """Hand an object that `netpress.process.objects` can read to all helpers, its tensors to their devices."""
+        data = torch.frombuffer(bytearray(write_object(thing)), dtype=torch.uint8)
         with self._guarded():
             dist.broadcast(torch.tensor([len(data)]), 0)
             dist.broadcast(data, 0)
 
     def listen(self) -> Any:
-        """What the leader tells. It comes from the same program of the same user, so it may be any object."""
+        """What the leader tells."""
         length = torch.zeros(1, dtype=torch.int64)
         with self._guarded():
             dist.broadcast(length, 0)
             data = torch.empty(int(length), dtype=torch.uint8)
             dist.broadcast(data, 0)
-        return torch.load(io.BytesIO(data.numpy().tobytes()), map_location=self.device, weights_only=False)
+        return read_object(data.numpy().tobytes(), self.device)
 
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """Give the leader's values of `tensors` to all, in place."""

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netpress.errors import UserError
+from netpress.process.objects import is_handed
 from netpress.training.accelerated.plain import plain_type
 from netpress.training.together.draws import SharedDropConnect, SharedDropout, SharedShakeDrop
 from netpress.training.together.norms import SharedNorm1d, SharedNorm2d, SharedNorm3d
@@ -19,8 +20,14 @@ SHARED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def check_shareable(module: nn.Module) -> None:
-    """Raise UserError where a norm of the module could not see the whole batch."""
+    """Raise UserError where a part of the module cannot be handed over, or a norm could not see the whole batch."""
     for name, part in module.named_modules():
+        kind = plain_type(part)
+        if not is_handed(kind):
+            raise UserError(
+                f"{name or 'the network'}: is of a class of its author's own ({kind.__module__}.{kind.__qualname__}), "
+                "which processes do not hand each other; train with one process"
+            )
         if isinstance(part, _BatchNorm) and plain_type(part) not in SHARED:
             raise UserError(
                 f"{name}: a {type(part).__name__} takes statistics of a batch, and several processes cannot share "
