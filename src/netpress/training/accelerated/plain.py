@@ -1,5 +1,7 @@
-"""What a swapped module is otherwise."""
+"""Modules whose class is swapped for a time, and what they are otherwise."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from torch import nn
@@ -25,3 +27,19 @@ def _make(kind: type[nn.Module], *arguments: Any) -> nn.Module:
 def plain_type(module: nn.Module) -> type[nn.Module]:
     """The class of a module that may be swapped, outside of `accelerate`."""
     return module.plain if isinstance(module, Swapped) else type(module)
+
+
+@contextmanager
+def swapped(modules: Iterable[nn.Module], classes: Mapping[type[nn.Module], type[nn.Module]]) -> Iterator[None]:
+    """Inside this context every part whose class `classes` has is of the class that stands there; after it, plain.
+
+    The classes that stand there are `Swapped`.
+    """
+    parts = [part for module in modules for part in module.modules() if type(part) in classes]
+    try:
+        for part in parts:
+            part.__class__ = classes[type(part)]
+        yield
+    finally:
+        for part in parts:
+            part.__class__ = plain_type(part)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from netpress.training.accelerated.inverted_residual import AcceleratedInvertedResidual
-from netpress.training.accelerated.plain import plain_type
+from netpress.training.accelerated.plain import swapped
 from netpress.training.accelerated.widening import AcceleratedConvNorm
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
@@ -25,11 +25,5 @@ def accelerate(module: nn.Module) -> Iterator[None]:
     Which way a part takes is decided at each call (see `conditions`): evaluation is torch's own, to the bit. Copies
     made inside are plain.
     """
-    parts = [part for part in module.modules() if type(part) in FASTER]
-    try:
-        for part in parts:
-            part.__class__ = FASTER[type(part)]
+    with swapped([module], FASTER):
         yield
-    finally:
-        for part in parts:
-            part.__class__ = plain_type(part)

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from netpress.errors import UserError
 from netpress.process.objects import is_handed
-from netpress.training.accelerated.plain import plain_type
+from netpress.training.accelerated.plain import plain_type, swapped
 from netpress.training.together.draws import SharedDropConnect, SharedDropout, SharedShakeDrop
 from netpress.training.together.norms import SharedNorm1d, SharedNorm2d, SharedNorm3d
 from netpress.training.together.share import Share
@@ -41,12 +41,6 @@ def shared(modules: Sequence[nn.Module], share: Share) -> Iterator[None]:
 
     Copies made inside are plain, and know of no share.
     """
-    parts = [part for module in modules for part in module.modules() if type(part) in SHARED]
     classes = {plain: type(kind.__name__, (kind,), {"share": share}) for plain, kind in SHARED.items()}
-    try:
-        for part in parts:
-            part.__class__ = classes[type(part)]
+    with swapped(modules, classes):
         yield
-    finally:
-        for part in parts:
-            part.__class__ = plain_type(part)
