@@ -31,7 +31,7 @@ _ACTIVATIONS = (nn.Hardswish, nn.SiLU)
 class AcceleratedInvertedResidual(Swapped, InvertedResidual):
     """An inverted residual whose modules run as one, where `is_fusable` says that they can."""
 
-    plain = InvertedResidual
+    plain_class = InvertedResidual
 
     def forward(self, x: Tensor) -> Tensor:
         if not is_fusable(self, x):
