@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     yield request.param
 
 
+@settings(deadline=None)
 @given(
     bits=st.integers(1, 16),
     signed=st.booleans(),
@@ -117,6 +118,7 @@ def layers(draw: st.DrawFn) -> tuple[QuantizedLayer, Tensor]:
     return quantized.train(), x
 
 
+@settings(deadline=None)
 @given(layers())
 def test_a_layer_computes_and_learns_as_it_does_alone(case: tuple[QuantizedLayer, Tensor]) -> None:
     layer, x = case
