@@ -106,7 +106,10 @@ def layers(draw: st.DrawFn) -> tuple[QuantizedLayer, Tensor]:
             x = x.to(memory_format=torch.channels_last)
     else:
         layer, x = nn.Linear(4, 8, bias=bias), torch.randn(5, 4)
-    quantized = quantized_like(layer, LayerFormats(weight=weight, input=value, arithmetic="float16"))
+    arithmetic = draw(st.sampled_from(["float16", "float32", "integer"]))
+    quantized = quantized_like(layer, LayerFormats(weight=weight, input=value, arithmetic=arithmetic))
+    if quantized.output_scale is not None:
+        quantized.output_scale.data.fill_(draw(st.sampled_from([2.0**-15, 2.0**-9])))  # the first one saturates
     assert quantized.weight_scale is not None and quantized.input_scale is not None
     high = max(1, integer_range(weight)[1])
     quantized.weight_scale.data.copy_(torch.rand(quantized.weight_scale.shape) * 0.5 / high + 0.1 / high)

@@ -5,6 +5,9 @@
 A layer by itself multiplies each sum, and its backward pass sums up what that means for the scales, over all pixels.
 Here the scales are in the weights, of which there are few. What the zero point adds is left out on both sides:
 q is less it. The results are those of the layer up to float32's rounding; the integers are the same.
+
+Where the arithmetic is that of 16-bit integers, sums saturate and are rounded before they are floats again: there, only
+the rounding of inputs is compiled.
 """
 
 from typing import Any
@@ -41,14 +44,13 @@ class AcceleratedQuantizedLinear(Swapped, QuantizedLinear):
 
 
 def is_known(layer: QuantizedLayer, x: Tensor) -> bool:
-    """Whether the layer computes with integers on grids, in training, with floats between the sums."""
+    """Whether the layer computes with integers on grids, in training."""
     return (
         layer.training
         and is_plain(x)
         and available()
         and not layer.plain
         and not layer.unit_rows
-        and layer.formats.arithmetic != "integer"
         and isinstance(layer.formats.weight, Fixed | Integer | Ternary)
         and isinstance(layer.formats.input, Fixed | Integer)
     )
@@ -71,6 +73,9 @@ def _compute(layer: QuantizedLayer, x: Tensor) -> Tensor:
     of_weight, of_input = layer.scales(x[0].numel())
     assert of_weight is not None and of_input is not None
     rounded = _Rounded.apply(x, of_input, *centred_range(layer))
+    if layer.formats.arithmetic == "integer":  # sums saturate and are rounded: they are needed by themselves
+        weight = layer.stored_weight(of_weight)
+        return layer.rescaling(weight, (of_weight, of_input), None).apply(layer.sum(rounded, weight, None))
     return layer.sum(rounded, scaled_weight(layer, of_weight, of_input), layer.bias)
 
 
