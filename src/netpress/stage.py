@@ -203,6 +203,8 @@ STAGES = Registry[Stage](
         "train": "netpress.training.train",
         "factorize": "netpress.compression.factorize",
         "fold": "netpress.compression.fold",
+        "activations": "netpress.compression.activations",
+        "simplify": "netpress.compression.simplify",
         "prune": "netpress.compression.prune",
         "prune_to_gate": "netpress.compression.prune_to_gate",
         "prune_channels": "netpress.compression.prune_channels",

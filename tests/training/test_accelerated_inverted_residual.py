@@ -61,6 +61,10 @@ CASES = {
     "swish, gated output": _swish(6, 17, 6, gate="output", shortcut="identity"),
     "hard-swish, gated inside": Case(6, 17, 6, gate="inside", shortcut="identity"),
     "EfficientNet's second block": _swish(16, 96, 24, images=(5, 16, 16)),
+    "relu": Case(6, 17, 6, activation=nn.ReLU, shortcut="identity"),
+    "relu, a kernel of 5, stride 2": Case(
+        5, 36, 5, activation=nn.ReLU, kernel=5, padding=2, stride=2, images=(4, 11, 10)
+    ),
     "drop connect": _swish(6, 17, 6, shortcut="identity", drop_connect=0.4, images=(7, 6, 5)),
     "drop connect, gated output": Case(6, 17, 6, shortcut="identity", drop_connect=0.4, images=(7, 6, 5)),
     "gated inside, a kernel of 5": _swish(5, 36, 5, kernel=5, padding=2, shortcut="identity", images=(4, 11, 10)),
@@ -281,7 +285,7 @@ def _values(count: int) -> Tensor:
 
 def test_swish_is_torchs_to_a_few_units_in_the_last_place(lanes: int) -> None:
     x = _values(16 * 1000 + 9).view(1, -1, 1, 16).contiguous()
-    shape = blocks.InvertedResidual(1, x.shape[1], 1, 1, 16, 16, 1, 1, 0, swish=True)
+    shape = blocks.InvertedResidual(1, x.shape[1], 1, 1, 16, 16, 1, 1, 0, activation=1)
     found = shape.narrow(x, torch.ones(16), torch.zeros(16), torch.eye(16))[0].flatten()
     exact = nn.functional.silu(x.flatten().double())
     units = (found.double() - exact).abs() / exact.abs().clamp_min(1e-28) * 2**23  # smaller ones do not matter
@@ -290,7 +294,7 @@ def test_swish_is_torchs_to_a_few_units_in_the_last_place(lanes: int) -> None:
 
 def test_the_slope_of_swish_is_torchs(lanes: int) -> None:
     x = _values(16 * 1000 + 9).view(1, -1, 1, 16).contiguous()
-    shape = blocks.InvertedResidual(1, x.shape[1], 1, 1, 16, 16, 1, 1, 0, swish=True)
+    shape = blocks.InvertedResidual(1, x.shape[1], 1, 1, 16, 16, 1, 1, 0, activation=1)
     norm = torch.ones(16), torch.zeros(16), torch.zeros(16)
     parts = torch.ones(1, 16), torch.zeros(16), torch.zeros(1, 16)
     found = shape.narrow_backward(torch.ones_like(x), x, parts, torch.eye(16), x, norm)[0].flatten()

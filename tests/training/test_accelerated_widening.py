@@ -43,7 +43,7 @@ def _run(link: ConvNorm, x: Tensor, run: Callable[[ConvNorm, Tensor], Tensor]) -
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7, 9), (3, 6, 1, 4), (40, 6, 16, 16)])
-@pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU])
+@pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU, nn.ReLU])
 def test_equals_the_modules(shape: tuple[int, ...], activation: type[nn.Module]) -> None:
     link, x = _link(activation=activation()), 3 + _images(1, *shape)  # far from zero, where sums of squares lose most
     exact = _run(copy.deepcopy(link).double(), x.double(), lambda link, x: link(x))
@@ -67,7 +67,7 @@ def test_is_fused_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_fused(_link(activation=nn.SiLU()))
     assert not is_fused(_link().eval())
     assert not is_fused(_link(outputs=4))
-    assert not is_fused(_link(activation=nn.ReLU()))
+    assert not is_fused(_link(activation=nn.ReLU6()))
     assert not is_fused(hooked)
     assert not is_fused(norm_hooked)
     assert not is_fused(_link().double(), x.double())

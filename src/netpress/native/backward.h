@@ -24,7 +24,8 @@ static void finish_backward(const struct block *s, long first, long last, float 
 }
 
 INLINE vector activated_gradient(const struct block *s, vector gradient, vector x) {
-    return s->swish ? gradient * swish_slope(x, sigmoid(x)) : hardswish_gradient(gradient, x);
+    if (s->activation == SWISH) return gradient * swish_slope(x, sigmoid(x));
+    return s->activation == RELU ? where_above(x, splat(0), gradient, splat(0)) : hardswish_gradient(gradient, x);
 }
 
 /* The gradient for `count` pixels of `narrowed` from `start` on: gradient * image_factor + narrowed * by_value + image_offset. */
@@ -173,7 +174,7 @@ INLINE void activate_row(const int gathers, const struct block *s, const float *
         else
             sum = load(spread[0] + (x + s->padding) * s->inside + column);
         vector value = load(before + x * s->inside + column);
-        sum = s->swish ? sum * value : hardswish_gradient(sum, value);
+        sum = s->activation == SWISH ? sum * value : activated_gradient(s, sum, value);
         store(to + x * s->inside + column, sum);
         total += sum;
     }

@@ -1,6 +1,6 @@
 /* Training passes of an inverted residual (Sandler et al. 2018) for float32 images with channels last: a pointwise
    convolution that widens, norm, activation, a depthwise convolution, norm, activation, a pointwise convolution that
-   narrows, norm, then a gate for each image and channel, and the shortcut. The activation is hard-swish or swish; the gate may
+   narrows, norm, then a gate for each image and channel, and the shortcut. The activation is hard-swish, swish or ReLU; the gate may
    also stand before the narrowing.
 
    Layer by layer each wide tensor passes through memory a dozen times in a step. Here an image's widened values live in
@@ -24,7 +24,7 @@ struct block {
     long images, height, width, inputs, inputs_padded, inside, outputs, outputs_padded;
     long kernel, stride, padding;
     long padding_more; /* below and right, beyond `padding` */
-    long swish;        /* whether activations are swish, x sigmoid(x), and not hard-swish */
+    long activation;   /* HARD_SWISH, SWISH or RELU */
     long out_height, out_width, threads;
     const float *x;              /* [images, height, width, inputs] */
     const float *mean;           /* [inputs_padded] of x: what is linear in it is computed from what lies near zero */
@@ -69,6 +69,9 @@ enum {
     INPUT_BACKWARD,
     PASSES
 };
+
+/* Kept in step with ACTIVATIONS in blocks.py. */
+enum { HARD_SWISH, SWISH, RELU };
 
 enum {
     CHUNK = 64,   /* pixels that go through the cache together, where a pass does not take rows */

@@ -15,12 +15,15 @@ LANES = 16
 
 LARGEST_KERNEL = 7
 
+ACTIVATIONS = ("hard_swish", "swish", "relu")
+"""By their numbers in blocks.h."""
+
 _WORTH_A_THREAD = 1 << 22
 """Multiplications in a block, for which waking one more thread is worth it; on a busy machine it may come late."""
 
 _SIZES = """
 images height width inputs inputs_padded inside outputs outputs_padded
-kernel stride padding padding_more swish out_height out_width threads
+kernel stride padding padding_more activation out_height out_width threads
 """
 _POINTERS = """
 x mean widen widen_start widen_turned depthwise centre factor offset by_value constant narrow narrow_turned
@@ -151,8 +154,8 @@ class InvertedResidual:
 
     All tensors are on the CPU and dense, images as [images, height, width, channels], and float32 but for sums, which
     are float64. `inside` is a multiple of LANES, as are inputs_padded and outputs_padded (see `pad`).
-    There is `padding` on all sides, and below and right `padding_more` beyond it. Activations are hard-swish, or, with
-    `swish`, x * sigmoid(x).
+    There is `padding` on all sides, and below and right `padding_more` beyond it. `activation` is a number of
+    ACTIVATIONS: hard-swish, x * sigmoid(x) or ReLU.
     Raises ValueError for a tensor of another size, MemoryError where none is left.
     """
 
@@ -166,7 +169,7 @@ class InvertedResidual:
     stride: int
     padding: int
     padding_more: int = 0
-    swish: bool = False
+    activation: int = 0
 
     def __post_init__(self) -> None:
         if self.kernel > LARGEST_KERNEL or self.padding + self.padding_more >= self.kernel or self.inside % LANES:

@@ -37,7 +37,9 @@ INLINE vector normalized(const struct block *s, vector value, long column) {
 }
 
 /* The activation of this block. */
-INLINE vector activated(const struct block *s, vector x) { return s->swish ? swish(x) : hardswish(x); }
+INLINE vector activated(const struct block *s, vector x) {
+    return s->activation == SWISH ? swish(x) : s->activation == RELU ? larger(x, splat(0)) : hardswish(x);
+}
 
 /* `count` pixels of the middle, normalized, activated and, with a gate [inside], multiplied by that. */
 INLINE void activate_rows(const struct block *s, const float *from, long count, const float *gate, float *to) {
@@ -116,8 +118,8 @@ INLINE void widen_row(const struct block *s, long image, long y, const int slope
     active += s->padding * s->inside;
     for (long i = 0; i < s->width * s->inside; i += LANES) {
         vector value = load(before + i);
-        if (!s->swish) {
-            store(active + i, hardswish(value));
+        if (s->activation != SWISH) {
+            store(active + i, activated(s, value));
             continue;
         }
         vector gate = sigmoid(value);

@@ -120,7 +120,7 @@ def _is_held(folder: Path) -> bool:
     [("name = 3", "name: ", True), (dump_toml(BASE), "digits come with netpress", True)],
 )
 def test_a_worker_says_how_its_task_ended(recipe, error, wrong, tmp_path):
-    options = {"data": str(tmp_path / "elsewhere"), "answers": None, "threads": 1}
+    options = {"data": str(tmp_path / "elsewhere"), "answers": None, "cache": None, "threads": 1}
     line = json.dumps({"name": "a", "recipe": recipe, "folder": str(tmp_path / "out"), "options": options})
     command = [sys.executable, "-m", "netpress.runs.workers.working"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")

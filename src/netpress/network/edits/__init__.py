@@ -43,11 +43,13 @@ class Edit(Settings):
 EDITS: Registry[type[Edit]] = Registry(
     "edit",
     {
+        "activate": "netpress.network.edits.activating",
         "factorize": "netpress.network.edits.factorizing",
         "fold_directions": "netpress.network.edits.directions",
         "fold_norms": "netpress.network.edits.folding",
         "narrow": "netpress.network.edits.narrowing",
         "quantize": "netpress.network.edits.quantizing",
+        "remove": "netpress.network.edits.removing",
         "scale_norms": "netpress.network.edits.ranging",
     },
 )

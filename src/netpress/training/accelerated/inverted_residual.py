@@ -25,7 +25,7 @@ from netpress.training.accelerated.plain import Swapped
 from netpress.training.accelerated.rows import as_images, as_rows, rows_of
 from netpress.training.accelerated.widening import is_widening
 
-_ACTIVATIONS = (nn.Hardswish, nn.SiLU)
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Hardswish, nn.SiLU, nn.ReLU)  # in the order of blocks.ACTIVATIONS
 
 
 class AcceleratedInvertedResidual(Swapped, InvertedResidual):
@@ -51,7 +51,7 @@ def is_fusable(block: InvertedResidual, x: Tensor) -> bool:
         is_plain(x)
         and available()
         and _fits(block, x)
-        and _gate_fits(block.squeeze_excite)
+        and (block.gated == "nothing" or _gate_fits(block.squeeze_excite))
         and not any(map(has_hooks, _called(block)))
     )
 
@@ -295,7 +295,7 @@ def _shape_of(block: InvertedResidual, x: Tensor) -> blocks.InvertedResidual:
         stride=conv.stride[0],
         padding=before,
         padding_more=after - before,
-        swish=type(block.depthwise.activation) is nn.SiLU,
+        activation=_ACTIVATIONS.index(type(block.depthwise.activation)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Widening in training on a CPU: pointwise convolution, norm and hard-swish or swish as one autograd function.
+"""Widening in training on a CPU: pointwise convolution, norm and hard-swish, swish or ReLU as one autograd function.
 
 Layer by layer, the wide tensor of an inverted residual's first three layers goes through memory ten times in a step,
 and that takes longer than the arithmetic. But before the activation it is linear in the block's narrow
@@ -31,12 +31,15 @@ _ROWS = 4096  # summed in float32 at a time; the sums of these in float64
 
 _aten = torch.ops.aten
 
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.Hardswish: "hardswish", nn.SiLU: "swish", nn.ReLU: "relu"}
+"""Those that are known, and what oneDNN calls them."""
+
 
 class AcceleratedConvNorm(Swapped, ConvNorm):
     """A `ConvNorm` whose modules run as one, where they can: [batch, channels, height, width] as `ConvNorm` has it.
 
-    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish or swish, in training on a
-    CPU in float32; they do where the result takes WORTHWHILE_BYTES.
+    They can where it is a pointwise convolution to no fewer channels, a norm and hard-swish, swish or ReLU, in training
+    on a CPU in float32; they do where the result takes WORTHWHILE_BYTES.
     """
 
     plain_class = ConvNorm
@@ -59,7 +62,7 @@ def is_widening(link: nn.Module, activation: type[nn.Module]) -> bool:
 
 
 def _is_known(link: ConvNorm) -> bool:
-    return is_widening(link, nn.Hardswish) or is_widening(link, nn.SiLU)
+    return any(is_widening(link, activation) for activation in _ACTIVATIONS)
 
 
 def _bytes_of_result(link: ConvNorm, x: Tensor) -> int:
@@ -74,8 +77,8 @@ class _Widening(torch.autograd.Function):
         ctx.norm = FoldedNorm.over(*_moments(rows), len(rows), weight.detach().flatten(1), link.norm)
         folded = ctx.norm.folded().view_as(weight)
         ctx.save_for_backward(x, folded)
-        ctx.swish = type(link.activation) is nn.SiLU
-        return _convolve_and_activate(x, folded, ctx.norm.offset, ctx.swish)
+        ctx.activation = type(link.activation)
+        return _convolve_and_activate(x, folded, ctx.norm.offset, ctx.activation)
 
     @staticmethod
     @once_differentiable
@@ -84,8 +87,7 @@ class _Widening(torch.autograd.Function):
         rows = as_rows(x)
         normal = torch.conv2d(x, folded, ctx.norm.offset)
         # For the normalised values; what follows is linear.
-        slope = _aten.silu_backward if ctx.swish else _aten.hardswish_backward
-        gradient = slope(gradient.contiguous(memory_format=torch.channels_last), normal)
+        gradient = _backward(ctx.activation, gradient.contiguous(memory_format=torch.channels_last), normal)
         del normal
         wide = as_rows(gradient)
         for_shift = torch.mm(wide.new_ones(1, len(wide)), wide)[0]
@@ -97,6 +99,14 @@ class _Widening(torch.autograd.Function):
         return for_x, None, found.for_matrix.view_as(folded), found.for_scale, for_shift
 
 
+def _backward(activation: type[nn.Module], gradient: Tensor, before: Tensor) -> Tensor:
+    """The gradient for the values before an activation."""
+    if activation is nn.ReLU:
+        return _aten.threshold_backward(gradient, before, 0)
+    slope = _aten.silu_backward if activation is nn.SiLU else _aten.hardswish_backward
+    return slope(gradient, before)
+
+
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Sum [columns] and sum of outer products [columns, columns] of float32 `rows`, in float64."""
     pieces = rows.split(_ROWS)
@@ -104,10 +114,9 @@ def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([piece.sum(0) for piece in pieces]).sum(0, dtype=torch.float64), products
 
 
-def _convolve_and_activate(x: Tensor, weight: Tensor, bias: Tensor, swish: bool) -> Tensor:
-    """hardswish(conv(x)), or swish of it, applied before the result goes to memory where torch is built with oneDNN."""
+def _convolve_and_activate(x: Tensor, weight: Tensor, bias: Tensor, activation: type[nn.Module]) -> Tensor:
+    """An activation of conv(x), applied before the result goes to memory where torch is built with oneDNN."""
     if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
         fused = torch.ops.mkldnn._convolution_pointwise
-        return fused(x, weight, bias, [0, 0], [1, 1], [1, 1], 1, "swish" if swish else "hardswish", [], "")
-    activate = nn.functional.silu if swish else nn.functional.hardswish
-    return activate(torch.conv2d(x, weight, bias), inplace=True)
+        return fused(x, weight, bias, [0, 0], [1, 1], [1, 1], 1, _ACTIVATIONS[activation], [], "")
+    return activation(inplace=True)(torch.conv2d(x, weight, bias))

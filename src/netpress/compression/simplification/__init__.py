@@ -1,0 +1,1 @@
+"""What a network computes for nothing: whole modules, and channels."""
