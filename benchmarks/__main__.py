@@ -1,7 +1,8 @@
 """`make bench`: every benchmark in turn, on the machine at hand.
 
     python -m benchmarks [NAME ...]    all without a name:
-                                       training, teachers, policies, scoring, factorizing, photos, shipping
+                                       training, quantized, teachers, policies, scoring, factorizing, photos,
+                                       shipping
 
 Absolute times belong to one machine and one moment; what is claimed are ratios of two sides that ran alternately.
 """
@@ -10,7 +11,7 @@ import importlib
 import sys
 import time
 
-NAMES = ("training", "teachers", "policies", "scoring", "factorizing", "photos", "shipping")
+NAMES = ("training", "quantized", "teachers", "policies", "scoring", "factorizing", "photos", "shipping")
 
 
 def main() -> None:

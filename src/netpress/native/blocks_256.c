@@ -9,6 +9,8 @@
 
 #include "forward.h"
 #include "backward.h"
+#include "rounding_passes.h"
 
 pass *const passes_256[PASSES] = ALL_PASSES;
+round_piece *const rounding_256[2] = BOTH_ROUNDING_PASSES;
 #endif

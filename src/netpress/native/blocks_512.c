@@ -9,6 +9,8 @@
 
 #include "forward.h"
 #include "backward.h"
+#include "rounding_passes.h"
 
 pass *const passes_512[PASSES] = ALL_PASSES;
+round_piece *const rounding_512[2] = BOTH_ROUNDING_PASSES;
 #endif

@@ -5,7 +5,7 @@
 #include <Python.h>
 
 /* As VERSION in library.py. */
-int netpress_version(void) { return 2; }
+int netpress_version(void) { return 3; }
 
 static struct PyModuleDef kernels = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, NULL, NULL, NULL, NULL, NULL};
 

@@ -83,12 +83,42 @@ INLINE vector where_above(vector x, vector limit, vector a, vector b) {
     return (vector)((above & (integers)a) | (~above & (integers)b));
 }
 INLINE vector larger(vector a, vector b) { return where_above(a, b, a, b); }
-INLINE vector smaller(vector a, vector b) { return where_above(a, b, b, a); }
+INLINE vector smaller(vector a, vector b) { return where_above(b, a, a, b); }
 #endif
 
 #if !defined(WIDE_512)
 INLINE vector reciprocal(vector x) { return splat(1) / x; }
 #endif
+
+/* The nearest whole number, half to even. */
+#if defined(WIDE_512)
+INLINE vector nearest(vector x) { return (vector)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#elif defined(WIDE_256)
+INLINE vector nearest(vector x) { return (vector)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#else
+INLINE vector nearest(vector x) {
+    for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_rintf(x[lane]);
+    return x;
+}
+#endif
+
+/* x / scale to the last bit, for a scale of at most 11 significant bits; `inverse`: 1 / scale, rounded. An infinite x may
+   give NaN. What is left over of the first guess is exact, so that the second one is rounded as the quotient is. */
+INLINE vector quotient(vector x, vector scale, vector inverse) {
+#if defined(WIDE_512) || defined(WIDE_256)
+    vector guess = x * inverse;
+    return multiply_add(multiply_add(-guess, scale, x), inverse, guess);
+#else
+    (void)inverse;
+    return x / scale;
+#endif
+}
+
+/* x between the limits; NaN, which no comparison holds for, stays NaN: x comes second */
+INLINE vector clamped(vector x, vector low, vector high) { return smaller(high, larger(low, x)); }
+
+/* a where x == y, 0 elsewhere */
+INLINE vector where_equal(vector x, vector y, vector a) { return (vector)((integers)a & (integers)(x == y)); }
 
 /* x * min(max(x + 3, 0), 6) / 6 */
 INLINE vector hardswish(vector x) {

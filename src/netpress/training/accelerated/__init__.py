@@ -7,6 +7,7 @@
 - `conditions`: when a faster one may be used
 - `widening`: a 1x1 convolution, its norm and its activation in one
 - `inverted_residual`: a whole inverted residual in one, by compiled kernels
+- `quantized`: quantized layers, with compiled rounding
 - `norms`, `rows`: what these two share
 """
 

@@ -31,7 +31,7 @@ _ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Hardswish, nn.SiLU, nn.ReLU)  # 
 class AcceleratedInvertedResidual(Swapped, InvertedResidual):
     """An inverted residual whose modules run as one, where `is_fusable` says that they can."""
 
-    plain = InvertedResidual
+    plain_class = InvertedResidual
 
     def forward(self, x: Tensor) -> Tensor:
         if not is_fusable(self, x):

@@ -8,14 +8,14 @@ from torch import nn
 
 
 class Swapped:
-    """A faster class in place of the `plain` one. A copy of the module is plain, whichever way it is copied."""
+    """A faster class in place of the `plain_class`. A copy of the module is plain, whichever way it is copied."""
 
-    plain: ClassVar[type[nn.Module]]
+    plain_class: ClassVar[type[nn.Module]]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         _, (_, *arguments), *state = reduced
-        return _make, (self.plain, *arguments), *state
+        return _make, (self.plain_class, *arguments), *state
 
 
 def _make(kind: type[nn.Module], *arguments: Any) -> nn.Module:
@@ -26,7 +26,7 @@ def _make(kind: type[nn.Module], *arguments: Any) -> nn.Module:
 
 def plain_type(module: nn.Module) -> type[nn.Module]:
     """The class of a module that may be swapped, outside of `accelerate`."""
-    return module.plain if isinstance(module, Swapped) else type(module)
+    return module.plain_class if isinstance(module, Swapped) else type(module)
 
 
 @contextmanager

@@ -11,10 +11,17 @@ from torch import nn
 
 from netpress.training.accelerated.inverted_residual import AcceleratedInvertedResidual
 from netpress.training.accelerated.plain import swapped
+from netpress.training.accelerated.quantized import AcceleratedQuantizedConv2d, AcceleratedQuantizedLinear
 from netpress.training.accelerated.widening import AcceleratedConvNorm
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
-    faster.plain: faster for faster in (AcceleratedConvNorm, AcceleratedInvertedResidual)
+    faster.plain_class: faster
+    for faster in (
+        AcceleratedConvNorm,
+        AcceleratedInvertedResidual,
+        AcceleratedQuantizedConv2d,
+        AcceleratedQuantizedLinear,
+    )
 }
 
 

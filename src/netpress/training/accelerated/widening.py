@@ -42,7 +42,7 @@ class AcceleratedConvNorm(Swapped, ConvNorm):
     on a CPU in float32; they do where the result takes WORTHWHILE_BYTES.
     """
 
-    plain = ConvNorm
+    plain_class = ConvNorm
 
     def forward(self, x: Tensor) -> Tensor:
         if is_plain(x) and _is_known(self) and _bytes_of_result(self, x) >= WORTHWHILE_BYTES:

@@ -18,7 +18,7 @@ from netpress.training.together.share import Share
 class SharedDropout(Swapped, nn.Dropout):
     """Dropout with its own rows of what is drawn for the whole batch."""
 
-    plain = nn.Dropout
+    plain_class = nn.Dropout
     share: ClassVar[Share]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class SharedDropout(Swapped, nn.Dropout):
 class SharedDropConnect(Swapped, DropConnect):
     """Drop connect with its own rows of what is drawn for the whole batch."""
 
-    plain = DropConnect
+    plain_class = DropConnect
     share: ClassVar[Share]
 
     def draw(self, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class SharedDropConnect(Swapped, DropConnect):
 class SharedShakeDrop(Swapped, ShakeDrop):
     """ShakeDrop with its own rows of what is drawn for the whole batch."""
 
-    plain = ShakeDrop
+    plain_class = ShakeDrop
     share: ClassVar[Share]
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:

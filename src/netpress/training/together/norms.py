@@ -46,15 +46,15 @@ class SharedNorm(Swapped, _BatchNorm):
 
 
 class SharedNorm1d(SharedNorm, nn.BatchNorm1d):
-    plain = nn.BatchNorm1d
+    plain_class = nn.BatchNorm1d
 
 
 class SharedNorm2d(SharedNorm, nn.BatchNorm2d):
-    plain = nn.BatchNorm2d
+    plain_class = nn.BatchNorm2d
 
 
 class SharedNorm3d(SharedNorm, nn.BatchNorm3d):
-    plain = nn.BatchNorm3d
+    plain_class = nn.BatchNorm3d
 
 
 class _Normalize(torch.autograd.Function):

@@ -14,7 +14,7 @@ from netpress.training.together.norms import SharedNorm1d, SharedNorm2d, SharedN
 from netpress.training.together.share import Share
 
 SHARED: dict[type[nn.Module], type[nn.Module]] = {
-    shared.plain: shared
+    shared.plain_class: shared
     for shared in (SharedNorm1d, SharedNorm2d, SharedNorm3d, SharedDropout, SharedDropConnect, SharedShakeDrop)
 }
 
