@@ -44,8 +44,8 @@ class QuantizeSettings(Settings):
     scales: ScaleFormat | None = None
     """Format of the scales of weights, where there is one a channel, in place of what the weights' formats say."""
     tensor_scales: Annotated[float, between(0, 1)] | None = None
-    """A layer with a scale a channel gets one for the whole tensor where that adds at most this share of its weights'
-    squares to the squared error of rounding, and saves bits."""
+    """A layer with a scale a channel gets one for the whole tensor where that saves bits and adds at most this to
+    the squared error of rounding, as a share of a channel's squared weights, in the mean of its channels."""
     rules: tuple[FormatRule, ...] = ()
     """Formats for single layers or kinds; later rules win."""
     bits: Literal["auto"] | None = None

@@ -1,8 +1,8 @@
 """One scale for all weights of a layer where one a channel gains nothing: `tensor_scales` of the stage `quantize`.
 
 A layer whose channels are alike loses little by a common scale, and saves the scales of all channels but one. What it
-loses is the squared error of rounding its weights, as a share of their squares; for inputs of equal power that do not
-depend on each other, it is the share of noise in the layer's output, too.
+loses is the squared error of rounding a channel's weights, as a share of their squares; for inputs of equal power that do not
+depend on each other, it is the share of noise in the channel's output, too.
 """
 
 from torch import Tensor, nn
@@ -32,12 +32,12 @@ def share_scales(
         chosen[name] = layer
         if isinstance(part, CosineLinear) or not isinstance(weight, Integer | Ternary | Binary):
             continue
-        values = part.weight.detach().cpu()
+        values = part.weight.detach().cpu()  # type: ignore[operator]
         shared = weight.model_copy(update={"scale": "tensor"})
         if scale_bits(shared, values) >= scale_bits(weight, values):
             continue
         added = rounding_error(values, shared, method) - rounding_error(values, weight, method)
-        if added <= most * float(values.double().square().sum()):
+        if added <= most:
             chosen[name] = layer.model_copy(update={"weight": shared})
     return chosen
 
@@ -50,6 +50,12 @@ def scale_bits(format: GridFormat, weight: Tensor) -> int:
 
 
 def rounding_error(weight: Tensor, format: GridFormat, method: AnyCalibration) -> float:
-    """The squared error of all weights, rounded to the grid that the method finds."""
+    """The squared error of weights rounded to the grid that the method finds, as a share of their squares.
+
+    That of a channel, in the mean of all channels that have a weight which is not 0.
+    """
     scale, _ = calibrate_tensor(weight, format, method)
-    return float((dequantize(quantize(weight.float(), format, scale), scale) - weight).double().square().sum())
+    error = dequantize(quantize(weight.float(), format, scale), scale) - weight
+    power = weight.double().square().flatten(1).sum(1)  # [channels]
+    share = error.double().square().flatten(1).sum(1) / power
+    return float(share[power > 0].mean()) if bool((power > 0).any()) else 0.0
