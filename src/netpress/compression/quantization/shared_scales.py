@@ -1,8 +1,8 @@
 """One scale for all weights of a layer where one a channel gains nothing: `tensor_scales` of the stage `quantize`.
 
 A layer whose channels are alike loses little by a common scale, and saves the scales of all channels but one. What it
-loses is the squared error of rounding a channel's weights, as a share of their squares; for inputs of equal power that do not
-depend on each other, it is the share of noise in the channel's output, too.
+loses is the squared error of rounding a channel's weights, as a share of their squares; for inputs of equal power that
+do not depend on each other, it is the share of noise in the channel's output, too.
 """
 
 from torch import Tensor, nn
