@@ -9,7 +9,7 @@ from netpress.compression.quantization.scales import (
     calibrate_weights,
     correct_biases,
     keep_grids,
-    keep_inputs,
+    keep_scales,
     set_inputs,
     watch_inputs,
     without,
@@ -70,7 +70,7 @@ def calibrate(
     for name, layer in layers.items():
         layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
     kept = keep_grids(start.module, layers)
-    kept_inputs = kept | keep_inputs(start.module, without(layers, kept))
+    kept_scales = kept | keep_scales(start.module, without(layers, kept))
     observers = {}
     images: Images | None = None
     if context.dataset is not None:
@@ -79,10 +79,10 @@ def calibrate(
         images = context.data.train.take(drawn)
         statistics = (start.input.mean, start.input.std)
         method = settings.calibration or preset.calibration
-        watched = without(formats, kept_inputs)
+        watched = without(formats, kept_scales)
         if watched:
             observers = watch_inputs(start.module, watched, images, statistics, method, context.seed)
-    calibrate_weights(without(layers, kept), settings.weight_calibration or preset.weight_calibration)
+    calibrate_weights(without(layers, kept_scales), settings.weight_calibration or preset.weight_calibration)
     set_inputs(layers, observers)
     if images is None:
         return quantized

@@ -13,6 +13,7 @@ from netpress.data import Images, normalize
 from netpress.errors import Failure
 from netpress.numerics.calibration import AnyCalibration, Observer, calibrate_tensor
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
+from netpress.numerics.grid import round_scales
 from netpress.numerics.layer_formats import LayerFormats
 from netpress.numerics.layers import QuantizedLayer
 from netpress.process.devices import generator_for
@@ -56,20 +57,21 @@ def keep_grids(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[s
     return kept
 
 
-def keep_inputs(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[str]:
-    """Let new layers keep the input scales and zero points of those of `module`, in place: where only the scales of the
-    weights, and the biases, are stored otherwise, what enters stays what it is. Returns the names.
+def keep_scales(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[str]:
+    """Let new layers keep the scales and zero points of those of `module`, in place, where only scales and biases are
+    stored otherwise. The weights' are rounded to how they are stored now. Returns the names.
     """
     kept = set()
     for name, layer in layers.items():
         old, weight = module.get_submodule(name), layer.formats.weight
         if not isinstance(old, QuantizedLayer) or old.unit_rows or not isinstance(weight, Integer | Ternary | Binary):
             continue
-        update = {"scale": weight.scale, "scales": weight.scales}
-        same = old.formats.weight.model_copy(update=update) == weight != old.formats.weight
+        same = old.formats.weight.model_copy(update={"scales": weight.scales}) == weight != old.formats.weight
         if not same or old.formats.input != layer.formats.input or old.input_scale is None:
             continue
         kept.add(name)
+        assert old.weight_scale is not None and layer.weight_scale is not None
+        layer.weight_scale.data.copy_(round_scales(old.weight_scale.detach(), weight))
         for part in ("input_scale", "input_zero_point"):
             values = getattr(old, part)
             if values is not None:
