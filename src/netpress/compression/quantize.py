@@ -18,6 +18,7 @@ from netpress.compression.quantization.falling import FallingWidths, check_falli
 from netpress.compression.quantization.post_training import calibrate, fold_first, put_layers, settle
 from netpress.compression.quantization.sensitivity import with_width
 from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantization.shared_scales import share_scales
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network, copy
@@ -54,6 +55,7 @@ def quantize(network: Network, settings: QuantizeSettings, context: Context) -> 
             "or a [data] table"
         )
     start = fold_first(copy(network), settings, context)
+    formats = share_scales(start.module, formats, settings)
     start.module.to(context.device)
     first = widened(formats, settings.falling[0]) if settings.falling else formats
     quantized = calibrate(start, formats, settings, context, first)
@@ -116,7 +118,8 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
         rows.append(_plan_pruning(planned, settings.prune))
     check_operations(planned)
     round_others(planned)  # a network that begins with this one is counted as what its file will say
-    return Plan(rows, planned, undecided=("flash", "ram", "score") if settings.bits == "auto" else ())
+    undecided = settings.bits == "auto" or settings.tensor_scales is not None
+    return Plan(rows, planned, undecided=("flash", "ram", "score") if undecided else ())
 
 
 def _plan_falling(settings: QuantizeSettings, formats: dict[str, LayerFormats]) -> list[PlanRow]:

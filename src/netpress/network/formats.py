@@ -27,7 +27,8 @@ def layer_formats(module: nn.Module) -> dict[str, dict[str, Any]]:
 
 def brief(format: AnyFormat) -> dict[str, Any]:
     """A format as a file holds it: the kind, and what differs from that kind's defaults."""
-    return {"kind": format.kind, **format.model_dump(exclude_defaults=True)}
+    values = {"kind": format.kind, **format.model_dump(exclude_defaults=True)}
+    return values if "scales" not in values else {**values, "scales": brief(format.scales)}  # type: ignore[union-attr]
 
 
 def other_formats(module: nn.Module, formats: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from netpress.numerics.formats import (
     Fixed,
     Float32,
     Integer,
+    Minifloat,
     Ternary,
     parse_format,
     scale_count,
@@ -185,7 +186,7 @@ def _packed(tensor: Tensor, count: int, format: AnyFormat, own_scale: bool) -> i
     else:
         size = packed_bytes(count, format.bits)
     scales = 0 if own_scale else scale_count(format, tensor.shape)
-    if scales and isinstance(format, Fixed | Integer | Ternary | Binary):
+    if scales and isinstance(format, Fixed | Integer | Ternary | Binary | Minifloat):
         size += packed_bytes(scales, scale_format(format).bits)
         if isinstance(format, Integer) and format.zero_point:
             size += packed_bytes(scales, zero_point_format(format).bits)

@@ -10,7 +10,7 @@ input, so an add at level l (from 0) costs `first_bits + l` bits.
 import torch
 from torch import Tensor
 
-from netpress.numerics.formats import AnyFormat, Binary, GridFormat, Power, Ternary, integer_range
+from netpress.numerics.formats import AnyFormat, Binary, GridFormat, Minifloat, Power, Ternary, integer_range
 
 
 def tree_bits(count: Tensor, first_bits: int) -> Tensor:
@@ -66,7 +66,7 @@ def operand_bits(format: AnyFormat) -> int:
     match format:
         case Ternary():
             return 2
-        case Power():
+        case Power() | Minifloat():
             return 32
         case _:
             return format.bits

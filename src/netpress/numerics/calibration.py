@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from netpress.errors import Failure
-from netpress.numerics.formats import Binary, Fixed, GridFormat, Integer, Ternary, integer_range, significant_bits
-from netpress.numerics.grid import round_scale
+from netpress.numerics.formats import Binary, Fixed, GridFormat, Integer, Ternary, integer_range
+from netpress.numerics.grid import round_scales
 from netpress.numerics.rounding import dequantize, quantize
 from netpress.settings import Fraction, Positive, Settings, between
 
@@ -82,14 +82,13 @@ def grid_of_range(low: Tensor, high: Tensor, format: GridFormat) -> tuple[Tensor
     if isinstance(format, Fixed):
         point = bit_point(magnitude, format.bits).clamp(-127, 126)
         return torch.exp2(-point.double()).float(), None
-    significant = significant_bits(format)
     if isinstance(format, Integer) and format.zero_point:
-        scale = round_scale((high - low) / (largest - smallest), significant)
+        scale = round_scales((high - low) / (largest - smallest), format)
         zero_point = (smallest - low / scale).round().clamp(smallest, largest)
         return scale, zero_point
     if smallest == 0:
         magnitude = high
-    return round_scale(magnitude / largest, significant), None
+    return round_scales(magnitude / largest, format), None
 
 
 def calibrate_tensor(tensor: Tensor, format: GridFormat, method: AnyCalibration) -> tuple[Tensor, Tensor | None]:
@@ -104,7 +103,7 @@ def calibrate_tensor(tensor: Tensor, format: GridFormat, method: AnyCalibration)
     rows = values.flatten(1) if format.scale == "channel" and values.dim() > 1 else values.reshape(1, -1)
     if isinstance(format, Binary):
         present = (rows != 0).sum(1).clamp(min=1)
-        scale = round_scale(rows.abs().sum(1) / present, significant_bits(format))  # least squared error
+        scale = round_scales(rows.abs().sum(1) / present, format)  # least squared error
         return (scale if format.scale == "channel" else scale[0]), None
     if isinstance(format, Ternary):
         method = SquaredError()

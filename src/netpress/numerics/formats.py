@@ -9,10 +9,11 @@ stored number to a real one by `value = (stored - zero_point) * scale`:
 |---|---|---|
 | float32, float16 | the value itself | none |
 | power | the exponent of a power of two, 8 bits | none |
+| minifloat | a positive number: exponent and mantissa of a few bits each | one power of two a tensor, 8 bits |
 | fixed | `bits`-bit signed integer | one power of two a tensor (Wave, MicroNet Challenge 2019) |
-| int | `bits`-bit integer | one float16 a tensor or an output channel |
-| ternary | -1, 0, +1: a bit says which exist, a second bit the sign | one float16 a tensor or a channel |
-| binary | -1, +1: one bit | one float16 a tensor or a channel |
+| int | `bits`-bit integer | one float16 a tensor, or one an output channel: float16, or minifloat (`scales`) |
+| ternary | -1, 0, +1: a bit says which exist, a second bit the sign | likewise |
+| binary | -1, +1: one bit | likewise |
 
 Rounding is half to even everywhere (`torch.round`, IEEE 754). Values beyond the range clamp to its ends.
 """
@@ -58,6 +59,31 @@ class Power(Settings):
         return 8
 
 
+class Minifloat(Settings):
+    """Positive numbers 2**(base + e) * (1 + m / 2**mantissa_bits): the scales of channels.
+
+    e has `exponent_bits`, m `mantissa_bits`. The base, one a tensor, is stored as a power of two of 8 bits.
+    """
+
+    kind: Literal["minifloat"] = "minifloat"
+    exponent_bits: Annotated[int, between(1, 5)] = 4
+    """The largest number is nearly 2**2**exponent_bits times the smallest; smaller ones become the smallest."""
+    mantissa_bits: Annotated[int, between(0, 10)] = 4
+    """Bits behind the point: a number is rounded by 2**-(mantissa_bits + 1) of itself at most."""
+
+    @property
+    def bits(self) -> int:
+        return self.exponent_bits + self.mantissa_bits
+
+    @property
+    def scale(self) -> Spread:
+        return "tensor"
+
+
+ScaleFormat = Annotated[Float16 | Minifloat, Field(discriminator="kind")]
+"""How scales are stored, where there is one a channel; one for a whole tensor is a float16."""
+
+
 class Fixed(Settings):
     """Fixed point: signed integers of `bits` bits times one power of two for the whole tensor."""
 
@@ -71,7 +97,7 @@ class Fixed(Settings):
 
 
 class Integer(Settings):
-    """Integers of `bits` bits times a float16 scale, with or without a zero point."""
+    """Integers of `bits` bits times a scale, with or without a zero point."""
 
     kind: Literal["int"] = "int"
     bits: Annotated[int, between(1, 16)] = 8
@@ -82,6 +108,8 @@ class Integer(Settings):
     """-2**(bits-1) ... 2**(bits-1)-1 if true, else 0 ... 2**bits-1."""
     zero_point: bool = False
     """Whether a stored integer, one for each scale, is subtracted before scaling."""
+    scales: ScaleFormat = Float16()
+    """Format of the scales, where there is one a channel."""
 
 
 class Ternary(Settings):
@@ -90,6 +118,8 @@ class Ternary(Settings):
     kind: Literal["ternary"] = "ternary"
     scale: Spread = "tensor"
     """One scale a tensor, or one an output channel."""
+    scales: ScaleFormat = Float16()
+    """Format of the scales, where there is one a channel."""
 
     @property
     def bits(self) -> int:
@@ -102,14 +132,16 @@ class Binary(Settings):
     kind: Literal["binary"] = "binary"
     scale: Spread = "tensor"
     """One scale a tensor, or one an output channel."""
+    scales: ScaleFormat = Float16()
+    """Format of the scales, where there is one a channel."""
 
     @property
     def bits(self) -> int:
         return 1
 
 
-NumberFormat = Annotated[Float32 | Float16 | Power | Fixed | Integer | Ternary | Binary, Field(discriminator="kind")]
-AnyFormat = Float32 | Float16 | Power | Fixed | Integer | Ternary | Binary
+AnyFormat = Float32 | Float16 | Power | Minifloat | Fixed | Integer | Ternary | Binary
+NumberFormat = Annotated[AnyFormat, Field(discriminator="kind")]
 GridFormat = Fixed | Integer | Ternary | Binary
 """The formats whose values are small integers times a scale."""
 
@@ -143,9 +175,11 @@ def scale_count(format: AnyFormat, shape: Sequence[int]) -> int:
     return 1 if spread == "tensor" or not shape else shape[0]
 
 
-def scale_format(format: GridFormat) -> AnyFormat:
-    """How the scales themselves are stored: an 8-bit exponent for fixed point, else float16."""
-    return Power() if isinstance(format, Fixed) else Float16()
+def scale_format(format: GridFormat | Minifloat) -> Power | Float16 | Minifloat:
+    """How the scales themselves are stored: an 8-bit exponent for fixed point and minifloats, else by the format."""
+    if isinstance(format, Fixed | Minifloat):
+        return Power()
+    return format.scales if format.scale == "channel" else Float16()
 
 
 def zero_point_format(format: Integer) -> Integer:
@@ -156,9 +190,11 @@ def zero_point_format(format: Integer) -> Integer:
 def significant_bits(format: GridFormat) -> int:
     """How many significant bits a scale may have so that integer * scale is exact in float32.
 
-    A float16 scale has 11; wide integers leave fewer of float32's 24. Exact products are what
-    lets a tensor of floats on a grid and its packed integers be one and the same.
+    A float16 scale has 11, a minifloat one more than its mantissa; wide integers leave fewer of float32's 24. Exact
+    products are what lets a tensor of floats on a grid and its packed integers be one and the same.
     """
     low, high = integer_range(format)
     span = high - low if isinstance(format, Integer) and format.zero_point else max(-low, high)
-    return min(11, 24 - max(1, (span - 1).bit_length()))
+    stored = scale_format(format)
+    own = stored.mantissa_bits + 1 if isinstance(stored, Minifloat) else 11
+    return min(own, 24 - max(1, (span - 1).bit_length()))

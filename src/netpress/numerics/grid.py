@@ -10,7 +10,15 @@ integers again without loss.
 import torch
 from torch import Tensor
 
-from netpress.numerics.formats import Fixed, GridFormat, Integer, integer_range, significant_bits
+from netpress.numerics.formats import (
+    Fixed,
+    GridFormat,
+    Integer,
+    Minifloat,
+    integer_range,
+    scale_format,
+    significant_bits,
+)
 
 
 def along_channels(scale: Tensor, tensor: Tensor) -> Tensor:
@@ -29,6 +37,19 @@ def round_scale(scale: Tensor, significant: int = 11, power_of_two: bool = False
     mantissa, exponent = torch.frexp(scale.double())  # .5 <= mantissa < 1
     short = (mantissa * 2.0**significant).round() * torch.exp2(exponent.double() - significant)
     return short.clamp(2.0**-24, 32768.0).half().float()
+
+
+def round_scales(scales: Tensor, format: GridFormat) -> Tensor:
+    """The scales of one tensor, [] or [channels], as the file stores those of this format: float32, each above 0.
+
+    Of minifloats those become the smallest that the exponents do not reach down to from the largest.
+    """
+    rounded = round_scale(scales, significant_bits(format), power_of_two=isinstance(format, Fixed))
+    stored = scale_format(format)
+    if not isinstance(stored, Minifloat) or not rounded.numel():
+        return rounded
+    _, exponent = torch.frexp(rounded.max())
+    return rounded.clamp(min=2.0 ** (int(exponent) - 2**stored.exponent_bits))
 
 
 def find_grid(tensor: Tensor, format: GridFormat) -> tuple[Tensor, Tensor | None]:

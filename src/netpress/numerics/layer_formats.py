@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from netpress.numerics.accumulators import is_integer
-from netpress.numerics.formats import Fixed, Float16, Float32, Integer, NumberFormat, Power
+from netpress.numerics.formats import Fixed, Float16, Float32, Integer, Minifloat, NumberFormat, Power
 from netpress.numerics.rescaling import Arithmetic
 from netpress.settings import Settings, between
 
@@ -42,8 +42,10 @@ def check_formats(formats: LayerFormats) -> None:
         raise ValueError('inputs have one scale: use scale = "tensor"')
     if not isinstance(value, Float16 | Float32 | Fixed | Integer):
         raise ValueError(f"inputs cannot be {value.kind}; use int, fixed, float16 or float32")
-    if isinstance(weight, Power):
-        raise ValueError("weights cannot be power, which is for scales; use int, fixed, ternary, binary or floats")
+    if isinstance(weight, Power | Minifloat):
+        raise ValueError(
+            f"weights cannot be {weight.kind}, which is for scales; use int, fixed, ternary, binary or floats"
+        )
     if isinstance(weight, Integer) and weight.bits < 2:
         raise ValueError("weights of 1 bit are kind = 'binary'")
     if formats.arithmetic == "integer":

@@ -37,7 +37,6 @@ from netpress.numerics.formats import (
     Power,
     integer_range,
     scale_format,
-    significant_bits,
     zero_point_format,
 )
 from netpress.numerics.layer_formats import LayerFormats, check_formats
@@ -162,7 +161,7 @@ class QuantizedLayer(nn.Module):
             return scale
         assert isinstance(format, GridFormat)
         lengths = weight.norm(dim=1)  # 1 at least, where a row is not all zeros
-        return stored_scale(torch.where(lengths > 0, 1 / lengths.clamp(min=1), scale), format, significant_bits(format))
+        return stored_scale(torch.where(lengths > 0, 1 / lengths.clamp(min=1), scale), format)
 
     def stored_input(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """The input as stored integers (in float32), or as floats of its format."""
@@ -351,7 +350,7 @@ def _learning(scale: nn.Parameter | None, format: AnyFormat, count: int) -> Tens
         return scale
     assert isinstance(format, GridFormat)
     slowed = scale_gradient(scale, count // max(1, scale.numel()), format)
-    return stored_scale(slowed, format, significant_bits(format))
+    return stored_scale(slowed, format)
 
 
 def _snap_straight(x: Tensor, format: AnyFormat) -> Tensor:

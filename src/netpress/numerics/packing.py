@@ -18,6 +18,7 @@ from netpress.numerics.formats import (
     Float32,
     GridFormat,
     Integer,
+    Minifloat,
     Power,
     Ternary,
     integer_range,
@@ -122,12 +123,16 @@ def encode_tensor(
         fits = (mantissa == 0.5) & (exponent >= -128) & (exponent <= 127)
         _require(bool(fits.all()), "values are not powers of two between 2**-128 and 2**127")
         return {"values": exponent.to(torch.int8)}
+    if isinstance(format, Minifloat):
+        return _encode_minifloats(kept, format)
     stored: dict[str, Tensor] = {}
     if isinstance(format, Integer) and format.scale == "none":
         integers = kept.to(torch.int64)
         _require(torch.equal(integers.to(kept.dtype), kept), "values are not integers")
     else:
         if scale is None:
+            own = isinstance(scale_format(format), Minifloat)
+            _require(not own, "minifloats that scale a tensor are a tensor of their own; give the scale")
             scale, zero_point = find_grid(tensor, format)
             stored |= _encode_companion("scale", scale, scale_format(format))
             if isinstance(format, Integer) and format.zero_point:
@@ -175,6 +180,8 @@ def decode_tensor(
     if isinstance(format, Power):
         _require(values.dtype == torch.int8, f"the exponents are {values.dtype}, not int8")
         return _place(torch.exp2(values.double()).float(), shape, mask, count)
+    if isinstance(format, Minifloat):
+        return _place(_decode_minifloats(parts, format, count), shape, mask, count)
     low, _ = integer_range(format)
     if isinstance(format, Ternary):
         present = unpack_bits(parts["present"], 1, count).bool() if "present" in parts else _all_true(count)
@@ -212,7 +219,7 @@ def alignment_bits(
     packed = {"present": count, "mask": mask_bits(shape, pattern)}
     if isinstance(format, Ternary):
         packed["values"] = int(unpack_bits(parts["present"], 1, count).sum()) if "present" in parts else count
-    elif isinstance(format, Fixed | Integer | Binary):
+    elif isinstance(format, Fixed | Integer | Binary | Minifloat):
         packed["values"] = count * format.bits
     if isinstance(format, Integer) and format.zero_point:
         packed["zero_point"] = scale_count(format, shape) * format.bits
@@ -308,6 +315,31 @@ def _place(values: Tensor, shape: torch.Size, mask: Tensor | None, count: int) -
     whole = torch.zeros(shape, dtype=values.dtype)
     whole[mask] = values.reshape(-1)
     return whole
+
+
+def _encode_minifloats(values: Tensor, format: Minifloat) -> dict[str, Tensor]:
+    """Exponents above the mantissas; the base is the smallest exponent there is."""
+    mantissa, exponent = torch.frexp(values.double())  # .5 <= mantissa < 1
+    base = exponent.min() if len(values) else torch.zeros((), dtype=exponent.dtype)
+    whole = (mantissa * 2 - 1) * 2.0**format.mantissa_bits
+    exponent = (exponent - base).to(torch.int64)
+    fits = (mantissa >= 0.5) & (whole == whole.round()) & (exponent < 2**format.exponent_bits)
+    _require(bool(fits.all()), f"values are not minifloats of {format.exponent_bits} + {format.mantissa_bits} bits")
+    codes = (exponent << format.mantissa_bits) + whole.to(torch.int64)
+    return {
+        "values": pack_bits(codes, format.bits),
+        **_encode_companion("scale", torch.exp2(base.double() - 1), Power()),
+    }
+
+
+def _decode_minifloats(parts: dict[str, Tensor], format: Minifloat, count: int) -> Tensor:
+    _require("scale" in parts, "the base is missing")
+    base = decode_tensor({"values": parts["scale"]}, Power(), ()).double()
+    codes = unpack_bits(parts["values"], format.bits, count)
+    exponent, whole = codes >> format.mantissa_bits, codes & (2**format.mantissa_bits - 1)
+    values = (torch.exp2(exponent.double()) * (1 + whole / 2.0**format.mantissa_bits) * base).float()
+    _require(bool(torch.isfinite(values).all()), "minifloats beyond those of float32")
+    return values
 
 
 def _encode_companion(name: str, tensor: Tensor | None, format: AnyFormat) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netpress.numerics.formats import AnyFormat, Binary, Fixed, Float16, GridFormat, Integer, integer_range
-from netpress.numerics.grid import along_channels, find_grid, round_scale
+from netpress.numerics.formats import AnyFormat, Binary, Float16, GridFormat, Integer, integer_range
+from netpress.numerics.grid import along_channels, find_grid, round_scales
 
 
 class _Quantize(torch.autograd.Function):
@@ -118,7 +118,6 @@ def pass_through(rounded: Tensor, original: Tensor) -> Tensor:
     return original + (rounded - original).detach()
 
 
-def stored_scale(scale: Tensor, format: GridFormat, significant: int) -> Tensor:
+def stored_scale(scale: Tensor, format: GridFormat) -> Tensor:
     """A learned scale as it will be stored, straight through: what trains is what ships."""
-    rounded = round_scale(scale.detach(), significant, power_of_two=isinstance(format, Fixed))
-    return pass_through(rounded, scale)
+    return pass_through(round_scales(scale.detach(), format), scale)

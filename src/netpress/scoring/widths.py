@@ -18,7 +18,9 @@ from netpress.numerics.formats import (
     Binary,
     Float16,
     Float32,
+    GridFormat,
     Integer,
+    Minifloat,
     Ternary,
     parse_format,
     scale_count,
@@ -235,9 +237,9 @@ class Widths:
     def scale_bits(number_format: AnyFormat, shape: tuple[int, ...]) -> float:
         """Storage of a tensor's scales and zero points."""
         scales = scale_count(number_format, shape)
-        if not scales or not is_integer(number_format):
+        if not scales or not isinstance(number_format, GridFormat | Minifloat):
             return 0
-        bits = scales * scale_format(number_format).bits  # type: ignore[arg-type]
+        bits = scales * scale_format(number_format).bits
         if isinstance(number_format, Integer) and number_format.zero_point:
             bits += scales * zero_point_format(number_format).bits
         return bits

@@ -11,7 +11,16 @@ from netpress.network import Network
 from netpress.network.formats import REST, brief
 from netpress.network.selection import kinds_of, layers_with_weights, select
 from netpress.numerics.block_masks import cheapest_mask
-from netpress.numerics.formats import Float16, Integer, Power, parse_format
+from netpress.numerics.formats import (
+    AnyFormat,
+    Binary,
+    Float16,
+    Integer,
+    Minifloat,
+    Power,
+    Ternary,
+    parse_format,
+)
 from netpress.numerics.layer_formats import LayerFormats, check_formats
 from netpress.numerics.layers import QuantizedConv2d, QuantizedLinear, quantized_layers
 
@@ -29,7 +38,7 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
     left_out = {name for name, _ in select(module, settings.leave_out, "leave_out")} if settings.leave_out else set()
     chosen: dict[str, LayerFormats] = {}
     general = LayerFormats(
-        weight=settings.weights or preset.weights,
+        weight=_with_scales(settings.weights or preset.weights, settings.scales),
         input=settings.inputs or preset.inputs,
         bias=settings.bias or preset.bias,
         arithmetic=settings.arithmetic or preset.arithmetic,
@@ -51,12 +60,14 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
                 update={
                     "weights": None if settings.weights else rule.weights,
                     "inputs": None if settings.inputs else rule.inputs,
+                    "scales": settings.scales,
                 }
             )
             _apply(wider, present[str(rule.layers)], chosen)
     for index, rule in enumerate(settings.rules):
         names = [name for name, _ in select(module, rule.layers, f"rules.{index}.layers")]
-        _apply(rule, names, chosen)
+        scales = rule.scales or (settings.scales if rule.weights is not None else None)
+        _apply(rule.model_copy(update={"scales": scales}), names, chosen)
     if general.arithmetic != "float32":
         chosen |= {name: _half(name, module.get_submodule(name), general) for name in sorted(left_out)}
     for name, formats in chosen.items():
@@ -83,11 +94,20 @@ def _half(name: str, layer: nn.Module, general: LayerFormats) -> LayerFormats:
 
 
 def _apply(rule: FormatRule, names: list[str], chosen: dict[str, LayerFormats]) -> None:
-    changes = {"weight": rule.weights, "input": rule.inputs}
+    changes = {"weight": rule.weights, "input": rule.inputs, "bias": rule.bias}
     update = {key: value for key, value in changes.items() if value is not None}
     for name in names:
         if name in chosen:
-            chosen[name] = chosen[name].model_copy(update=update)
+            formats = chosen[name].model_copy(update=update)
+            weight = _with_scales(formats.weight, rule.scales)
+            chosen[name] = formats.model_copy(update={"weight": weight})
+
+
+def _with_scales(weight: AnyFormat, scales: Float16 | Minifloat | None) -> AnyFormat:
+    """The format of weights with scales of that format, where it has any that can be."""
+    if scales is None or not isinstance(weight, Integer | Ternary | Binary):
+        return weight
+    return weight.model_copy(update={"scales": scales})
 
 
 def round_others(network: Network) -> None:

@@ -9,11 +9,13 @@ from netpress.compression.quantization.scales import (
     calibrate_weights,
     correct_biases,
     keep_grids,
+    keep_scales,
     set_inputs,
     watch_inputs,
     without,
 )
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
+from netpress.compression.quantization.shared_scales import share_scales
 from netpress.data import Images, normalize
 from netpress.errors import UserError
 from netpress.models.blocks import CosineLinear
@@ -37,7 +39,7 @@ def quantize_once(network: Network, settings: QuantizeSettings, context: Context
 
     The norms must be folded already. Raises as the stage `quantize`.
     """
-    formats = choose_formats(network.module, settings)
+    formats = share_scales(network.module, choose_formats(network.module, settings), settings)
     quantized = calibrate(network, formats, settings, context)
     settle(quantized, settings)
     return quantized
@@ -84,16 +86,17 @@ def calibrate(
         layer.formats = formats[name]
         layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
     kept = keep_grids(start.module, layers)
+    kept_scales = kept | keep_scales(start.module, without(layers, kept))
     observers = {}
     images: Images | None = None
     if context.dataset is not None:
         images = draw_images(settings, context)
         statistics = (start.input.mean, start.input.std)
         method = settings.calibration or preset.calibration
-        watched = without(formats, kept)
+        watched = without(formats, kept_scales)
         if watched:
             observers = watch_inputs(start.module, watched, images, statistics, method, context.seed)
-    calibrate_weights(without(layers, kept), settings.weight_calibration or preset.weight_calibration)
+    calibrate_weights(without(layers, kept_scales), settings.weight_calibration or preset.weight_calibration)
     set_inputs(layers, observers)
     if images is None:
         return quantized
@@ -108,7 +111,7 @@ def calibrate(
 
 def settle(quantized: Network, settings: QuantizeSettings) -> None:
     """Give every tensor the values that its format stores, in place: real weights end here."""
-    freeze(quantized.module, PRESETS[settings.preset].bias_calibration)
+    freeze(quantized.module, settings.bias_calibration or PRESETS[settings.preset].bias_calibration)
     merge_statistics(quantized.module)
     round_others(quantized)
 

@@ -13,6 +13,7 @@ from netpress.data import Images, normalize
 from netpress.errors import Failure
 from netpress.numerics.calibration import AnyCalibration, Observer, calibrate_tensor
 from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
+from netpress.numerics.grid import round_scales
 from netpress.numerics.layer_formats import LayerFormats
 from netpress.numerics.layers import QuantizedLayer
 from netpress.process.devices import generator_for
@@ -37,17 +38,41 @@ def calibrate_weights(layers: Mapping[str, QuantizedLayer], method: AnyCalibrati
 def keep_grids(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[str]:
     """Let new layers of integer arithmetic keep the scales and zero points that layers of `module` have, in place.
 
-    These are layers that compute otherwise only outside the sums: their integers stay what they are. Returns the names.
+    These are layers that compute otherwise only outside the sums, or whose biases alone are stored otherwise: their
+    integers stay what they are. Returns the names.
     """
     kept = set()
     for name, layer in layers.items():
         old = module.get_submodule(name)
         if not isinstance(old, QuantizedLayer) or layer.formats.arithmetic != "integer" or old.unit_rows:
             continue
-        if old.formats.model_copy(update={"arithmetic": "integer"}) != layer.formats or old.formats == layer.formats:
+        same = {"arithmetic": "integer", "bias": layer.formats.bias}
+        if old.formats.model_copy(update=same) != layer.formats or old.formats == layer.formats:
             continue
         kept.add(name)
         for part in ("weight_scale", "input_scale", "input_zero_point"):
+            values = getattr(old, part)
+            if values is not None:
+                getattr(layer, part).data.copy_(values)
+    return kept
+
+
+def keep_scales(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[str]:
+    """Let new layers keep the scales and zero points of those of `module`, in place, where only scales and biases are
+    stored otherwise. The weights' are rounded to how they are stored now. Returns the names.
+    """
+    kept = set()
+    for name, layer in layers.items():
+        old, weight = module.get_submodule(name), layer.formats.weight
+        if not isinstance(old, QuantizedLayer) or old.unit_rows or not isinstance(weight, Integer | Ternary | Binary):
+            continue
+        same = old.formats.weight.model_copy(update={"scales": weight.scales}) == weight != old.formats.weight
+        if not same or old.formats.input != layer.formats.input or old.input_scale is None:
+            continue
+        kept.add(name)
+        assert old.weight_scale is not None and layer.weight_scale is not None
+        layer.weight_scale.data.copy_(round_scales(old.weight_scale.detach(), weight))
+        for part in ("input_scale", "input_zero_point"):
             values = getattr(old, part)
             if values is not None:
                 getattr(layer, part).data.copy_(values)

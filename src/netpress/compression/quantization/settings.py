@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from netpress.compression.gradual import GradualPruning
 from netpress.numerics.calibration import Calibration, MinMax, Sigma, SquaredError
-from netpress.numerics.formats import Binary, Fixed, Float16, Float32, Integer, NumberFormat
+from netpress.numerics.formats import Binary, Fixed, Float16, Float32, Integer, NumberFormat, ScaleFormat
 from netpress.numerics.rescaling import Arithmetic
 from netpress.settings import Count, Fraction, Positive, Settings, between
 from netpress.training import TrainSettings
@@ -25,6 +25,10 @@ class FormatRule(Settings):
     """Format of their weights."""
     inputs: NumberFormat | None = None
     """Format of the values that enter them."""
+    bias: BiasFormat | None = None
+    """Format of their biases."""
+    scales: ScaleFormat | None = None
+    """Format of the scales of their weights, where there is one a channel."""
 
 
 class QuantizeSettings(Settings):
@@ -39,6 +43,11 @@ class QuantizeSettings(Settings):
     """Format of the values that enter each layer, in place of the preset's and of its wider ones."""
     bias: BiasFormat | None = None
     """Format of the biases, in place of the preset's."""
+    scales: ScaleFormat | None = None
+    """Format of the scales of weights, where there is one a channel, in place of what the weights' formats say."""
+    tensor_scales: Annotated[float, between(0, 1)] | None = None
+    """A layer with a scale a channel gets one for the whole tensor where that saves bits and adds at most this to
+    the squared error of rounding, as a share of a channel's squared weights, in the mean of its channels."""
     rules: tuple[FormatRule, ...] = ()
     """Formats for single layers or kinds; later rules win."""
     bits: Literal["auto"] | None = None
@@ -62,6 +71,8 @@ class QuantizeSettings(Settings):
     """How the range of a layer's input is found, in place of the preset's."""
     weight_calibration: Calibration | None = None
     """How the range of weights is found, in place of the preset's."""
+    bias_calibration: Calibration | None = None
+    """How the range of biases in fixed point is found, in place of the preset's."""
     calibration_images: Count = 1024
     """Training images, drawn at random, that calibrate."""
     correct_biases: bool = True
