@@ -99,8 +99,10 @@ def clamped_anyway(trace: Trace) -> frozenset[str]:
     for operation in trace.operations:
         bounds = (0.0, math.inf) if operation.function == "relu" else operation.attributes.get("bounds")
         readers = consumers.get(operation.name, [])
-        possible = operation.kind == "activation" and bounds and readers
-        if possible and all(clamps(reader, operation.name, *bounds) for reader in readers):
+        if operation.kind != "activation" or bounds is None or not readers:
+            continue
+        low, high = bounds
+        if all(clamps(reader, operation.name, low, high) for reader in readers):
             found.add(operation.name)
     return frozenset(found)
 
