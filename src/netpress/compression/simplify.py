@@ -2,17 +2,19 @@
 
     04-simplify/metrics.jsonl     one line: how many modules, channels and values went
 
-Whole modules go whose results nothing uses, such as the gates of KAIST's released blocks of stride 2. Masks, formats
-and patterns of what stays follow. A network that computes nothing in vain stays as it is, to the last bit.
+Whole modules go whose results nothing uses, such as the gates of KAIST's released blocks of stride 2; blocks that add
+zeros to what they are given; and channels that nothing reads or that are always zero. Masks, formats and patterns of
+what stays follow. A network that computes nothing in vain stays as it is, to the last bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from netpress.compression.channels.removal import narrow_network
+from netpress.compression.simplification.blocks import idle_blocks
 from netpress.compression.simplification.channels import removable_channels
 from netpress.compression.simplification.idle import idle_modules
 from netpress.data.batches import normalize
@@ -48,7 +50,7 @@ def simplify(network: Network, settings: SimplifySettings, context: Context) -> 
     simple = copy(network)
     simple.module.cpu()
     before = _answers(simple, context.seed)
-    rows = [*remove_idle(simple), *remove_channels(simple)]
+    rows = remove_all(simple)
     line: dict[str, Any] = {
         "modules": sum("why" in row for row in rows),
         "channels": sum(map(_gone, rows)),
@@ -65,22 +67,35 @@ def simplify(network: Network, settings: SimplifySettings, context: Context) -> 
 def plan(outlook: Outlook, settings: SimplifySettings) -> Plan:
     """One row for each module that would go, or one that says that none would."""
     planned = copy(outlook.network)
-    rows = [*remove_idle(planned), *remove_channels(planned)]
+    rows = remove_all(planned)
     unknown = any(parameter.is_meta for parameter in planned.module.parameters())
     undecided = ("flash", "ram", "score") if unknown else ()  # of channels weights decide
     return Plan(rows or [{"what": "nothing", "why": NOTHING}], planned, undecided)
 
 
+UNUSED = "nothing uses its result"
+PASSING = "what it adds is zero"
 NOTHING = "everything that is computed feeds the answers"
 
 
-def remove_idle(network: Network) -> list[PlanRow]:
-    """Take modules that feed nothing out of `network`, in place; a row for each, with what it stored."""
+def remove_all(network: Network) -> list[PlanRow]:
+    """Take what computes nothing out of `network`, in place; a row for each module, and for each narrower layer."""
+    rows = _remove_modules(
+        network, UNUSED, lambda: idle_modules(network.module, trace(network.module, network.input.size))
+    )
+    try:
+        rows += _remove_modules(network, PASSING, lambda: idle_blocks(network))
+        return rows + remove_channels(network)
+    except UserError:  # no program can be made of it, so nobody knows where its channels go
+        return rows
+
+
+def _remove_modules(network: Network, why: str, find: Callable[[], list[str]]) -> list[PlanRow]:
     rows: list[PlanRow] = []
-    while names := idle_modules(network.module, trace(network.module, network.input.size)):
+    while names := find():
         for name in names:
             stored = sum(tensor.numel() for tensor in network.module.get_submodule(name).parameters())
-            rows.append({"what": name, "why": "nothing uses its result", "values": stored})
+            rows.append({"what": name, "why": why, "values": stored})
         network.edit(Remove(modules=tuple(names)))
     return rows
 
@@ -89,10 +104,7 @@ def remove_channels(network: Network) -> list[PlanRow]:
     """Take channels that count for nothing out of `network`, in place; a row for each layer that gives fewer."""
     rows: dict[str, PlanRow] = {}
     while True:
-        try:
-            groups, units = removable_channels(network)
-        except UserError:
-            break  # no program can be made of it, so nobody knows where its channels go
+        groups, units = removable_channels(network)
         if not groups:
             break
         narrowed = copy(network)

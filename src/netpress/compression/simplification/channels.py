@@ -3,18 +3,19 @@
 The network as a program (`netpress.program`) shows which channel goes where. A channel of one buffer that is the same
 channel in others, through norms, activations, sums, gates, pools and depthwise convolutions, can only go from all of
 them: together they are a class. A class goes where every product of weights that reads it multiplies it by zeros, or
-reads zeros whatever the image. Then the answers stay the same. A channel of another constant stays.
+reads zeros whatever the image. Then the answers stay the same. A channel of another constant stays, and so does one of
+integers that stand for 0 by a zero point: without it, biases would be rounded otherwise.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netpress.compression.channels.structure import Axis, ChannelGroup, Side
 from netpress.network import Network
 from netpress.network.edits.narrowing import is_depthwise, is_narrowable
 from netpress.program import operations as ops
 from netpress.program.execution import run
-from netpress.program.lowering import lower_floats
+from netpress.program.lowering import has_integer_arithmetic, lower, lower_floats
 from netpress.program.operations import Operation, Program
 
 PRODUCTS = (ops.IntegerSums, ops.FloatConvolution, ops.FloatLinear)
@@ -28,7 +29,7 @@ def removable_channels(network: Network) -> tuple[list[ChannelGroup], list[Tenso
     """
     if any(parameter.is_meta for parameter in network.module.parameters()):
         return [], []
-    flow = _Flow(network)
+    flow = Flow(network)
     left = {(layer, side): len(places) for layer, side, places in flow.axes}
     groups: list[ChannelGroup] = []
     for places in flow.idle_classes():
@@ -40,11 +41,11 @@ def removable_channels(network: Network) -> tuple[list[ChannelGroup], list[Tenso
     return groups, [torch.tensor([0]) for _ in groups]
 
 
-class _Flow:
+class Flow:
     """What a program does with each channel of each buffer, which is a place: `starts[buffer]` + channel."""
 
     def __init__(self, network: Network) -> None:
-        self.module, self.program = network.module, lower_floats(network)
+        self.network, self.module, self.program = network, network.module, lower_floats(network)
         self.starts: dict[str, int] = {}
         count = 0
         for name in self.program.buffers:
@@ -99,27 +100,29 @@ class _Flow:
     # --- forwards: which channels are one another, and which are constant
 
     def _follow(self) -> None:
-        """From the image on. What a constant is shows a blank image."""
-        device = next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
-        values = {self.program.input: torch.zeros(1, *self.program.buffers[self.program.input].shape, device=device)}
-        for operation, ended in zip(self.program.operations, self.program.last_reads, strict=True):
-            inputs = [values[name] for name in operation.inputs]
-            output = values[operation.output] = run(operation, inputs)
+        """From the image on. What a constant is shows a blank image, in exact integers where these are what runs."""
+        values = _run_blank(self.program, self.module)
+        if has_integer_arithmetic(self.network):
+            exact = _run_blank(lower(self.network), self.module)  # its buffers have the same names
+            values |= {name: exact[name] for name in values.keys() & exact.keys()}
+        for operation in self.program.operations:
             places = self.places(operation.output)
-            self.constant[places] = self._join(operation, inputs)
-            self.zero[places] = self.constant[places] & (output.reshape(len(places), -1) == 0).all(1).cpu()
-            for name in ended:
-                del values[name]
+            self.constant[places] = self._join(operation, values)
+            zeros = (values[operation.output].reshape(len(places), -1) == 0).all(1).cpu()
+            # Beside a zero point, 0 is no number 0; and the point's share in a bias would be rounded otherwise.
+            plain = not self.program.buffers[operation.output].zero_point
+            self.zero[places] = self.constant[places] & zeros & plain
 
-    def _join(self, operation: Operation, inputs: list[Tensor]) -> Tensor:
+    def _join(self, operation: Operation, values: dict[str, Tensor]) -> Tensor:
         """Unite the places of what it reads and writes; which channels of its output are constant: bool [channels]."""
         read, places = [self.places(name) for name in operation.inputs], self.places(operation.output)
         constants = [self.constant[one] for one in read]
         match operation:
             case ops.IntegerSums() | ops.FloatConvolution() | ops.FloatLinear():
-                return self._join_product(operation, inputs[0])
+                return self._join_product(operation, values[operation.inputs[0]])
             case ops.BatchNorm() if operation.name in self.layers:
                 self.axes.append((operation.name, "channels", places.tolist()))
+                constants = [constants[0] | _silenced(operation)]
             case ops.AveragePool(padding=(0, 0)) | ops.MaximumPool() | ops.AdaptivePool():
                 pass
             case ops.AveragePool() | ops.UnitLength(axis=1):
@@ -183,7 +186,8 @@ class _Flow:
                 return
             wanted = weight[needed].any(0)
             self.needed[reads[0]] |= wanted
-            self.fixed[reads[0]] |= wanted & ~self.zero[reads[0]] & ~self._coupled(operation)
+            if not self._coupled(operation):
+                self.fixed[reads[0]] |= wanted & ~self.zero[reads[0]]
         elif isinstance(operation, ops.UnitLength):
             self.needed[reads[0]] = True
             self.fixed[reads[0]] |= ~self.zero[reads[0]]
@@ -195,7 +199,9 @@ class _Flow:
         elif all(len(places) == len(needed) for places in reads):
             for number, places in enumerate(reads):
                 idle = torch.zeros_like(needed)
-                if isinstance(operation, ops.Multiply) and len(reads) == 2:
+                if isinstance(operation, ops.BatchNorm):
+                    idle = _silenced(operation)
+                elif isinstance(operation, ops.Multiply) and len(reads) == 2:
                     idle = self.zero[reads[1 - number]]
                 self.needed[places] |= needed & ~idle
         else:
@@ -205,6 +211,16 @@ class _Flow:
     def _coupled(self, operation: Operation) -> bool:
         """Whether what it reads goes with what it writes, so that whoever reads that decides."""
         return operation.name in self.layers and is_depthwise(self.module.get_submodule(operation.name))
+
+
+@torch.inference_mode()
+def _run_blank(program: Program, module: nn.Module) -> dict[str, Tensor]:
+    """What every buffer holds for a blank image."""
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    values = {program.input: torch.zeros(1, *program.buffers[program.input].shape, device=device)}
+    for operation in program.operations:
+        values[operation.output] = run(operation, [values[name] for name in operation.inputs])
+    return values
 
 
 def _layers_of_their_own(network: Network, program: Program) -> set[str]:
@@ -226,6 +242,12 @@ def _layers_of_their_own(network: Network, program: Program) -> set[str]:
         and is_narrowable(modules[name])
         and all(uses[id(tensor)] == 1 for tensor in modules[name].parameters(recurse=False))
     }
+
+
+def _silenced(operation: ops.BatchNorm) -> Tensor:
+    """Channels that a norm multiplies by 0: bool [channels]."""
+    weight = operation.variance.new_ones(()) if operation.weight is None else operation.weight
+    return (weight == 0).expand_as(operation.variance).cpu()
 
 
 def _dense(operation: Operation) -> Tensor | None:
