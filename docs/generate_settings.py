@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from netpress.data import DataSettings
 from netpress.models.registry import FAMILIES
+from netpress.recipe.policy_schema import PolicySearch
 from netpress.recipe.search_schema import Search
 from netpress.scoring import CONVENTIONS, Limits
 from netpress.settings import Settings
@@ -49,6 +50,7 @@ def _sections() -> Iterator[tuple[str, type[Settings]]]:
     )
     yield "[limits]", Limits
     yield "[search]", Search
+    yield "[policy_search]", PolicySearch
 
 
 def _subsection(settings: type[Settings], seen: set[type[Settings]]) -> str:

@@ -200,4 +200,5 @@ def test_whole_recipes_in_the_docs_are_valid(page):
 def test_recipe_headers_give_their_command():
     for name in shipped():
         text = (ROOT / "recipes" / f"{name}.toml").read_text()
-        assert f"netpress run {name}" in text.split("name =")[0]
+        command = "search recipe" if "\n[search]\n" in text else "run"
+        assert f"netpress {command} {name}" in text.split("name =")[0]

@@ -13,6 +13,7 @@ from typing import Any
 from netpress.compression.quantization.sensitivity import Sensitivity, measure_sensitivity
 from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.data.pictures import Asked, Picture, list_pictures
+from netpress.data.store import LIMIT, ImageCache, cache_near
 from netpress.errors import UserError
 from netpress.evaluation import Answer, Evaluation, ask, check_scale, evaluate_exactly
 from netpress.evaluation import evaluate as evaluate_images
@@ -63,6 +64,8 @@ def run(
     allow_import: bool = False,
     answers: str | Path | None = None,
     answers_limit: float = 10.0,
+    cache: str | Path | None = None,
+    cache_limit: float = LIMIT,
     tensorboard: bool = False,
 ) -> RunResult:
     """Run a recipe (a shipped name, a file, or its values) into the folder `out`, by default runs/NAME.
@@ -73,7 +76,8 @@ def run(
     seconds.
     A network file that the recipe names, to begin with or as a teacher, may import its author's own class only with
     `allow_import`. `answers` is the folder of teachers' answers that trainings with `keep_answers` share, by default
-    `.answers` beside `out`, and `answers_limit` the GB that it may grow to.
+    `.answers` beside `out`, and `answers_limit` the GB that it may grow to. So are `cache` and `cache_limit` for the
+    decoded images of a large folder, by default `.images` beside `out`.
     With `tensorboard` event files are written into the folders of the stages too.
     Raises netpress.errors.UserError or Failure.
     """
@@ -89,6 +93,8 @@ def run(
         allow_import=allow_import,
         answers=Path(answers) if answers else None,
         answers_limit=answers_limit,
+        cache=Path(cache) if cache else None,
+        cache_limit=cache_limit,
         tensorboard=tensorboard,
     )
     return run_recipe(recipe, folder, options, minutes)
@@ -114,22 +120,30 @@ def evaluate(
     set: Sequence[str] = (),
     classes_by_number: bool = False,
     scale: float = 1.0,
+    cache: str | Path | None = None,
 ) -> Evaluation:
     """Accuracy on the test images of `dataset` (by default the one the network was trained on).
 
     `exact` sums in integers, compares with the ordinary evaluation, and gives an ExactEvaluation with the
     accumulators of every layer. The data is read and divided as the network's file says; `set` takes changes, such
     as "data.test_fraction=0.2". Its classes are matched by name, or by number if `classes_by_number`. `allow_import`
-    as for `load`. `scale` multiplies the logits before the softmax that gives probabilities, as for `predict`.
+    as for `load`. `scale` multiplies the logits before the softmax that gives probabilities, as for `predict`. `cache`
+    is the folder of decoded images, by default the one that the network's run filled.
     """
     check_scale(scale)
+    near = _near(network, cache)
     if not isinstance(network, Network):
         network = load(network, allow_import=allow_import)
     where = choose_device(device)
     changes = read_data_changes(set, classes_by_number, dataset)
     folder = Path(data) if data else None
-    loaded = load_data(network, folder, dataset, changes, console=console or Console(quiet=True))
+    loaded = load_data(network, folder, dataset, changes, console=console or Console(quiet=True), cache=near)
     return (evaluate_exactly if exact else evaluate_images)(network, loaded.test, device=where, scale=scale)
+
+
+def _near(network: Network | str | Path, cache: str | Path | None = None) -> ImageCache:
+    """The cache of images for a network, as the caller gave it."""
+    return cache_near(None if isinstance(network, Network) else network, Path(cache) if cache else None)
 
 
 def predict(
@@ -233,11 +247,12 @@ def sensitivity(
     if images < 1:
         raise UserError(f"--images {images}: must be at least 1")
     settings = parse(QuantizeSettings, values, "sensitivity")
+    near = _near(network)
     if not isinstance(network, Network):
         network = load(network, allow_import=allow_import)
     console = console or Console(quiet=True)
     folder = Path(data) if data else None
-    loaded = load_data(network, folder, dataset, changes, seed=seed, selects=True, console=console)
+    loaded = load_data(network, folder, dataset, changes, seed=seed, selects=True, console=console, cache=near)
     with TemporaryDirectory() as work:
         context = Context(
             folder=Path(work),

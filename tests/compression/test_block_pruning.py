@@ -257,7 +257,10 @@ def edited(network: Network, edit: str, draws: Any, folder: Path) -> Network:
     if edit in ("weights", "blocks"):
         try:
             return prune_once(network, 0.95, pattern=(2, 2) if edit == "blocks" else None)[0]
-        except (TooFew, UserError):  # narrowed to where no block fits, or so far that 5% is not a weight for each tensor
+        except (
+            TooFew,
+            UserError,
+        ):  # narrowed to where no block fits, or so far that 5% is not a weight for each tensor
             reject()
     weights = {"kind": "ternary"} if edit == "ternary" else {"kind": "int", "bits": 4, "scale": "channel"}
     minmax = {"calibration": {"kind": "minmax"}, "weight_calibration": {"kind": "minmax"}, "calibration_images": 4}

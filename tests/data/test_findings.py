@@ -1,5 +1,6 @@
 """What a look at a data set finds: counts, copies, leaks, files that are left out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,13 @@ def test_copies_leaks_and_contradictions_are_told_with_examples(tmp_path):
     assert values["two_classes"] == {"groups": 1, "examples": [["train/a/0.png", "train/b/same.png"]]}
     assert len(values["warnings"]) == 3
     assert "for the test at once: 1 of the 25 test images (test/b/leak.png is train/b/3.png)" in (values["warnings"][0])
+
+
+def test_of_a_published_set_only_copies_that_there_are_are_told():
+    part = Images(torch.zeros((2, 3, 4, 4), dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    digits = load_dataset(DataSettings(dataset="digits", image_size=4), None, 1, QUIET)
+    said = inspect(replace(digits, train=part, validation=part.take(torch.arange(0)))).warnings
+    assert "digits: 1 images are copies of others in their part; they are kept, as in published figures" in said
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 1)), min_size=1, max_size=24))

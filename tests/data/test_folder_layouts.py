@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import netpress.console
 from netpress.data import Dataset, DataSettings, load_dataset, survey_dataset
+from netpress.data.folder import read_folder
 from netpress.data.images import draw_stratified
 from netpress.errors import UserError
 from netpress.process.console import Console
@@ -251,3 +253,12 @@ def test_pixels_are_those_of_each_image_alone(tmp_path):
     for part in (data.train, data.validation, data.test):
         for image, label in zip(part.images, part.labels, strict=True):
             assert alone[image.numpy().tobytes()] == data.classes[label]
+
+
+def test_a_program_reads_a_folder_without_settings(tmp_path):
+    make(tmp_path, "a b", count=5)
+    (tmp_path / "a" / ".hidden").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a" / ".hidden" / "copy.png")
+    divided = read_folder(tmp_path, 8, 0.2, 0, netpress.console.Console(quiet=True))
+    assert divided.classes == ("a", "b") and divided.train.images.shape == (8, 3, 8, 8)
+    assert (len(divided.validation), len(divided.test)) == (0, 2)

@@ -8,7 +8,7 @@ from test_report import WIDTHS, example_layers
 
 from netpress.report.curves import CHARTS, choose_ticks, draw, draw_charts, find_bands, find_falls, pretty, thin
 from netpress.report.facts import StageFacts
-from netpress.report.figures import percent, short, whole
+from netpress.report.figures import decimal, percent, short, whole
 from netpress.report.tables import tabulate_kinds, tabulate_layers
 
 
@@ -86,6 +86,7 @@ def test_names_and_figures() -> None:
     assert pretty("02-prune/round-3") == "prune, round 3"
     assert pretty("01-train") == "train"
     assert (short(26_052_115), short(450_456), short(12)) == ("26.05 M", "450.5 k", "12")
+    assert (decimal(0.0032401), decimal(0.0001043), decimal(0)) == ("0.00324", "0.000104", "0.00000")
     assert (whole(108_108.75), whole(7), whole(float("nan"))) == ("108,108.8", "7", "\N{EN DASH}")
     assert percent(0.6214) == "62.14%"
 

@@ -49,6 +49,16 @@ def test_a_training_in_words() -> None:
         ),
         ("prune_to_gate", {"gate": 0.8}, "removes as many weights as the accuracy allows, without training; " + GATE),
         ("quantize", {"preset": "int8"}, "stores and computes in int8"),
+        (
+            "prune",
+            {"amount": 0.6, "gradual": {"begin": 0.0}},
+            "removes 60% of the weights; little by little, while it trains",
+        ),
+        (
+            "quantize",
+            {"preset": "int4", "falling": [8, 6], "prune": {"amount": 0.7}},
+            "stores and computes in int4, after rounds of 8, 6 bits, 70% of the weights removed little by little",
+        ),
         ("quantize", {"preset": "int8", "train": {"epochs": 1}}, "stores and computes in int8; then trains 1 epoch"),
         ("train", {"sizes": [16, 24], "augment": {"crop": 2, "fill": "reflect"}}, "images: " + SHIFTED + SMALL),
         ("fold", {}, "folds norms into the layers before them"),

@@ -20,11 +20,11 @@ RECIPE = {
     "model": {"family": "resnet", "blocks": [1], "width": 8},
     "stages": [
         {"kind": "train", **ONE_EPOCH, "orthogonality": {"on": "conv"}},
-        {"kind": "prune", "amount": 0.2, "train": ONE_EPOCH},
+        {"kind": "prune", "amount": 0.2, "gradual": {}, "train": ONE_EPOCH},
         {"kind": "prune_to_gate", "gate": 0.0, "step": 0.4},
         {"kind": "factorize", "keep": 0.6, "rounds": 3, "images": 64, "train": ONE_EPOCH, "regrow": {"share": 0.5}},
         {"kind": "fold"},
-        {"kind": "quantize", "train": ONE_EPOCH},
+        {"kind": "quantize", "falling": [10], "train": ONE_EPOCH | {"epochs": 2, "rounds": 2}},
     ],
 }
 LINES = {  # of the page: which lines a section is of, by the stages that write them

@@ -21,6 +21,7 @@ from netpress.cli import (
     shipping,
     timing,
 )
+from netpress.cli.company import in_company, refuse_company
 from netpress.errors import NetpressError, readable
 from netpress.process.console import PatientStream
 from netpress.process.interruption import Interrupted, listening
@@ -56,7 +57,7 @@ def main() -> NoReturn:
     """Entry point: errors become one message and an exit code, never a traceback."""
     wait_briefly()
     keep_freed_memory()
-    with _patient_output():
+    with _patient_output(), in_company():
         try:
             with listening():
                 _run()
@@ -103,6 +104,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -112,3 +114,4 @@ def options(
     A recipe (a TOML file) says what to do; `netpress run RECIPE` does it and leaves a network, its score card and
     a report in a folder. Begin with `netpress list recipes`.
     """
+    refuse_company(context.invoked_subcommand)

@@ -70,6 +70,7 @@ def export_as_onnx(
     With data it is compared on the test images, else on random ones.
     """
     from netpress import api
+    from netpress.data.store import cache_near
     from netpress.export.graph import KINDS, describe
     from netpress.export.onnx import check_onnx, export_exactly, export_onnx, stored_bytes
     from netpress.network.data import load_data_at_hand
@@ -94,7 +95,9 @@ def export_as_onnx(
         )
         return
     changes = read_data_changes(overrides or [], classes_by_number, dataset)
-    dataset_read = load_data_at_hand(loaded, data, dataset, changes, console=Console(quiet=as_json))
+    dataset_read = load_data_at_hand(
+        loaded, data, dataset, changes, console=Console(quiet=as_json), cache=cache_near(network)
+    )
     images = None if dataset_read is None else dataset_read.test
     export_exactly(loaded, out) if exact else export_onnx(loaded, out, kind)
     result = check_onnx(loaded, out, images, agreement=agreement, far=tolerance, exact=exact)
@@ -130,6 +133,7 @@ def export_as_c(
     a C compiler that is checked: with data on test images, else on a few of noise.
     """
     from netpress import api
+    from netpress.data.store import cache_near
     from netpress.export.c import check_name, export_c
     from netpress.export.c.checking import check_c
     from netpress.network.data import load_data_at_hand
@@ -144,7 +148,9 @@ def export_as_c(
         raise UserError(f"--no-check compares nothing: leave out {' and '.join(compares)}, or --no-check")
     if check:
         changes = read_data_changes(overrides or [], classes_by_number, dataset)
-        read = load_data_at_hand(loaded, data, dataset, changes, console=Console(quiet=as_json))
+        read = load_data_at_hand(
+            loaded, data, dataset, changes, console=Console(quiet=as_json), cache=cache_near(network)
+        )
         images = None if read is None else read.test
     written = export_c(loaded, out, named)
     checked = check_c(loaded, written, named, images) if check else None
@@ -244,6 +250,7 @@ def export_as_web(
     It needs clang with lld, or zig. With data the page shows an example of each class.
     """
     from netpress import api
+    from netpress.data.store import cache_near
     from netpress.evaluation import ends_in_cosines
     from netpress.export.web import check_page, export_web
     from netpress.network.data import load_data_at_hand
@@ -254,7 +261,7 @@ def export_as_web(
     console = Console(quiet=as_json)
     loaded = api.load(network, allow_import=allow_import)
     changes = read_data_changes(overrides or [], classes_by_number, dataset)
-    images = load_data_at_hand(loaded, data, dataset, changes, console=console)
+    images = load_data_at_hand(loaded, data, dataset, changes, console=console, cache=cache_near(network))
     page = export_web(loaded, out, title=_own_name(network) if title is None else title, dataset=images, scale=scale)
     if ends_in_cosines(loaded):
         console.warn(COSINES.format(scale=scale))

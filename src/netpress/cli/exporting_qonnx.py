@@ -48,6 +48,7 @@ def export_as_qonnx(
     test images with data, else on random ones.
     """
     from netpress import api
+    from netpress.data.store import cache_near
     from netpress.export import qonnx
     from netpress.network.data import load_data_at_hand
     from netpress.process.console import Console
@@ -64,7 +65,9 @@ def export_as_qonnx(
     seen = None
     if checks:
         changes = read_data_changes(overrides or [], classes_by_number, dataset)
-        read = load_data_at_hand(loaded, data, dataset, changes, console=Console(quiet=as_json))
+        read = load_data_at_hand(
+            loaded, data, dataset, changes, console=Console(quiet=as_json), cache=cache_near(network)
+        )
         if read is None and images is not None:
             raise UserError("--images: there are none to take them from; name the data with --data or --dataset")
         seen = None if read is None else qonnx.some_images(read.test, images or 64)

@@ -22,7 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def list_choices(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="recipes, models, stages, datasets, conventions or runs.")
+        str, typer.Argument(metavar="WHAT", help="recipes, models, stages, datasets, policies, conventions or runs.")
     ],
     folder: Annotated[
         Path | None, typer.Argument(metavar="FOLDER", help="Of runs: where they lie; by default runs.")
@@ -147,6 +147,12 @@ def _datasets() -> list[dict[str, Any]]:
     return [{"dataset": name, "what it is": dataset.description} for name, dataset in DATASETS.all().items()]
 
 
+def _policies() -> list[dict[str, Any]]:
+    from netpress.data.policies import describe_policies
+
+    return [{"policy": name, "what it is": description} for name, description in describe_policies().items()]
+
+
 def _conventions() -> list[dict[str, Any]]:
     from netpress.scoring import conventions
 
@@ -158,5 +164,6 @@ LISTS = {
     "models": _models,
     "stages": _stages,
     "datasets": _datasets,
+    "policies": _policies,
     "conventions": _conventions,
 }

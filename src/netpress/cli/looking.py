@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netpress.cli.options import AsJson, Seed, print_json, print_table
+from netpress.cli.options import AsJson, Cache, Seed, print_json, print_table
 from netpress.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def show_data(
         typer.Option("--set", metavar="data.KEY=VALUE", help="Read it as a recipe with this [data] would; repeatable."),
     ] = None,
     seed: Seed = None,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at a data set as a run would: classes, sizes, copies, the same image in training and test, unreadable files.
@@ -40,6 +41,7 @@ def show_data(
     """
     from netpress.data import DataSettings
     from netpress.data.findings import inspect
+    from netpress.data.store import cache_near
     from netpress.process.console import Console
     from netpress.recipe.overrides import apply_overrides, data_changes
     from netpress.runs.beginning import load_run_data
@@ -55,7 +57,7 @@ def show_data(
     named = {"dataset": dataset} if dataset is not None else {}
     settings = parse(DataSettings, {"dataset": "folder", **named, **changes}, "data")
     console = Console(quiet=as_json)
-    found = inspect(load_run_data(settings, folder, seed or 0, None, console))
+    found = inspect(load_run_data(settings, folder, seed or 0, None, console, cache_near(None, cache)))
     if as_json:
         print_json(found.as_json())
     else:

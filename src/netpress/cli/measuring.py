@@ -11,6 +11,7 @@ from netpress.cli.options import (
     AsCsv,
     AsJson,
     ByNumber,
+    Cache,
     DataChanges,
     DataFolder,
     DatasetName,
@@ -56,6 +57,7 @@ def evaluate(
         int | None, typer.Option("--mistakes", min=1, metavar="N", help="Show the N wrong answers given most surely.")
     ] = None,
     scale: Scale = 1.0,
+    cache: Cache = None,
     overrides: DataChanges = None,
     classes_by_number: ByNumber = False,
     device: DeviceName = "auto",
@@ -69,6 +71,7 @@ def evaluate(
     They are those of the data that it was trained on, or of other data, whose classes are matched by name.
     """
     from netpress import api
+    from netpress.data.store import cache_near
     from netpress.evaluation import ExactEvaluation, ends_in_cosines
     from netpress.process.console import Console
     from netpress.process.devices import set_threads
@@ -90,6 +93,7 @@ def evaluate(
         set=overrides or [],
         classes_by_number=classes_by_number,
         scale=scale,
+        cache=cache_near(network, cache).path,
     )
     if ends_in_cosines(loaded):
         console.warn(COSINES.format(scale=scale))

@@ -53,6 +53,13 @@ Answers = Annotated[
 AnswersLimit = Annotated[
     float, typer.Option("--answers-limit", min=0, metavar="GB", help="How large that folder may grow.")
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="DIR", help="Where a large folder's decoded images are kept; by default .images beside runs."
+    ),
+]
+CacheLimit = Annotated[float, typer.Option("--cache-limit", min=0, metavar="GB", help="How large that may grow.")]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write event files too, for `tensorboard --logdir` of the folder.")
 ]

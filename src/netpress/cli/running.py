@@ -1,17 +1,21 @@
 """`netpress run`, `plan`, `apply`, `report` and `new`: the commands that do the work."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from netpress.cli.company import lead, refuse_company_for
 from netpress.cli.options import (
     AllowImport,
     Answers,
     AnswersLimit,
     AsJson,
     ByNumber,
+    Cache,
+    CacheLimit,
     ClusterAddress,
     DataFolder,
     DatasetName,
@@ -59,6 +63,8 @@ def run(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 50.0,
     flash: Flash = None,
     ram: Ram = None,
     tensorboard: TensorBoard = False,
@@ -89,9 +95,12 @@ def run(
         allow_import=allow_import,
         answers=answers,
         answers_limit=answers_limit,
+        cache=cache,
+        cache_limit=cache_limit,
         tensorboard=tensorboard,
     )
     if resolved.sweep is not None and minutes is None:
+        refuse_company_for(f"the [sweep] of {resolved.name}")
         from netpress.runs.sweep import read_sweep, run_sweep
         from netpress.runs.workers.choosing import choose_place
 
@@ -102,7 +111,7 @@ def run(
     if workers is not None or cluster is not None:
         given = f"--cluster {cluster}" if workers is None else f"--workers {workers}"
         raise UserError(f"{given}: is for the members of a sweep, and {resolved.name} has no [sweep] table")
-    result = run_recipe(resolved, folder, options, minutes)
+    result = run_recipe(resolved, folder, replace(options, team=lead(device)), minutes)
     if resolved.networks:
         from netpress.folders.chain import ChainFolder
         from netpress.runs.chain.results import as_markdown
@@ -238,6 +247,8 @@ def apply(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 50.0,
     flash: Flash = None,
     ram: Ram = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted call with the same --out.")] = False,
@@ -271,6 +282,9 @@ def apply(
             allow_import=allow_import,
             answers=answers,
             answers_limit=answers_limit,
+            cache=cache,
+            cache_limit=cache_limit,
+            team=lead(device),
         ),
     )
     print(f"network     {out}")
@@ -308,6 +322,8 @@ def new(
 ) -> None:
     """Write NAME.toml, a commented recipe to edit."""
     from netpress.recipe.drafting import draft_recipe
+    from netpress.recipe.reading import load_values
 
     path = draft_recipe(name, like)
-    print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress run {path}`")
+    command = "search recipe" if "search" in load_values(str(path))[0] else "run"
+    print(f"{path}: edit it, look at it with `netpress plan {path}`, then `netpress {command} {path}`")

@@ -9,6 +9,8 @@ from netpress.cli.options import (
     AllowImport,
     Answers,
     AnswersLimit,
+    Cache,
+    CacheLimit,
     ClusterAddress,
     DataFolder,
     DeviceName,
@@ -24,12 +26,15 @@ from netpress.cli.options import (
     limit_overrides,
 )
 
-search = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look for the best: of the recipes in a space.")
+search = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look for the best: recipes of a space, augmentations."
+)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
     search.command("recipe")(search_recipe)
+    search.command("policy")(search_policies)
     app.add_typer(search, name="search")
 
 
@@ -49,6 +54,8 @@ def search_recipe(
     allow_import: AllowImport = False,
     answers: Answers = None,
     answers_limit: AnswersLimit = 10.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 50.0,
     flash: Flash = None,
     ram: Ram = None,
     score: HighestScore = None,
@@ -79,6 +86,8 @@ def search_recipe(
         allow_import=allow_import,
         answers=answers,
         answers_limit=answers_limit,
+        cache=cache,
+        cache_limit=cache_limit,
     )
     folder = out or Path("runs") / space.recipe.name
     place = choose_place(workers, cluster, options.console) or Processes(1, options.console)
@@ -89,3 +98,36 @@ def search_recipe(
         print(f"best        trial {best.number}: {result.best}")
         print(f"            {result.table.tested[best.number]:.2%} of the test images, which chose nothing")
     print(f"report      {result.page}")
+
+
+def search_policies(
+    recipe: RecipeName,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="The policy's file; by default runs/NAME-policy.json.")] = None,
+    overrides: Overrides = None,
+    epochs_scale: EpochsScale = 1.0,
+    device: DeviceName = "auto",
+    seed: Seed = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where such a search was begun.")] = False,
+    threads: Threads = None,
+    allow_import: AllowImport = False,
+) -> None:
+    """Search a policy of augmentations for a recipe's training, as its [policy_search] table says or by defaults.
+
+    Fast AutoAugment: needs the extra `search`. Interrupted, it goes on when given again. `augment.policy` takes the
+    file. What it works with lies beside the file, in a folder of the same name.
+    """
+    from netpress.runs.search.sampling import require_optuna
+
+    require_optuna()
+    from netpress.process.console import Console
+    from netpress.recipe.reading import read_recipe
+    from netpress.runs.jobs import RunOptions
+    from netpress.runs.search.policy import search_policy
+
+    read = read_recipe(recipe, overrides or [], seed, epochs_scale)
+    options = RunOptions(
+        data=data, device=device, fresh=fresh, console=Console(), threads=threads, allow_import=allow_import
+    )
+    found = search_policy(read, out or Path("runs") / f"{read.name}-policy.json", options)
+    print(f"policy      {found.path}: {len(found.sub_policies):,} sub-policies")

@@ -2,8 +2,7 @@
 
     02-activations/metrics.jsonl     one line: how many were replaced, and the accuracy before and after
 
-A hard-swish is five operations a value by the official rules. A ReLU costs nothing where a quantizer of unsigned
-integers comes next, which clamps at 0 anyway.
+A hard-swish is five operations a value by the official rules, a ReLU one.
 """
 
 from collections.abc import Sequence

@@ -9,21 +9,22 @@ section 5): the amount rises linearly, and each round goes on from the weights o
                      network.netpress the round's result; a round that has it is never done again
                      last.netpress    the last weights, where the next masks come from those
 
-With `soft` a round zeroes weights at the beginning of each epoch and removes them after the last one alone.
+With `soft` a round zeroes weights at the beginning of each epoch and removes them after the last one alone; with
+`gradual` it masks ever more of them while it trains.
 With a `gate` the stage stops at the first round whose accuracy is below it. That round leaves its line and no network.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import AfterValidator, model_validator
+from typing import Any
 
 from netpress.compression.gate import check_gate, selection_accuracy
+from netpress.compression.gradual import GradualMasks, GradualPruning
 from netpress.compression.magnitude import Choice, Scope, choose_masks, count_left
 from netpress.compression.masks import add_masks, apply_masks, select_patterns, select_ranked, select_weights
-from netpress.compression.schedule import Growth, amounts
+from netpress.compression.prune_settings import PruneSettings
 from netpress.compression.soft_pruning import SoftPruning
 from netpress.errors import UserError
 from netpress.folders.stage import LAST, NETWORK, round_name
@@ -33,83 +34,10 @@ from netpress.network.edits import replay
 from netpress.numerics.block_masks import BlockSize, describe_pattern
 from netpress.process.console import Console
 from netpress.process.devices import generator_for, seed_for
-from netpress.settings import Count, Fraction, Settings, at_most, parse
+from netpress.settings import parse
 from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
-from netpress.training import TrainSettings, run_training
-from netpress.training.settings import MOST_ROUNDS
+from netpress.training import run_training
 from netpress.training.train import check_real, plan_answers
-
-
-def _leaves_some(amount: float) -> float:
-    if amount == 1:
-        raise ValueError("1 leaves no weights; choose less")
-    return amount
-
-
-Amount = Annotated[Fraction, AfterValidator(_leaves_some)]  # a share of the weights that is gone: 0 to below 1
-
-
-class PruneSettings(Settings):
-    """Prune the smallest weights in rounds, each with its own training."""
-
-    kind: Literal["prune"] = "prune"
-    amount: Amount
-    """Share of the selected weights that is gone at the end, those gone before included: 0.6 leaves 40%."""
-    rounds: Annotated[Count, at_most(MOST_ROUNDS)] = 1
-    """Rounds of pruning and training."""
-    first_amount: Amount | None = None
-    """Share that is gone after the first round; without it, equal steps from a dense network."""
-    schedule: Growth = "linear"
-    """How the amount rises: equal steps, or (exponential) the same share of what is left in each round."""
-    scope: Scope = "global"
-    """global ranks all selected weights together, layer takes the amount from each tensor by itself."""
-    layers: str | tuple[str, ...] = "all"
-    """Which layers: a kind, a pattern of layer names, or a list of them; all: every tensor of 2 or more dimensions."""
-    pattern: BlockSize | None = None
-    """Blocks of [outputs, inputs] weights that stay or go as a whole, as [1, 4]; a mask costs one bit a block then."""
-    weights: Literal["keep", "rewind", "reinitialize"] = "keep"
-    """What a round's training starts from: the weights as they are, the run's first ones, or new random ones."""
-    gate: Fraction | None = None
-    """Accuracy on the selection images to keep: the stage ends before the first round that falls below it."""
-    masks_from: Literal["kept", "last"] = "kept"
-    """Ranked from the second round on: the weights that the training before kept (`train.keep`), or its very last."""
-    soft: bool = False
-    """Zero the smallest weights at the beginning of each epoch only, so that they may grow back until the last one."""
-    train: TrainSettings | None = None
-    """The training of each round; without it, one round of pruning alone."""
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        if self.first_amount is not None:
-            if self.first_amount > self.amount:
-                raise ValueError(f"first_amount {self.first_amount} is above amount {self.amount}")
-            if self.rounds == 1 and self.first_amount != self.amount:
-                raise ValueError("first_amount needs more than one round")
-        if self.train is None:
-            for setting, idle in (("rounds", 1), ("weights", "keep"), ("masks_from", "kept"), ("soft", False)):
-                if getattr(self, setting) != idle:
-                    raise ValueError(f"{setting} = {getattr(self, setting)!r} needs a training a round: add train")
-        return self
-
-    @model_validator(mode="after")
-    def _softness_makes_sense(self) -> Self:
-        if self.soft:
-            for setting, only in (("weights", "keep"), ("masks_from", "kept")):
-                if getattr(self, setting) != only:
-                    raise ValueError(
-                        f"{setting} = {getattr(self, setting)!r} does not go with soft, which ranks and keeps the "
-                        f"weights that the round itself trained; take {setting} = {only!r}"
-                    )
-            if self.train is not None and (self.train.keep == "best" or self.train.early_stopping is not None):
-                raise ValueError(
-                    "soft does not go with train.keep = 'best' or train.early_stopping: the accuracy of an epoch is "
-                    "that of the weights before they are zeroed"
-                )
-        return self
-
-    def amounts(self) -> list[float]:
-        """The share that is gone after each round."""
-        return amounts(self.amount, self.rounds, self.schedule, self.first_amount)
 
 
 @dataclass(frozen=True)
@@ -241,8 +169,9 @@ def _run_round(
     part = context.part(current.name)
     last = None
     if settings.train is not None:
-        if settings.soft:
-            pruned = _train_softly(current, network, settings, part)
+        if settings.soft or settings.gradual is not None:
+            train = _train_softly if settings.soft else _train_gradually
+            pruned = train(current, network, settings, part)
             line |= {"left": _count_left(pruned, settings), "accuracy_trained": selection_accuracy(pruned, context)}
         else:
             trained = run_training(_start(pruned, current, settings, context), settings.train, part)
@@ -269,6 +198,15 @@ def _train_softly(current: Round, network: Network, settings: PruneSettings, par
     zeroes = SoftPruning(start, current.amount, settings.layers, settings.scope, settings.pattern)
     trained = run_training(start, settings.train, part, {"soft_pruning": zeroes}).network
     return prune_once(trained, current.amount, settings.layers, settings.scope, settings.pattern)[0]
+
+
+def _train_gradually(current: Round, network: Network, settings: PruneSettings, part: Context) -> Network:
+    """A copy of `network`, trained while ever more of its smallest weights are masked."""
+    assert settings.train is not None and settings.gradual is not None
+    what = {name: getattr(settings, name) for name in ("scope", "layers", "pattern")}
+    growing = GradualPruning(amount=current.amount, **what, **settings.gradual.model_dump())
+    masks = functools.partial(GradualMasks, settings=growing)
+    return run_training(copy(network), settings.train, part, masks=masks).network
 
 
 def _count_left(pruned: Network, settings: PruneSettings) -> int:

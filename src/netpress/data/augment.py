@@ -21,7 +21,8 @@ class AugmentSettings(Settings):
     """How training images are changed before the network sees them, in the order of these settings."""
 
     policy: str | tuple[str, ...] = "none"
-    """`none`, `trivial` (TrivialAugment), `rand` (RandAugment) or the path of a policy's JSON file; or several."""
+    """`none`, `trivial` (TrivialAugment), `rand` (RandAugment), a shipped one (`netpress list policies`) or the path of
+    a policy's JSON file; or several."""
 
     combine: Literal["mixed", "copies"] = "mixed"
     """Of several policies: `mixed` draws one for every image; `copies` passes over the images once under each of

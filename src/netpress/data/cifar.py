@@ -90,7 +90,7 @@ def read_cifar(name: str, folder: Path, console: Console) -> Source:
         )
     classes = _read_names(place / release.names_file, release)
     parts = [_read_images(place / file, release) for file in present]
-    train = Images(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    train = Images(torch.cat([part.images[:] for part in parts]), torch.cat([part.labels for part in parts]))
     if len(train) < release.train_images:
         console.warn(
             f"{release.name}: {len(train):,} of the {release.train_images:,} published training images "

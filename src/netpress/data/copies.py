@@ -1,11 +1,13 @@
 """Images that are there twice: equal in every pixel, within a part of a data set or in two."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
 
 from netpress.data.images import Images
+from netpress.data.stored import Pixels, StoredPixels
 
 Place = tuple[str, int]
 """The part that an image is in, and its place there."""
@@ -34,12 +36,12 @@ def find_copies(parts: Mapping[str, Images]) -> Copies:
 
     Images are told apart by a hash of 64 bits, and those of equal hash by their pixels.
     """
-    pixels = {name: part.images.cpu().contiguous().numpy() for name, part in parts.items()}
+    pixels = {name: part.images for name, part in parts.items()}
     labels = {name: part.labels.tolist() for name, part in parts.items()}
     places: dict[int, list[Place]] = {}
     for name, images in pixels.items():
-        for index, image in enumerate(images):
-            places.setdefault(hash(image.tobytes()), []).append((name, index))
+        for index, number in enumerate(_hashes(images)):
+            places.setdefault(number, []).append((name, index))
     groups: list[list[Place]] = []
     for alike in places.values():
         if len(alike) > 1:
@@ -55,14 +57,24 @@ def find_copies(parts: Mapping[str, Images]) -> Copies:
     return Copies(groups, within, contradictions)
 
 
-def _equal(alike: Sequence[Place], pixels: Mapping[str, np.ndarray]) -> list[list[Place]]:
+def _hashes(images: Pixels) -> Iterator[int]:
+    """The same number for equal images. Of those in a file it is of their SHA-256, and none is read."""
+    if isinstance(images, StoredPixels):
+        for digest in images.digests:
+            yield int.from_bytes(digest[:8].tobytes(), "little")
+    else:
+        for image in images.cpu().contiguous().numpy():
+            yield int.from_bytes(hashlib.sha256(image).digest()[:8], "little")
+
+
+def _equal(alike: Sequence[Place], pixels: Mapping[str, Pixels]) -> list[list[Place]]:
     """Places of one hash, in groups of equal pixels; those of one alone left out."""
     groups: list[list[Place]] = []
     for name, index in alike:
-        image = pixels[name][index]
+        image = pixels[name][index].cpu()
         for group in groups:
             part, first = group[0]
-            if np.array_equal(pixels[part][first], image):
+            if torch.equal(pixels[part][first].cpu(), image):
                 group.append((name, index))
                 break
         else:

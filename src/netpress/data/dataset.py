@@ -1,6 +1,7 @@
 """A data set as a run uses it: training, validation and test images, and facts about them."""
 
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from netpress.data.images import FileFacts, Images
 from netpress.data.record import DataRecord
 from netpress.data.settings import DATASETS, DatasetReader, DataSettings, Survey
+from netpress.data.store import ImageCache
+from netpress.data.stored import CHECKSUMS, Notes, Pixels, StoredPixels, byte_blocks, digests_of
 from netpress.errors import UserError
 from netpress.process.console import Console
 
@@ -68,23 +71,28 @@ class Dataset:
         return self.test if self.select_on == "test" else self.validation
 
 
-def load_dataset(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Dataset:
+def load_dataset(
+    settings: DataSettings, folder: Path | None, seed: int, console: Console, cache: ImageCache | None = None
+) -> Dataset:
     """Read the data set that `settings` names and divide it by `seed`, or by `settings.split_seed` where it is given.
 
     folder: where data lies (--data); for CIFAR the folder holding `cifar-100-python` or
     that folder itself, and the place to download to when it is absent. The validation
     images are drawn first and do not depend on `train_images`, so trials with different
-    numbers of images are compared on the same ones. Raises UserError for a folder or
+    numbers of images are compared on the same ones. `cache` keeps decoded images where they are more than memory is to
+    hold, by default below the user's cache folder. Raises UserError for a folder or
     settings that do not fit, Failure for damaged data.
     """
     seed = seed if settings.split_seed is None else settings.split_seed
     name, select_on = settings.dataset, settings.select_on
-    divided = _reader_of(settings, folder).read(settings, folder, seed, console)
+    reader = _reader_of(settings, folder)
+    asked = settings, folder, seed, console
+    divided = reader.read(*asked) if reader.read_through is None else reader.read_through(*asked, cache or ImageCache())
     parts = divided.train, divided.validation, divided.test
     mean, std = channel_statistics(parts[0].images)
     if divided.test_total is not None:
         console.say(f"{name}: tested on {len(divided.test):,} of the {divided.test_total:,} test images")
-    checksum = _checksum(*parts)
+    checksum = checksum_of(*parts)
     record = DataRecord(settings=settings.model_copy(update={"split_seed": None}), seed=seed, checksum=checksum)
     return Dataset(
         name, *parts, divided.classes, mean, std, checksum, select_on, record, divided.files, divided.test_total
@@ -107,7 +115,7 @@ def _reader_of(settings: DataSettings, folder: Path | None) -> DatasetReader:
     return reader
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images, as fractions of 255.
 
     The sums are whole numbers below 2^53, exact in float64, so every machine gets the same
@@ -115,21 +123,45 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     the deviation 1/255 rather than one that cannot be divided by.
     """
     count = images.shape[0] * images.shape[2] * images.shape[3]
+    total, squares = images.sum_up() if isinstance(images, StoredPixels) else _sum_up(images)
+    means = [int(value) / count for value in total]
+    spreads = [max(1.0, (int(value) / count - mean**2) ** 0.5) for value, mean in zip(squares, means, strict=True)]
+    return tuple(round(mean / 255, 4) for mean in means), tuple(round(spread / 255, 4) for spread in spreads)
+
+
+def _sum_up(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of the values of each channel, and those of their squares: float64 [channels]."""
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
     for block in images.split(max(1, _BLOCK // images[0].numel())):
         values = block.transpose(0, 1).flatten(1).double()  # [channels, pixels]
         total += values.sum(1)
         squares += values.square_().sum(1)
-    means = [int(value) / count for value in total]
-    spreads = [max(1.0, (int(value) / count - mean**2) ** 0.5) for value, mean in zip(squares, means, strict=True)]
-    return tuple(round(mean / 255, 4) for mean in means), tuple(round(spread / 255, 4) for spread in spreads)
+    return total, squares
 
 
-def _checksum(*parts: Images) -> str:
+def checksum_of(*parts: Images) -> str:
+    """SHA-256 over the pixels and labels of sets of images on the CPU.
+
+    That of images in a file is noted beside it: it takes a pass over them all.
+    """
+    stored = [part.images for part in parts if isinstance(part.images, StoredPixels)]
+    notes = Notes(stored[0].file.path.with_suffix(CHECKSUMS)) if len(stored) == len(parts) else None
+    if notes is None:
+        return _digest(parts, byte_blocks)
+    identity = _digest(parts, digests_of)
+    checksum = notes.read(identity)
+    if checksum is None:
+        checksum = _digest(parts, byte_blocks)
+        notes.write(identity, checksum)
+    return checksum
+
+
+def _digest(parts: Sequence[Images], bytes_of: Callable[[Pixels], Iterable[memoryview]]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(tuple(part.images.shape)).encode())
-        digest.update(part.images.contiguous().numpy().data)
+        for block in bytes_of(part.images):
+            digest.update(block)
         digest.update(part.labels.contiguous().numpy().data)
     return digest.hexdigest()

@@ -187,12 +187,14 @@ def _say_copies(found: Findings) -> Iterator[str]:
     leaks, tested = copies.leaks("test"), sum(found.counts["test"])
     more = sum(len(group) - 1 for group in copies.within)
     if found.files is None:
-        if copies.groups:
-            yield (
-                f"{found.dataset}: {len(leaks):,} of the {tested:,} test images are there to learn from too, {more:,} "
-                f"images are copies of others in their part, {len(copies.contradictions):,} pictures stand in two "
-                "classes; they are kept, as in published figures"
-            )
+        counts = (
+            (len(leaks), f"of the {tested:,} test images are there to learn from too"),
+            (more, "images are copies of others in their part"),
+            (len(copies.contradictions), "pictures stand in two classes"),
+        )
+        said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        if said:
+            yield f"{found.dataset}: {said}; they are kept, as in published figures"
         return
     if leaks:
         original, copy = map(found.name, leaks[0])

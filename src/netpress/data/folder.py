@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from netpress.data.images import Divided, FileFacts, Images
 from netpress.data.layout import File, Listing, labels_of, list_folder, refuse_single, take, warn_of_absent
 from netpress.data.pixels import PictureFacts, PixelRules, read_images
 from netpress.data.settings import DATASETS, DEFAULT_SIZE, DatasetReader, DataSettings, Survey
+from netpress.data.store import ImageCache, PixelStore
+from netpress.data.stored import StoredPixels
 from netpress.errors import Failure, UserError, some_of
 from netpress.process.console import Console
 
@@ -20,30 +23,37 @@ UNREADABLE_SHARE = 0.1
 """So many images that cannot be read are left out: a few, or that share of all. More mean that something is wrong."""
 
 
+def read_folder(folder: Path, image_size: int, test_fraction: float | None, seed: int, console: Console) -> Divided:
+    """All images of a folder, for training and for the test, with no settings but these; none set apart to select on.
+
+    A run reads it as `load_dataset` does, by the settings of its [data] table.
+    """
+    settings = DataSettings(
+        dataset="folder", image_size=image_size, test_fraction=test_fraction, validation=0.0, select_on="test"
+    )
+    return _read(settings, folder, seed, console)
+
+
 def read_files(
-    lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules, console: Console
+    lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules, console: Console, cache: ImageCache
 ) -> tuple[list[Images], FileFacts]:
-    """The images of each list, each decoded into its place: nothing is held twice; and what the files were.
+    """The images of each list, and what the files were. Those of more bytes than memory is to hold lie in the cache.
 
     Those that cannot be read are left out, and the console is told which and why. Raises Failure, which names them
     too, where they are more than FEW_UNREADABLE and more than UNREADABLE_SHARE.
     """
-    parts = [
-        Images(
-            torch.empty((len(files), 3, rules.size, rules.size), dtype=torch.uint8),
-            labels_of(files),
-            tuple(path.relative_to(folder).as_posix() for path, _ in files),
-        )
-        for files in lists
-    ]
     paths = [path for files in lists for path, _ in files]
-    targets = [target for part in parts for target in part.images.numpy()]
-    names = [name for part in parts for name in part.names]
-    said: list[PictureFacts | str] = []
-    with console.progress("read images", len(paths)) as bar:
-        for facts in read_images(paths, targets, rules):
-            said.append(facts)
-            bar.update(len(said))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if len(paths) * rules.channels * rules.size**2 > cache.least:
+        stored, said = PixelStore(cache, folder, rules).fill(paths, names, console)
+        ends = list(accumulate(map(len, lists), initial=0))
+        pixels = [stored.take(torch.arange(start, end)) for start, end in pairwise(ends)]
+        parts = [
+            Images(kept, labels_of(files), tuple(names[start : start + len(files)]))
+            for kept, files, start in zip(pixels, lists, ends[:-1], strict=True)
+        ]
+    else:
+        parts, said = _decode(lists, folder, rules, console)
     unread = [(name, facts) for name, facts in zip(names, said, strict=True) if isinstance(facts, str)]
     _tell_unreadable(unread, len(paths), folder, console)
     read = {name: facts for name, facts in zip(names, said, strict=True) if not isinstance(facts, str)}
@@ -52,6 +62,25 @@ def read_files(
     kept = [_without(part, {name for name, _ in unread}) for part in parts]
     sizes = [facts.size for facts in read.values()]
     return kept, FileFacts(len(paths), unread, sizes, Counter(facts.mode for facts in read.values()))
+
+
+def _decode(
+    lists: Sequence[Sequence[File]], folder: Path, rules: PixelRules, console: Console
+) -> tuple[list[Images], list[PictureFacts | str]]:
+    """The images of each list in memory, each decoded into its place: nothing is held twice; and what each file was."""
+    pixels = [torch.empty((len(files), 3, rules.size, rules.size), dtype=torch.uint8) for files in lists]
+    parts = [
+        Images(part, labels_of(files), tuple(path.relative_to(folder).as_posix() for path, _ in files))
+        for part, files in zip(pixels, lists, strict=True)
+    ]
+    paths = [path for files in lists for path, _ in files]
+    targets = [target for part in pixels for target in part.numpy()]
+    said: list[PictureFacts | str] = []
+    with console.progress("read images", len(paths)) as bar:
+        for facts in read_images(paths, targets, rules):
+            said.append(facts)
+            bar.update(len(said))
+    return parts, said
 
 
 def _tell_unreadable(unread: Sequence[tuple[str, str]], count: int, folder: Path, console: Console) -> None:
@@ -68,6 +97,8 @@ def _without(part: Images, names: Collection[str]) -> Images:
     kept = [place for place, name in enumerate(part.names) if name not in names]
     if len(kept) == len(part):
         return part
+    if isinstance(part.images, StoredPixels):
+        return part.take(torch.tensor(kept, dtype=torch.int64))
     for place, origin in enumerate(kept):
         if place != origin:
             part.images[place] = part.images[origin]
@@ -75,10 +106,16 @@ def _without(part: Images, names: Collection[str]) -> Images:
 
 
 def _read(settings: DataSettings, folder: Path | None, seed: int, console: Console) -> Divided:
+    return _read_through(settings, folder, seed, console, ImageCache())
+
+
+def _read_through(
+    settings: DataSettings, folder: Path | None, seed: int, console: Console, cache: ImageCache
+) -> Divided:
     """Divides the names of the files, then decodes each image into its place: no pixel is held twice."""
     listing, train, validation = _list(settings, folder, seed, console)
     (first, second, third), facts = read_files(
-        [train, validation, listing.test], listing.folder, settings.pixel_rules(), console
+        [train, validation, listing.test], listing.folder, settings.pixel_rules(), console, cache
     )
     left = {"training": first.labels, "validation": second.labels, "test": third.labels}
     lost = {
@@ -136,5 +173,10 @@ def _survey(settings: DataSettings, folder: Path | None, seed: int) -> Survey:
 
 DATASETS.add(
     "folder",
-    DatasetReader("your own images: a folder a class, below train/ and test/ or with a test_fraction", _read, _survey),
+    DatasetReader(
+        "your own images: a folder a class, below train/ and test/ or with a test_fraction",
+        _read,
+        _survey,
+        read_through=_read_through,
+    ),
 )

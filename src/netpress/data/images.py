@@ -1,4 +1,4 @@
-"""Labelled images as one uint8 tensor, and draws in which each class keeps its share."""
+"""Labelled images, one uint8 tensor or a file in its place; and draws in which each class keeps its share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from netpress.data.stored import Pixels, StoredPixels
 from netpress.process.devices import generator_for
 
 
@@ -13,7 +14,7 @@ from netpress.process.devices import generator_for
 class Images:
     """Images of one size with their classes."""
 
-    images: Tensor  # uint8 [count, channels, height, width]
+    images: Pixels  # uint8 [count, channels, height, width]
     labels: Tensor  # int64 [count]
     names: tuple[str, ...] = ()
     """Of images that are files: where each lies in the data set's folder. Empty for others, which are numbers."""
@@ -22,10 +23,11 @@ class Images:
         return self.labels.shape[0]
 
     def take(self, indices: Tensor) -> "Images":
-        """The images at `indices` (int64, CPU), copied."""
+        """The images at `indices` (int64, CPU): copied, or where they lie in a file, left there."""
         indices = indices.to(self.labels.device)
         names = tuple(self.names[index] for index in indices.tolist()) if self.names else ()
-        return Images(self.images[indices], self.labels[indices], names)
+        stored = isinstance(self.images, StoredPixels)
+        return Images(self.images.take(indices) if stored else self.images[indices], self.labels[indices], names)
 
     def to(self, device: torch.device | str) -> "Images":
         """The same images on `device`."""

@@ -6,6 +6,8 @@ A policy is a list of sub-policies. Every image draws one of them and runs its s
 - `trivial`: TrivialAugment, one operation at one of 31 strengths (Mueller and Hutter 2021, the wide space; a shift goes
   up to the image's whole side, as theirs of 32 pixels does on CIFAR).
 - `rand`: RandAugment, some operations in a row at one strength (Cubuk et al. 2020).
+
+`found_policies/` holds those that `netpress search policy` found and that come with netpress, called by their names.
 """
 
 import itertools
@@ -25,6 +27,7 @@ from netpress.files import parse_json, read_file, require_file
 
 LARGEST_FILE = 16 << 20  # bytes
 MOST_SUB_POLICIES, MOST_STEPS = 10_000, 16  # of a file: the arrays that batches draw from are as large as both together
+FOUND = Path(__file__).parent / "found_policies"
 _SHOWN = 5  # problems listed before a message says how many more
 TRIVIAL_LEVELS = 31
 # The strongest value of each operation: how far a mirrored one goes to either side, how far a
@@ -73,18 +76,23 @@ def read_policy(path: Path) -> Policy:
     """
     content = parse_json(read_file(path, LARGEST_FILE, "policy"), f"policy {path}")
     listed = content.get("sub_policies") if isinstance(content, dict) else None
+    return policy_of(listed, path.stem, str(path))
+
+
+def policy_of(listed: Any, name: str, source: str) -> Policy:
+    """The policy of a list of sub-policies as a file has them. Raises UserError naming `source` and what is wrong."""
     if not isinstance(listed, list) or not listed:
-        raise UserError(f'policy {path}: needs a list "sub_policies" of lists of [operation, probability, level]')
+        raise UserError(f'policy {source}: needs a list "sub_policies" of lists of [operation, probability, level]')
     if len(listed) > MOST_SUB_POLICIES:
-        raise UserError(f"policy {path}: has {len(listed):,} sub-policies; at most {MOST_SUB_POLICIES:,} are read")
+        raise UserError(f"policy {source}: has {len(listed):,} sub-policies; at most {MOST_SUB_POLICIES:,} are read")
     problems: list[str] = []
     sub_policies = tuple(
         _read_sub_policy(entry, f"sub_policies.{place}", problems) for place, entry in enumerate(listed)
     )
     if problems:
         more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"policy {path}:\n" + "\n".join(problems[:_SHOWN]) + more)
-    return Policy(path.stem, sub_policies)
+        raise UserError(f"policy {source}:\n" + "\n".join(problems[:_SHOWN]) + more)
+    return Policy(name, sub_policies)
 
 
 def _read_sub_policy(entry: Any, where: str, problems: list[str]) -> tuple[Step, ...]:
@@ -141,28 +149,53 @@ def _step_of(name: str, space: Mapping[str, float], level: float) -> Step:
     return Step(name, 1.0, (values[0], values[1]))
 
 
+def shipped_policies() -> dict[str, Path]:
+    """The policies that were found by a search and come with netpress: name -> file."""
+    return {path.stem: path for path in sorted(FOUND.glob("*.json"))}
+
+
+def describe_policies() -> dict[str, str]:
+    """What `augment.policy` may be called without a file of one's own: name -> a few words."""
+    described = {
+        "none": "images as they are",
+        "trivial": "TrivialAugment: one operation at one of 31 strengths",
+        "rand": "RandAugment: some operations in a row at one strength",
+    }
+    for name, path in shipped_policies().items():
+        content = parse_json(read_file(path, LARGEST_FILE, "policy"), f"policy {path}")
+        described[name] = f"{len(content['sub_policies']):,} sub-policies for {content['dataset']}, {content['source']}"
+    return described
+
+
 def find_policies(names: Sequence[str], rand_operations: int, rand_level: float) -> "PolicySet":
-    """The policies called `trivial`, `rand`, or by the path of their file. Raises UserError."""
-    stamps = tuple(None if name in ("trivial", "rand") else _stamp(name) for name in names)
-    return _find_policies(tuple(names), stamps, rand_operations, rand_level)
+    """The policies called `trivial`, `rand` or as a shipped one, or by the path of their file. Raises UserError."""
+    shipped = shipped_policies()
+    places = [name if name in ("trivial", "rand") else shipped.get(name, Path(name)) for name in names]
+    stamps = tuple(None if isinstance(place, str) else _stamp(place) for place in places)
+    return _find_policies(tuple(places), stamps, rand_operations, rand_level)
 
 
-def _stamp(name: str) -> tuple[int, int]:
+def _stamp(place: Path) -> tuple[int, int]:
     # So that a file that was edited is read again.
     try:
-        path = Path(name).expanduser()
+        path = place.expanduser()
         size = require_file(path, "policy", LARGEST_FILE)
         return path.stat().st_mtime_ns, size
     except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that nobody has
-        raise UserError(f"policy {name}: cannot be read ({error})") from None
+        raise UserError(f"policy {place}: cannot be read ({error})") from None
     except UserError as error:
-        raise UserError(f"{error}; give trivial, rand or the path of a JSON file") from None
+        known = ", ".join(["trivial", "rand", *shipped_policies()])
+        raise UserError(f"{error}; give {known} or the path of a JSON file") from None
 
 
 @lru_cache(maxsize=16)
-def _find_policies(names: tuple[str, ...], stamps: tuple[object, ...], operations: int, level: float) -> "PolicySet":
+def _find_policies(
+    places: tuple[str | Path, ...], stamps: tuple[object, ...], operations: int, level: float
+) -> "PolicySet":
     built_in = {"trivial": trivial_policy, "rand": lambda: rand_policy(operations, level)}
-    return PolicySet([built_in[name]() if name in built_in else read_policy(Path(name).expanduser()) for name in names])
+    return PolicySet(
+        [built_in[place]() if isinstance(place, str) else read_policy(place.expanduser()) for place in places]
+    )
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, model_validator
 from netpress.data.images import Divided
 from netpress.data.pixels import AT_ONCE, PixelRules
 from netpress.data.resizing import ResizeMethod
+from netpress.data.store import ImageCache
 from netpress.errors import UserError, quote
 from netpress.process.console import Console
 from netpress.registry import Registry
@@ -163,5 +164,7 @@ class DatasetReader:
     survey: Callable[[DataSettings, Path | None, int], Survey]
     is_here: Callable[[Path | None], bool] = lambda folder: True
     """Whether the data set can be read from the folder without fetching it."""
+    read_through: Callable[[DataSettings, Path | None, int, Console, ImageCache], Divided] | None = None
+    """As `read`, for images that may lie in a cache where they are many; None for those that memory always holds."""
     embedded: bool = False
     """Whether it comes with netpress, so that it is read from no folder."""

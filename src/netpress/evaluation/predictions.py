@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from netpress.data import Images
+from netpress.data.stored import Pixels, byte_blocks
 from netpress.errors import Failure
 from netpress.evaluation.accuracy import Evaluation, count_by_class
 from netpress.files import atomic_write, require_file
@@ -84,8 +85,9 @@ def read_predictions(path: Path) -> Predictions:
         ) from None
 
 
-def _sha256(pixels: Tensor) -> str:
+def _sha256(pixels: Pixels) -> str:
     """Of uint8 [count, channels, height, width], the shape with it."""
     digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
-    digest.update(pixels.cpu().contiguous().numpy().data)
+    for block in byte_blocks(pixels):
+        digest.update(block)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ Nothing here imports torch, and nothing is written.
 """
 
 import csv
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -23,10 +24,10 @@ from netpress.folders.removal import open_folder
 from netpress.folders.run import RECIPE, RunFolder
 from netpress.folders.search import SearchFolder
 from netpress.folders.several import SeveralFolder
-from netpress.folders.sweep import CSV, SweepFolder
+from netpress.folders.sweep import SweepFolder
 
 PARTS = {"run": "stages", "chain": "networks", "sweep": "runs", "search": "trials"}
-_LARGEST_TABLE = 1 << 26  # bytes of a sweep.csv
+_LARGEST_TABLE = 1 << 26  # bytes of a sweep.csv or a search's journal
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,29 @@ def _count(folder: RunFolder | SeveralFolder, values: dict[str, Any]) -> tuple[i
         names = list(values.get("networks", ()))
         return sum(map(folder.is_done, names)), len(names)
     if isinstance(folder, SearchFolder):
-        finished = sum(isinstance(member, RunFolder) and member.is_finished for member in folder.members())
-        return finished, int(values.get("search", {}).get("trials", finished))
-    names = _names(folder)
+        ended = sum(_has_ended(line) for line in _read_table(folder.journal).splitlines())
+        return ended, int(values.get("search", {}).get("trials", ended))
+    names = _names(SweepFolder(folder.path).csv)
     return sum(folder.member(name).is_finished for name in names), len(names)
 
 
-def _names(folder: SeveralFolder) -> list[str]:
+def _has_ended(line: str) -> bool:
+    """Whether a line of a search's journal says that a trial ended: also one that was stopped early or failed.
+
+    What was refused by counting is none of the trials that were asked for.
+    """
+    with suppress(ValueError, AttributeError):  # a line that was being written
+        return json.loads(line).get("state", "refused") != "refused"
+    return False
+
+
+def _read_table(path: Path) -> str:
+    return read_file(path, _LARGEST_TABLE).decode("utf-8", "replace") if path.exists() else ""
+
+
+def _names(table: Path) -> list[str]:
     """The members of a sweep, which its table names from the beginning on."""
-    table = folder.path / CSV
-    text = read_file(table, _LARGEST_TABLE).decode("utf-8", "replace") if table.exists() else ""
+    text = _read_table(table)
     return list(dict.fromkeys(row["member"] for row in csv.DictReader(text.splitlines()) if row.get("member")))
 
 

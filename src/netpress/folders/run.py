@@ -76,7 +76,7 @@ SEVERAL = {"sweep": b"\n[sweep]\n", "search": b"\n[search]\n", "chain": b"\n[net
 """How the recipes of several runs are told from that of one: a sweep may be one of chains, so it comes first."""
 NEEDED = "networks"
 """Of the environment of a chain's network: which others it began with."""
-BITS_DEPEND_ON = ("versions", "device", "machine", "compiled_kernels")
+BITS_DEPEND_ON = ("versions", "device", "machine", "compiled_kernels", "processes")
 """Of the environment: a run that goes on where one of these differs may end with other bits."""
 
 

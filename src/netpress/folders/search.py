@@ -9,37 +9,22 @@ runs/NAME/recipe.toml                  what the trials have in common, and the [
 
 from pathlib import Path
 
-from netpress.folders.several import SeveralFolder
+from netpress.folders.several import TabledFolder
 
 JOURNAL = "journal.jsonl"
-CSV = "search.csv"
-MARKDOWN = "search.md"
-PAGE = "search.html"
 BEST = "best.toml"
 
 
-class SearchFolder(SeveralFolder):
+class SearchFolder(TabledFolder):
     """The folder of a search."""
 
     kind = "search"
     what = "trial"
-    files = (CSV, MARKDOWN, PAGE, BEST, JOURNAL)
+    files = ("search.csv", "search.md", "search.html", BEST, JOURNAL)
 
     @property
     def journal(self) -> Path:
         return self.path / JOURNAL
-
-    @property
-    def csv(self) -> Path:
-        return self.path / CSV
-
-    @property
-    def markdown(self) -> Path:
-        return self.path / MARKDOWN
-
-    @property
-    def page(self) -> Path:
-        return self.path / PAGE
 
     @property
     def best(self) -> Path:

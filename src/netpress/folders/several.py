@@ -111,3 +111,19 @@ class SeveralFolder:
 
     def _drafts(self) -> list[Path]:
         return sorted(path for path in self.path.iterdir() if DRAFT.fullmatch(path.name))
+
+
+class TabledFolder(SeveralFolder):
+    """One whose table is written in three ways, each called by the folder's kind: sweep.csv, sweep.md, sweep.html."""
+
+    @property
+    def csv(self) -> Path:
+        return self.path / f"{self.kind}.csv"
+
+    @property
+    def markdown(self) -> Path:
+        return self.path / f"{self.kind}.md"
+
+    @property
+    def page(self) -> Path:
+        return self.path / f"{self.kind}.html"

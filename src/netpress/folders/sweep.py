@@ -9,31 +9,15 @@ from pathlib import Path
 
 from netpress.folders.chain import ChainFolder
 from netpress.folders.run import RunFolder
-from netpress.folders.several import SeveralFolder
-
-CSV = "sweep.csv"
-MARKDOWN = "sweep.md"
-PAGE = "sweep.html"
+from netpress.folders.several import SeveralFolder, TabledFolder
 
 
-class SweepFolder(SeveralFolder):
+class SweepFolder(TabledFolder):
     """The folder of a sweep."""
 
     kind = "sweep"
     what = "member"
-    files = (CSV, MARKDOWN, PAGE)
-
-    @property
-    def csv(self) -> Path:
-        return self.path / CSV
-
-    @property
-    def markdown(self) -> Path:
-        return self.path / MARKDOWN
-
-    @property
-    def page(self) -> Path:
-        return self.path / PAGE
+    files = ("sweep.csv", "sweep.md", "sweep.html")
 
     def member_at(self, path: Path) -> RunFolder | SeveralFolder:
         chain = ChainFolder(path)

@@ -54,14 +54,15 @@ WIDTHS = {
     "v2": _published((20, 36, 56, 80, 88, 96, 114), (2, 2, 3, 5, 1, 2, 1)),
     "paper": _published((20, 36, 56, 80, 88, 96, 114), (2, 3, 3, 5, 1, 2, 1)),
     "tiny": Widths(16, 2, (Stage(16, 1), Stage(24, 2, 2), Stage(40, 2, 2), Stage(64, 1))),
+    "micro": Widths(8, 1, (Stage(16, 3, 2), Stage(32, 5, 2), Stage(48, 1, 2))),
 }
 
 
 class CEfficientNetSettings(ModelSettings):
     """C-EfficientNet (KAIST, 2nd and 3rd place of 2019): inverted residuals, hard-swish, gates on the output."""
 
-    widths: Literal["v1", "v2", "paper", "tiny"] = "v1"
-    """Table of widths and block counts; tiny is ours, for small trials and small machines."""
+    widths: Literal["v1", "v2", "paper", "tiny", "micro"] = "v1"
+    """Table of widths and block counts; tiny and micro are ours, for small trials and small machines."""
     expansion: Factor = 3.0
     """Channels inside a block as a multiple of its input's (the paper's i)."""
     width_factor: Factor = 1.0
@@ -200,6 +201,7 @@ PRESETS = {
     "released-v1": {"widths": "v1", "expansion": 3.0, "released": True},
     "released-v2": {"widths": "v2", "expansion": 2.5, "released": True},
     "tiny": {"widths": "tiny", "expansion": 3.0, "dropout": 0.1, "norm_momentum": 0.1},
+    "micro": {"widths": "micro", "expansion": 3.0, "dropout": 0.0, "squeeze_ratio": 0.0, "norm_momentum": 0.1},
 }
 
 register_family("c_efficientnet", CEfficientNetSettings, CEfficientNet, PRESETS, initialize_as_told)

@@ -56,14 +56,17 @@ class ShakeDrop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1.0 - self.rate)
+        forward, backward = self.draw(x)
+        shaken = x * backward
+        return shaken + (x * forward - shaken).detach()  # the value of x * forward, the gradient of x * backward
+
+    def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What each image of x [batch, ...] is multiplied with, and its gradient: [batch, 1, 1, 1] both."""
         shape = (x.shape[0], 1, 1, 1)
         shut = (torch.rand((), device=x.device) < self.rate).to(x.dtype)
         alpha = torch.empty(shape, device=x.device, dtype=x.dtype).uniform_(-1.0, 1.0)
         beta = torch.empty(shape, device=x.device, dtype=x.dtype).uniform_(0.0, 1.0)
-        forward = 1.0 + shut * (alpha - 1.0)  # 1 where open, alpha where shut
-        backward = 1.0 + shut * (beta - 1.0)
-        shaken = x * backward
-        return shaken + (x * forward - shaken).detach()  # the value of x * forward, the gradient of x * backward
+        return 1.0 + shut * (alpha - 1.0), 1.0 + shut * (beta - 1.0)  # 1 where open, alpha and beta where shut
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.4f}"

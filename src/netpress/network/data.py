@@ -17,6 +17,7 @@ import torch
 from netpress.data import DATASETS, DataRecord, Dataset, DataSettings, Survey, has_test_folder, load_dataset
 from netpress.data.pixels import PixelRules
 from netpress.data.record import BEFORE
+from netpress.data.store import ImageCache
 from netpress.errors import UserError
 from netpress.network import Network
 from netpress.process.console import Console
@@ -38,13 +39,15 @@ def load_data(
     seed: int = 0,
     selects: bool = False,
     console: Console,
+    cache: ImageCache | None = None,
 ) -> Dataset:
     """The images of `dataset` (by default those the network was made with), as the network takes them.
 
     Settings and seed are those of the network's record, if it is of this data set, with `changes` (of a [data] table)
     on top; else the settings' defaults and `seed`. selects: training or validation images are used, not only those
-    for the test. The classes are in the network's order. Raises UserError where images or split are not the
-    network's own and `changes` does not ask for that by `split_seed`, or where classes or sizes do not fit.
+    for the test. The classes are in the network's order. `cache` as for `load_dataset`. Raises UserError where images
+    or split are not the network's own and `changes` does not ask for that by `split_seed`, or where classes or sizes
+    do not fit.
     """
     changes = dict(changes or {})
     name = dataset or changes.get("dataset") or dataset_of(network) or ("folder" if folder else None)
@@ -53,12 +56,12 @@ def load_data(
     record = network.data if network.data is not None and network.data.settings.dataset == name else None
     settings = parse(DataSettings, _known_settings(network, name, record, folder) | changes, "data")
     if record is None:
-        loaded = load_dataset(settings, folder, seed, console)
+        loaded = load_dataset(settings, folder, seed, console, cache)
     else:
-        loaded = load_dataset(settings, folder, record.seed, console)
+        loaded = load_dataset(settings, folder, record.seed, console, cache)
         drawn = selects or settings.test_fraction is not None
         if drawn and settings.split_seed is None:
-            check_same(record, loaded, folder, console, asked=bool(changes.keys() & set(_SPLIT)))
+            check_same(record, loaded, folder, console, asked=bool(changes.keys() & set(_SPLIT)), cache=cache)
         elif drawn and loaded.record != record:
             console.warn(_WARNING)
     return matched(network, loaded, settings.classes_by_number)
@@ -103,6 +106,7 @@ def load_data_at_hand(
     seed: int = 0,
     selects: bool = False,
     console: Console,
+    cache: ImageCache | None = None,
 ) -> Dataset | None:
     """As `load_data`, for who can do without: None where no data is named and the network's own must be fetched.
 
@@ -111,7 +115,7 @@ def load_data_at_hand(
     own = dataset_of(network)
     embedded = own is not None and own in DATASETS and DATASETS[own].embedded
     if folder is not None or dataset is not None or "dataset" in changes or embedded:
-        return load_data(network, folder, dataset, changes, seed=seed, selects=selects, console=console)
+        return load_data(network, folder, dataset, changes, seed=seed, selects=selects, console=console, cache=cache)
     if changes:
         keys = ", ".join(f"data.{key}" for key in changes)
         raise UserError(f"{keys}: changes nothing, since no data is read; name it with --data or --dataset")
@@ -162,7 +166,14 @@ def binding_record(network: Network, settings: DataSettings) -> DataRecord | Non
     return record
 
 
-def check_same(record: DataRecord, loaded: Dataset, folder: Path | None, console: Console, asked: bool = False) -> None:
+def check_same(
+    record: DataRecord,
+    loaded: Dataset,
+    folder: Path | None,
+    console: Console,
+    asked: bool = False,
+    cache: ImageCache | None = None,
+) -> None:
     """Raise UserError unless `loaded` holds the images of the record, divided so; only warn if that was `asked` for."""
     assert loaded.record is not None
     same = loaded.checksum == record.checksum
@@ -173,13 +184,17 @@ def check_same(record: DataRecord, loaded: Dataset, folder: Path | None, console
     elif loaded.record.settings != record.settings:  # fewer images, say, or of another size
         if loaded.name != "folder":
             return
-        same = load_dataset(record.settings, folder, record.seed, Console(quiet=True)).checksum == record.checksum
+        same = _checksum_of(record, folder, cache) == record.checksum
     if not same:
         where = f"{folder}: " if folder is not None else ""
         raise UserError(
             f"{where}these are not the images that the network was trained with, so that some of those apart may have "
             f"been training images; give the same --data, or ask for a split of its own with {ASK} (--set {ASK}=0)"
         )
+
+
+def _checksum_of(record: DataRecord, folder: Path | None, cache: ImageCache | None) -> str:
+    return load_dataset(record.settings, folder, record.seed, Console(quiet=True), cache).checksum
 
 
 def _other_split(then: DataSettings, now: DataSettings) -> str | None:

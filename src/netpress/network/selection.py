@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from netpress.errors import UserError
 from netpress.models.blocks import CosineLinear, SqueezeExcite
 from netpress.models.factorized import Factorized
+from netpress.numerics.layers import QuantizedLayer
 
 Layers = list[tuple[str, nn.Module]]
 
@@ -31,14 +32,16 @@ def layers_with_weights(module: nn.Module) -> Layers:
 def used_weights(module: nn.Module) -> dict[str, Tensor]:
     """What the module multiplies with, for every parameter by name, without gradient: mostly its values.
 
-    Of a cosine layer it is the directions: the lengths of its weight's rows mean nothing, so no magnitude of theirs may
-    be compared.
+    Of a cosine layer, quantized or not, it is the directions: the lengths of its weight's rows mean nothing, so no
+    magnitude of theirs may be compared.
     """
     used = {name: parameter.detach() for name, parameter in module.named_parameters()}
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     for layer in module.modules():
         if isinstance(layer, CosineLinear):
             used[names[id(layer.weight)]] = layer.directions().detach()
+        elif isinstance(layer, QuantizedLayer) and layer.unit_rows:
+            used[names[id(layer.weight)]] = layer.real_weight().detach()
     return used
 
 

@@ -1,24 +1,25 @@
-"""Where a process computes, and which of how many processes it is."""
+"""Where a process computes, and with which others."""
 
 from dataclasses import dataclass
 
 import torch
 
+from netpress.process.team import Team
+
 
 @dataclass(frozen=True)
 class World:
-    """The processes that work on one run together: usually this one alone.
+    """What works on a run: this process, which alone reads and writes its files, and those that help it.
 
-    A stage asks the world and never looks around for itself: it computes on `device`, and what is written, the
-    process of rank 0 writes.
+    A stage asks the world and never looks around for itself: it computes on `device`, and a training shares its
+    batches with the team.
     """
 
     device: torch.device
-    rank: int = 0
-    """Which of the processes this is, from 0."""
-    size: int = 1
-    """How many processes there are."""
+    team: Team | None = None
+    """The processes that train together, led by this one; None for one alone."""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.size:
-            raise ValueError(f"rank {self.rank}: a world of {self.size} has ranks 0 to {self.size - 1}")
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self.team.size if self.team is not None else 1

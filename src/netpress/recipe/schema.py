@@ -28,6 +28,7 @@ from netpress.files import dump_toml, parse_toml
 from netpress.models.registry import FAMILIES, choose_model
 from netpress.recipe.fitting import check_table, find_wrong_candidates
 from netpress.recipe.networks import expand, find_lost_places, find_needs, find_table_problems, put_in_order
+from netpress.recipe.policy_schema import PolicySearch
 from netpress.recipe.search_schema import Search
 from netpress.recipe.sweep_schema import LONGEST_NAME, Sweep, find_unquoted_paths, overlap
 from netpress.scoring import Limits, ScoreSettings, choose_settings
@@ -71,6 +72,8 @@ class Recipe(Settings):
     """Where there is one, this is not one run but what several have in common: see `netpress.runs.sweep`."""
     search: Search | None = None
     """Where there is one, this is what the recipes of a search have in common: see `netpress.runs.search`."""
+    policy_search: PolicySearch | None = None
+    """How `netpress search policy` looks for augmentations of this recipe; a run does not depend on it."""
 
     @property
     def model_table(self) -> "ModelTable":

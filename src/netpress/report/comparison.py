@@ -16,6 +16,7 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from netpress.data import DATASETS
+from netpress.data.store import cache_near
 from netpress.errors import UserError
 from netpress.evaluation import Predictions, evaluate, predictions_of, read_predictions
 from netpress.files import is_there, parse_toml, read_text
@@ -299,7 +300,7 @@ def _measure(name: str, network: Network, how: Measuring) -> Predictions:
     embedded = own is not None and own in DATASETS and DATASETS[own].embedded
     folder = None if embedded else how.data
     try:
-        data = load_data(network, folder, console=how.console)
+        data = load_data(network, folder, console=how.console, cache=cache_near(name))
         measured = evaluate(network, data.test, device=choose_device(how.device))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None

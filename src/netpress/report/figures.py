@@ -5,6 +5,7 @@
 Each function takes any value. What is no number becomes a dash.
 """
 
+import math
 import re
 from typing import Any
 
@@ -46,9 +47,12 @@ def size(value: Any) -> str:
 
 
 def decimal(value: Any) -> str:
-    """A score, to five places."""
+    """A score, to five places; to three digits where it is so small that these would say less."""
     figure = number(value)
-    return NOTHING if figure is None else f"{figure:.5f}"
+    if figure is None:
+        return NOTHING
+    places = 2 - math.floor(math.log10(abs(figure))) if figure else 5
+    return f"{figure:.{max(5, places)}f}"
 
 
 def duration(value: Any) -> str:

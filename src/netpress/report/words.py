@@ -173,7 +173,7 @@ def _prune(stage: Table) -> list[str]:
     if rounds and rounds > 1:
         said = [f"{phrase} in {whole(rounds)} rounds" for phrase in said]
     said += ["zeroed weights may grow back until the last epoch"] if stage.get("soft") is True else []
-    return said + _gate(stage)
+    return said + (["little by little, while it trains"] if _table(stage, "gradual") else []) + _gate(stage)
 
 
 def _prune_to_gate(stage: Table) -> list[str]:
@@ -207,6 +207,9 @@ def _quantize(stage: Table) -> list[str]:
     said += ", a width chosen for each layer" if stage.get("bits") == "auto" else ""
     for name, words in (("target_accuracy", "accuracy to keep"), ("target_score", "score to reach")):
         said += f", {words} {plain(stage[name])}" if number(stage.get(name)) is not None else ""
+    falling, amount = stage.get("falling"), number(_table(stage, "prune").get("amount"))
+    said += f", after rounds of {', '.join(map(plain, falling))} bits" if isinstance(falling, list) and falling else ""
+    said += f", {percent(amount, 0)} of the weights removed little by little" if amount is not None else ""
     return [said]
 
 

@@ -63,7 +63,14 @@ def apply_stage(
     limits = limits or Limits()
     _check(stage, network, settings, options, limits)
     images = load_data_at_hand(
-        network, options.data, dataset, changes, seed=seed, selects=True, console=options.console
+        network,
+        options.data,
+        dataset,
+        changes,
+        seed=seed,
+        selects=True,
+        console=options.console,
+        cache=options.images_beside(out),
     )
     if images is not None:
         network = copy(network)
@@ -73,7 +80,7 @@ def apply_stage(
     with _work_folder(out, request, options.fresh) as folder:
         context = Context(
             folder=folder,
-            world=World(device),
+            world=World(device, options.team),
             seed=seed,
             console=options.console,
             dataset=images,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from netpress.data import DATASETS, Dataset, DataSettings, Survey, lacks_test, load_dataset
 from netpress.data.findings import Findings, inspect
+from netpress.data.store import ImageCache
 from netpress.errors import UserError
 from netpress.network import FILES, Library, Network, create
 from netpress.network.data import binding_record, check_same, matched
@@ -60,20 +61,25 @@ def settle_test(
 
 
 def load_run_data(
-    settings: DataSettings, folder: Path | None, seed: int, network: Network | None, console: Console
+    settings: DataSettings,
+    folder: Path | None,
+    seed: int,
+    network: Network | None,
+    console: Console,
+    cache: ImageCache | None = None,
 ) -> Dataset:
     """The images of a run that begins with `network`, or with a new one (None), its classes in the network's order.
 
-    Raises UserError as `netpress.network.data.load_data` does.
+    `cache` as for `load_dataset`. Raises UserError as `netpress.network.data.load_data` does.
     """
     settings = settle_test(settings, folder, network, console)
     split_seed = split_seed_of(settings, seed, network)
     record = binding_record(network, settings) if network is not None else None
-    loaded = load_dataset(settings, folder, split_seed, console)
+    loaded = load_dataset(settings, folder, split_seed, console, cache)
     if network is None:
         return loaded
     if record is not None:
-        check_same(record, loaded, folder, console)
+        check_same(record, loaded, folder, console, cache=cache)
     return matched(network, loaded, settings.classes_by_number)
 
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from netpress.data.store import LIMIT, ImageCache
+from netpress.data.store import PLACE as IMAGES
 from netpress.errors import Failure
 from netpress.folders.answers import PLACE, AnswersFolder
 from netpress.process.console import Console
+from netpress.process.team import Team
 from netpress.recipe.schema import Recipe
 from netpress.runs.tensorboard import require_tensorboard
 
@@ -40,6 +43,13 @@ class RunOptions:
     """The folder where teachers' answers are kept; None: `.answers` beside the run's folder, or a sweep's."""
     answers_limit: float = 10.0
     """GB that it may grow to."""
+    cache: Path | None = None
+    """The folder where decoded images are kept, of folders of images that are many; None: `.images` beside the run's
+    folder, or a sweep's."""
+    cache_limit: float = LIMIT
+    """GB that it may grow to."""
+    team: Team | None = None
+    """Who trains together with this process; None for this one alone."""
     tensorboard: bool = False
     """Write event files for TensorBoard too; a UserError where the package is not there."""
 
@@ -57,9 +67,19 @@ class RunOptions:
         answers.check()
         return answers
 
+    def images_beside(self, folder: Path) -> ImageCache:
+        """Where decoded images are kept, for runs of `folder` and beside it. Raises UserError as `answers_beside`."""
+        cache = ImageCache(self.cache or folder.resolve().parent / IMAGES, round(self.cache_limit * 1e9))
+        cache.check()
+        return cache
+
+    def for_run(self, folder: Path) -> "RunOptions":
+        """The same with the place of the cache of images settled."""
+        return replace(self, cache=self.images_beside(folder).folder)
+
     def for_members(self, folder: Path) -> "RunOptions":
         """Of the runs in a sweep or chain in `folder`, once that is cleared; they share answers with runs beside it."""
-        return replace(self, fresh=False, answers=self.answers_beside(folder).path)
+        return replace(self.for_run(folder), fresh=False, answers=self.answers_beside(folder).path)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,9 @@ def _begin(work: _Work, dataset: Dataset | None, needed: Mapping[str, str] | Non
     """Load the data, settle where the run computes, make the first network; `needed`: fingerprints of its members."""
     recipe, run, options = work.recipe, work.run, work.options
     named = read_network(recipe, work.library)
-    dataset = dataset or load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
+    dataset = dataset or load_run_data(
+        recipe.data, options.data, recipe.seed, named, options.console, options.images_beside(run.path)
+    )
     if named is not None:
         adopt(named, dataset)
     _settle(work, dataset, needed)
@@ -141,6 +143,7 @@ def _settle(work: _Work, dataset: Dataset, needed: Mapping[str, str] | None) -> 
     where = {"seed": recipe.seed, **environment, "data_checksum": dataset.checksum}
     if recipe.data.dataset == "folder" and options.data is not None:
         where["data_folder"] = options.data.resolve().name
+    where["processes"] = options.team.size if options.team is not None else 1
     if needed is not None:
         where[NEEDED] = needed
     settle_threads(run.settle_environment(where, options.console.with_log(run.log).warn))
@@ -158,7 +161,7 @@ def _contexts(work: _Work, initial: Network, dataset: Dataset) -> list[Context]:
     return [
         Context(
             folder=run.stage(stage_name(place, stage)).path,
-            world=World(device),
+            world=World(device, options.team),
             seed=seed_for(work.recipe.seed, "stage", place),
             console=console,
             dataset=dataset,

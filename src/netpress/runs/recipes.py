@@ -51,7 +51,7 @@ def run_recipe(
     which the recipe is for. Raises UserError if the folder holds a run of another recipe or data, Failure if a stage
     fails.
     """
-    options = options or RunOptions()
+    options = (options or RunOptions()).for_run(folder)
     if minutes is not None:
         check_minutes(recipe, minutes)
     if recipe.sweep is not None:

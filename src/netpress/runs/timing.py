@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from netpress.data import Dataset, Images
+from netpress.data.store import ImageCache
 from netpress.errors import Failure, UserError
 from netpress.evaluation import evaluate
 from netpress.files import parse_toml, read_text
@@ -125,7 +126,8 @@ def fit_minutes(
     library = Library(options.allow_import)
     plan_network(recipe, options.data, library)  # what cannot be run is refused before anything is read
     named = read_network(recipe, library)
-    dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console)
+    cache = ImageCache(options.cache, round(options.cache_limit * 1e9))
+    dataset = load_run_data(recipe.data, options.data, recipe.seed, named, options.console, cache)
     if named is not None:
         adopt(named, dataset)
     best: _Attempt | None = None
@@ -222,7 +224,7 @@ def measure_stages(recipe: Recipe, initial: Network, dataset: Dataset, options: 
             name = stage_name(index, settings)
             context = Context(
                 folder=Path(place) / name,
-                world=World(device),
+                world=World(device, options.team),
                 seed=seed_for(recipe.seed, "stage", index),
                 console=Console(quiet=True),
                 dataset=few,

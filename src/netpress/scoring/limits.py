@@ -173,7 +173,8 @@ def _fitting_sparsity(network: Network, weights: Mapping[str, Tensor], room: int
         kept = {name: min(now[name], one.numel() - one.numel() * percent // 100) for name, one in weights.items()}
         if _weight_bytes(network, weights, kept, network.formats) <= room:
             known = f" (now {1 - sum(now.values()) / total:.0%})" if sum(now.values()) < total else ""
-            return f"{percent}% of all weights pruned{known}"
+            # Layers that have fewer weights already are left so: all together more than `percent` is gone.
+            return f"{math.ceil(100 * (1 - sum(kept.values()) / total))}% of all weights pruned{known}"
     return ""
 
 

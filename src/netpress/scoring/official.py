@@ -24,7 +24,6 @@ from netpress.scoring.official_rules import (
     CLAMPS,
     NORMS,
     SATURATIONS,
-    clamped_anyway,
     dot_products,
     integer_scalings,
     move,
@@ -124,8 +123,6 @@ class _Counter:
         self.clamps = CLAMPS[settings.clamp]
         self.scalings = integer_scalings if is_integer(widths.float) else scalings
         self.dead = trace.dead()
-        own = widths.quantized and widths.weights is None and widths.activations is None
-        self.clamped = clamped_anyway(trace) if own else frozenset()
         self.quantized_values = 0.0
         self.quantized: set[str] = set()
         self.could_overflow: list[str] = []
@@ -140,8 +137,6 @@ class _Counter:
             self._norm(operation, tally)
         elif operation.kind == "move":
             tally.uncounted = move(operation)
-        elif operation.name in self.clamped:
-            tally.uncounted = "the quantizers that read it clamp to the same range"
         else:
             self._single_values(operation, tally)
         if operation.kind != "norm":
@@ -293,7 +288,7 @@ class _Counter:
         if any(tensor.pattern is not None for tensor in self.trace.stored.values()):
             applied.append(block_marks)
         if self.widths.quantized:
-            applied += [adder_tree, self.scalings, self.clamps, clamped_anyway]
+            applied += [adder_tree, self.scalings, self.clamps]
         return tuple(applied)
 
     def assumed(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@
 Those of stored tensors are in `official_storage`, those of single values in `arithmetic`, those of widths in `widths`.
 """
 
-import math
 from typing import NamedTuple
 
 from netpress.scoring.rules import rule
@@ -79,32 +78,6 @@ def scalings(sums: float) -> float:
 @rule("a finished sum of integers is scaled by 1 multiplication of 16-bit integers", "RIAIR: in floating point")
 def integer_scalings(sums: float) -> float:
     return sums
-
-
-@rule("a ReLU or clamp that the next layers' quantizers do anyway: nothing", "text: quantizers are free; Qualcomm")
-def clamped_anyway(trace: Trace) -> frozenset[str]:
-    """Activations whose every reader is a quantized layer that clamps its input to the same range or a narrower one."""
-    by_name, consumers = trace.by_name, trace.consumers()
-
-    def clamps(reader: str, source: str, low: float, high: float) -> bool:
-        operation = by_name.get(reader)
-        if operation is None:
-            return False
-        if operation.kind == "move":
-            return all(clamps(name, reader, low, high) for name in consumers.get(reader, ()))
-        range_ = operation.attributes.get("clamps")
-        return range_ is not None and operation.sources == (source,) and low <= range_[0] and range_[1] <= high
-
-    found = set()
-    for operation in trace.operations:
-        bounds = (0.0, math.inf) if operation.function == "relu" else operation.attributes.get("bounds")
-        readers = consumers.get(operation.name, [])
-        if operation.kind != "activation" or bounds is None or not readers:
-            continue
-        low, high = bounds
-        if all(clamps(reader, operation.name, low, high) for reader in readers):
-            found.add(operation.name)
-    return frozenset(found)
 
 
 @rule("moving and joining values, padding, dropout at evaluation: nothing", "notebook; the text is silent")

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from netpress.numerics.accumulators import range_width
-from netpress.numerics.formats import integer_range
 from netpress.numerics.layers import QuantizedLayer
 from netpress.tracing.constants import Store, Value
 from netpress.tracing.kinds import Reading
@@ -154,24 +153,11 @@ def _only(names: Mapping[int, tuple[str, ...]], value: Value | None) -> str | No
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _clamps(part: QuantizedLayer) -> tuple[float, float] | None:
-    """The range beyond which what enters the layer is clamped, as far as rounding leaves no doubt.
-
-    On shapes, that which values of a ReLU get: from 0 on where the integers are unsigned.
-    """
-    low, high = integer_range(part.formats.input)  # type: ignore[arg-type]
-    zero = part.input_zero_point
-    if part.input_scale is None or part.input_scale.is_meta:
-        return (0.0, 0.0) if low == 0 else None
-    point, scale = 0.0 if zero is None else float(zero), float(part.input_scale)
-    return (low - point) * scale, (high - 0.25 - point) * scale
-
-
 def _claims(part: nn.Module) -> dict[str, Any]:
     """What a layer that computes with integers says of its sums: their width, and the largest they can become."""
     if not isinstance(part, QuantizedLayer) or not part.formats.integer:
         return {}
-    claims: dict[str, Any] = {"accumulators": part.formats.accumulators, "clamps": _clamps(part)}
+    claims: dict[str, Any] = {"accumulators": part.formats.accumulators}
     if not part.weight.is_meta:
         lowest, highest = part.sum_range()
         claims["largest_sum"] = max(-lowest, highest)

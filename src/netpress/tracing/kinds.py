@@ -185,9 +185,7 @@ def _clamp(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Re
     high = _argument(arguments, keywords, 2, "max", _argument(arguments, keywords, 2, "max_val"))
     if low is not None and high is not None:
         numbers = isinstance(low, int | float) and isinstance(high, int | float)
-        if numbers:
-            return _clamped(low, high)
-        function = "clamp"
+        function = "relu6" if numbers and (low, high) == (0, 6) else "clamp"
     else:
         function = "relu" if isinstance(low, int | float) and low == 0 else "threshold"
     return Reading("activation", function)
@@ -196,13 +194,7 @@ def _clamp(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Re
 def _hard_tanh(arguments: Arguments, keywords: Mapping[str, Any], result: Any) -> Reading:
     low = _argument(arguments, keywords, 1, "min_val", -1)
     high = _argument(arguments, keywords, 2, "max_val", 1)
-    return _clamped(low, high)
-
-
-def _clamped(low: float, high: float) -> Reading:
-    """A clamp to numbers, which are its bounds."""
-    function = "relu6" if (low, high) == (0, 6) else "clamp"
-    return Reading("activation", function, attributes={"bounds": (low, high)})
+    return Reading("activation", "relu6" if (low, high) == (0, 6) else "clamp")
 
 
 def _elementwise(kind: str, function: str) -> Reader:

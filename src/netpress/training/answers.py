@@ -19,6 +19,7 @@ from torch import Tensor
 
 from netpress import __version__
 from netpress.data import AugmentSettings, Images
+from netpress.data.stored import Pixels, byte_blocks
 from netpress.errors import Failure
 from netpress.models.registry import IMPORTED
 from netpress.native.library import available
@@ -230,9 +231,11 @@ def _policies(settings: AugmentSettings) -> str | None:
     return None if policies is None else repr([policy.sub_policies for policy in policies.policies])
 
 
-def _checksum(tensor: Tensor) -> str:
-    values = tensor.cpu().contiguous().numpy()
-    return hashlib.sha256(repr(values.shape).encode() + bytes(1) + hashlib.sha256(values.data).digest()).hexdigest()
+def _checksum(values: Pixels) -> str:
+    inner = hashlib.sha256()
+    for block in byte_blocks(values):
+        inner.update(block)
+    return hashlib.sha256(repr(tuple(values.shape)).encode() + bytes(1) + inner.digest()).hexdigest()
 
 
 def _digest(facts: Any) -> str:

@@ -10,16 +10,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from netpress.training.masking import MaskHolder
 from netpress.training.part import Part, State, prefixed, section
 
 
 class WeightAverage(Part):
-    """The moving average of a module's floating-point tensors; counters are copied. Each round has a new one."""
+    """The moving average of a module's floating-point tensors; counters are copied. Each round has a new one.
 
-    def __init__(self, module: nn.Module, decay: float, warmup: bool = True) -> None:
+    `masks` are those of the training: where they change, what they remove now is zero in the average too.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, warmup: bool = True, masks: MaskHolder | None = None) -> None:
         self.decay = decay
         self.warmup = warmup
         self.module = module
+        self.masks = masks
         self.begin_round()
 
     def begin_round(self) -> None:
@@ -38,6 +43,8 @@ class WeightAverage(Part):
         for name, tensor in self.tensors.items():
             if not tensor.is_floating_point():
                 tensor.copy_(present[name])
+        if self.masks is not None:
+            self.masks.mask_copies(self.tensors)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -3,8 +3,9 @@
 The loop takes the steps, tells the parts what happens (`netpress.training.part`), and saves what they remember.
 """
 
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -27,6 +28,7 @@ from netpress.training.answers import KeptAnswers
 from netpress.training.averaging import copy_tensors
 from netpress.training.checks import check_data, check_teaching
 from netpress.training.keeping import KeptWeights, Weights
+from netpress.training.masking import MaskHolder
 from netpress.training.part import Part, collect, restore
 from netpress.training.placement import lay_out
 from netpress.training.position import EpochFigures, Position
@@ -55,6 +57,7 @@ def run_training(
     more_parts: Mapping[str, Part] | None = None,
     *,
     own_teacher: Network | None = None,
+    masks: Callable[[Network], MaskHolder] = MaskHolder,
 ) -> Trained:
     """Train `network` in place, as `settings` say, on the training images of `context`.
 
@@ -63,13 +66,14 @@ def run_training(
     returns its result at once; the caller clears the state once that result is safe. For several trainings in
     one stage, give each its own `context.part(name)`.
 
-    `more_parts`, by name, are told what happens after all others. `own_teacher` teaches where `settings` ask for a
-    teacher and name none; its module is then moved to the device and put in evaluation mode for good. Raises UserError
-    where settings, data and teachers do not fit, Failure where the loss is no longer finite.
+    `more_parts`, by name, are told what happens before the optimizer, the averages and whatever else takes steps.
+    `own_teacher` teaches where `settings` ask for a teacher and name none; its module is then moved to the device and
+    put in evaluation mode for good. `masks` makes what holds the network's masks, once its tensors lie where they
+    train. Raises UserError where settings, data and teachers do not fit, Failure where the loss is no longer finite.
     """
     if context.device.type == "cpu":
         keep_freed_memory()
-    training = _Training(network, settings, context, more_parts or {}, own_teacher)
+    training = _Training(network, settings, context, more_parts or {}, own_teacher, masks)
     devices = [context.device] if context.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), accelerate(network.module):
         try:
@@ -86,6 +90,7 @@ class _Training:
         context: Context,
         more_parts: Mapping[str, Part],
         own_teacher: Network | None,
+        masks: Callable[[Network], MaskHolder],
     ) -> None:
         data, device = context.data, context.device
         try:
@@ -99,7 +104,13 @@ class _Training:
         self.selection = data.selection.to(device)
         lay_out(network.module, device)
         self.taken = TrainingStep(
-            network, settings, data.train.to(device), own_teacher=own_teacher, library=context.library
+            network,
+            settings,
+            data.train.to(device),
+            own_teacher=own_teacher,
+            library=context.library,
+            masks=masks,
+            team=context.world.team,
         )
         self.taken.masks.mask_weights()
         self.weights = Weights(network.module)
@@ -110,10 +121,12 @@ class _Training:
             "position": self.position,
             "figures": self.figures,
             "weights": self.weights,
+            **more_parts,
             **self.taken.parts,
             "kept": self.kept,
-            **more_parts,
         }
+        for part in self.parts.values():
+            part.begin_training(self.position.steps * settings.epochs)
         self.answers = self._keep_answers()
         self.resumed = self._resume()
 
@@ -121,6 +134,9 @@ class _Training:
         if not self.resumed:
             self._say_teachers()
         total = self.position.steps * self.settings.epochs
+        crew = self.taken.crew
+        if crew is not None and not self.position.is_over:
+            crew.begin()
         with self.context.console.progress(self.context.name, total) as progress, deferred() as request:
             while not self.position.is_over:
                 self._run_epoch(progress, request)
@@ -128,10 +144,14 @@ class _Training:
                 request.obey()
         if self.answers is not None and self.answers.place is not None:
             self.context.console.say(f"{self.context.name}: {self.answers.describe()}")
+        if crew is not None:
+            crew.end()
         self.network.module.eval()
         return Trained(self.network, self.kept.last or copy_tensors(self.network.module), self.kept.accuracy)
 
     def close(self) -> None:
+        if self.taken.crew is not None:
+            self.taken.crew.close()
         for part in self.parts.values():
             part.close()
 
@@ -160,6 +180,8 @@ class _Training:
         started = saved = shown = time.monotonic()
         while position.step < len(batches):
             self._take_step(batches[position.step])
+            if self.taken.crew is not None and self.taken.crew.is_asked and request.number is None:
+                request.number = signal.SIGTERM  # which only a helper has heard
             last = position.step == len(batches)
             now = time.monotonic()
             asked = request.number is not None  # to stop; after the last step, once the epoch is measured and saved
@@ -201,6 +223,8 @@ class _Training:
         }
         if self.settings.orthogonality:
             line["regularizer"] = term
+        for part in self.parts.values():
+            line |= part.figures()
         accuracy = None
         if self.position.is_measured:
             spec = self.network.input

@@ -1,5 +1,7 @@
 """Keep pruned weights at zero while the others train."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,8 @@ class MaskHolder(Part):
         unknown = sorted(network.masks.keys() - parameters.keys())
         if unknown:
             raise Failure(f"the network has masks for parameters that it does not have: {', '.join(unknown[:3])}")
-        self.parameters: list[nn.Parameter] = [parameters[name] for name in network.masks]
+        self.names = list(network.masks)
+        self.parameters: list[nn.Parameter] = [parameters[name] for name in self.names]
         # Floats in the parameter's own layout: bool masks and strange strides take the slow path of _foreach.
         self.factors: list[Tensor] = [
             torch.empty_like(parameters[name]).detach().copy_(mask) for name, mask in network.masks.items()
@@ -36,6 +39,12 @@ class MaskHolder(Part):
     def mask_weights(self) -> None:
         if self.parameters:
             torch._foreach_mul_([parameter.data for parameter in self.parameters], self.factors)
+
+    @torch.no_grad()
+    def mask_copies(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set to zero what the masks remove of other tensors, by the parameters' names: of averaged weights."""
+        if self.names:
+            torch._foreach_mul_([tensors[name] for name in self.names], self.factors)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

@@ -28,6 +28,9 @@ class Part:
     A part is ready for the first step of a training once it is made.
     """
 
+    def begin_training(self, steps: int) -> None:
+        """The training begins, or is about to go on where it was: it has so many steps, all rounds together."""
+
     def begin_round(self) -> None:
         """A round begins, which is not the first one."""
 
@@ -45,6 +48,10 @@ class Part:
 
     def after_move(self) -> None:
         """The weights have moved."""
+
+    def figures(self) -> State:
+        """What the line of the epoch that ends says of this part: plain values by key (docs/runs.md)."""
+        return {}
 
     def close(self) -> None:
         """The training ends, or is cut off: put back what was changed for its time alone."""

@@ -16,6 +16,7 @@ from netpress.data import Images, Mixed, augment, mix, normalize, shrink
 from netpress.evaluation.ranking import best_class
 from netpress.network import FILES, Library, Network
 from netpress.process.devices import generator_for, seed_for
+from netpress.process.team import Team
 from netpress.training.averaging import WeightAverage
 from netpress.training.losses import Lesson, Loss
 from netpress.training.masking import MaskHolder
@@ -24,6 +25,7 @@ from netpress.training.optimizers import GradientClip, Optimizer
 from netpress.training.part import Part
 from netpress.training.regularizers import spectral_penalty
 from netpress.training.settings import TrainSettings
+from netpress.training.together.leading import Crew
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class StepRandomness:
     def generator(self, purpose: str) -> torch.Generator:
         return generator_for(self.seed, *self.place, purpose, device=self.device)
 
+    @property
+    def module_seed(self) -> int:
+        """Of the generator that modules such as nn.Dropout draw from."""
+        return seed_for(self.seed, *self.place, "modules")
+
     def seed_global(self) -> None:
         """Seed the generator that modules such as nn.Dropout draw from."""
-        torch.manual_seed(seed_for(self.seed, *self.place, "modules"))
+        torch.manual_seed(self.module_seed)
 
 
 class TrainingStep:
@@ -54,15 +61,22 @@ class TrainingStep:
         *,
         own_teacher: Network | None = None,
         library: Library = FILES,
+        masks: Callable[[Network], MaskHolder] = MaskHolder,
+        team: Team | None = None,
     ) -> None:
-        """`images` lie on the device of the training. Raises UserError where a teacher is missing or does not fit."""
+        """`images` lie on the device of the training; `masks` makes what holds the network's masks; `team`: who takes a
+        part of each batch, where several do.
+
+        Raises UserError where a teacher is missing or does not fit.
+        """
         self.settings = settings
         self.module = network.module
         self.spec = network.input
         self.images = images
         self.device = images.images.device
         self.forward: Callable[[Tensor], Tensor] = self.module
-        self.compiled = settings.compile == "on" or (settings.compile == "auto" and self.device.type == "cuda")
+        wanted = settings.compile == "on" or (settings.compile == "auto" and self.device.type == "cuda")
+        self.compiled = wanted and team is None  # norms that wait for other processes cannot be compiled
         if self.compiled:
             self.forward = torch.compile(self.module)
         self.bfloat16 = settings.precision == "bfloat16" or (
@@ -75,11 +89,13 @@ class TrainingStep:
         self.loss: Loss = self.distilled or self.label_loss
         self.penalty = spectral_penalty(self.module, settings.orthogonality) if settings.orthogonality else None
         average = settings.average
-        self.average = WeightAverage(self.module, average.decay, average.warmup) if average else None
-        self.masks = MaskHolder(network)
+        self.masks = masks(network)
+        self.average = WeightAverage(self.module, average.decay, average.warmup, self.masks) if average else None
         self.optimizer = Optimizer(self.module, settings.optimizer)
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.parts = self._make_parts()
+        losses = {name: part for name, part in self.parts.items() if isinstance(part, Loss)}
+        self.crew = Crew(team, network, losses, self.loss, self.bfloat16) if team is not None else None
 
     def _make_parts(self) -> dict[str, Part]:
         """All parts of a step by name, in the order in which they are told what happens."""
@@ -109,8 +125,10 @@ class TrainingStep:
         """
         randomness.seed_global()
         pixels, mixed = self.prepare(indices, randomness, size)
+        if self.crew is not None:
+            pixels, mixed = self.crew.hand_out(pixels, mixed, randomness.place[:-1], randomness.module_seed)
         loss, term, right = self.measure(pixels, mixed, randomness)
-        self.update(loss, term, learning_rate)
+        loss, right = self.update(loss, term, right, learning_rate)
         return torch.stack([loss.detach().double(), term.detach().double(), right.double()])
 
     def prepare(self, indices: Tensor, randomness: StepRandomness, size: int | None = None) -> tuple[Tensor, Mixed]:
@@ -127,23 +145,38 @@ class TrainingStep:
 
     def measure(self, pixels: Tensor, mixed: Mixed, randomness: StepRandomness) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, SRIP term and the number of images right: three scalars."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.forward(pixels).float()
-            loss = self.loss(logits, mixed, pixels)
+        loss, right = answer(self.forward, self.loss, pixels, mixed, self.bfloat16)
         term = self.penalty(randomness.generator("srip")) if self.penalty else loss.new_zeros(())
-        return loss, term, count_right(logits.detach(), mixed)
+        return loss, term, right
 
-    def update(self, loss: Tensor, term: Tensor, learning_rate: float) -> None:
-        """Move the weights against the gradient of the loss and the SRIP term; masked weights stay zero."""
+    def update(self, loss: Tensor, term: Tensor, right: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+        """Move the weights against the gradient of the loss and the SRIP term; masked weights stay zero.
+
+        Loss and images right come back: of the whole batch, where those given are of the leader's part of it.
+        """
         for parameter in self.parameters:
             parameter.grad = None
-        (loss + term if self.penalty else loss).backward()
+        own = loss if self.crew is None else loss * self.crew.share.fraction
+        (own + term if self.penalty else own).backward()
+        if self.crew is not None:
+            loss, right = self.crew.gather(loss, right)
         for part in self.parts.values():
             part.after_backward()
         for part in self.parts.values():
             part.move(learning_rate)
         for part in self.parts.values():
             part.after_move()
+        return loss, right
+
+
+def answer(
+    forward: Callable[[Tensor], Tensor], loss: Loss, pixels: Tensor, mixed: Mixed, bfloat16: bool
+) -> tuple[Tensor, Tensor]:
+    """Mean loss of a batch or a part of one, with a gradient, and the number of images right: two scalars."""
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bfloat16):
+        logits = forward(pixels).float()
+        measured = loss(logits, mixed, pixels)
+    return measured, count_right(logits.detach(), mixed)
 
 
 def count_right(logits: Tensor, mixed: Mixed) -> Tensor:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -234,7 +235,8 @@ def test_a_search_grows_by_trials_and_nothing_else(whole, tmp_path):
     search, _ = whole
     out = tmp_path / "out"
     short = {**search, "trials": 1}
-    searched(tmp_path, short, out, RunOptions(threads=1))
+    first = searched(tmp_path, short, out, RunOptions(threads=1)).table
+    assert first.is_finished and not replace(first, space=read_space(written(tmp_path, search))).is_finished
     grown = searched(tmp_path, {**search, "trials": 2}, out, RunOptions(threads=1))
     assert len(grown.table.done) == 2
     with pytest.raises(UserError, match="begun with another recipe"):
@@ -260,6 +262,8 @@ def test_a_trial_that_fails_is_noted_with_its_message(tmp_path):
     result = searched(tmp_path, search, tmp_path / "out")
     failed = [trial for trial in result.table.trials if trial.state == "failed"]
     assert failed and "loss" in failed[0].message
+    (listed,) = list_runs(result.folder.parent)
+    assert (listed.state, listed.done) == ("done", 2)  # a trial that failed is over, too
     assert "failed" in SearchFolder(tmp_path / "out").csv.read_text(encoding="utf-8")
 
 
@@ -269,7 +273,8 @@ def test_help_imports_neither_torch_nor_optuna(run_python):
         "from netpress.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'optuna', 'ray'} & set(sys.modules)\n"
     )
-    assert "recipe" in run_python(code)
+    said = run_python(code)
+    assert "recipe" in said and "policy" in said
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):

@@ -83,7 +83,8 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
     layers_of = ", ".join(f"{layers} of {width} bits" for width, layers in counts.items() if layers)
     reached = f"{accuracy(count):.2%} before training, score {score(count):.6f}"
     context.console.say(f"{context.name}: layers {layers_of}; {reached}")
-    return mixed.model_copy(update={"train": settings.train, "learn": settings.learn})
+    after = ("train", "learn", "falling", "falling_steps", "prune")
+    return mixed.model_copy(update={name: getattr(settings, name) for name in after})
 
 
 def _layer_scores(network: Network, counting: ScoreSettings) -> dict[str, float]:

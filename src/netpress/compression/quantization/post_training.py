@@ -54,10 +54,24 @@ def fold_first(network: Network, settings: QuantizeSettings, context: Context) -
     return fold(network, FoldSettings(directions=False), context)
 
 
+def draw_images(settings: QuantizeSettings, context: Context) -> Images:
+    """The training images that calibrate."""
+    generator = generator_for(context.seed, "quantize", "calibration")
+    drawn = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
+    return context.data.train.take(drawn)
+
+
 def calibrate(
-    start: Network, formats: dict[str, LayerFormats], settings: QuantizeSettings, context: Context
+    start: Network,
+    formats: dict[str, LayerFormats],
+    settings: QuantizeSettings,
+    context: Context,
+    first: dict[str, LayerFormats] | None = None,
 ) -> Network:
-    """A copy of `start` with quantized layers whose scales and zero points are set, weights still real."""
+    """A copy of `start` with quantized layers whose scales and zero points are set, weights still real.
+
+    `first` are formats of other widths that the layers begin with; the network's file lists `formats`.
+    """
     preset = PRESETS[settings.preset]
     quantized = copy(start)
     try:
@@ -65,15 +79,15 @@ def calibrate(
     except UserError as error:
         raise UserError(f"{context.name}: {error}") from error
     layers = {name: layer for name, layer in quantized_layers(quantized.module).items() if name in formats}
+    formats = first or formats
     for name, layer in layers.items():
+        layer.formats = formats[name]
         layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
     kept = keep_grids(start.module, layers)
     observers = {}
     images: Images | None = None
     if context.dataset is not None:
-        generator = generator_for(context.seed, "quantize", "calibration")
-        drawn = torch.randperm(len(context.data.train), generator=generator)[: settings.calibration_images]
-        images = context.data.train.take(drawn)
+        images = draw_images(settings, context)
         statistics = (start.input.mean, start.input.std)
         method = settings.calibration or preset.calibration
         watched = without(formats, kept)

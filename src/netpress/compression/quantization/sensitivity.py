@@ -51,7 +51,8 @@ def with_width(settings: QuantizeSettings, bits: int) -> QuantizeSettings:
         raise UserError(f"widths are chosen among integers or fixed point; the preset {settings.preset} has others")
     changes = {"weights": type(weights)(**{**weights.model_dump(), "bits": bits})}
     changes["inputs"] = type(inputs)(**{**inputs.model_dump(), "bits": bits})
-    return settings.model_copy(update={**changes, "rules": (), "train": None, "bits": None, "learn": ("weight_steps",)})
+    alone = {"rules": (), "train": None, "bits": None, "learn": ("weight_steps",), "falling": (), "prune": None}
+    return settings.model_copy(update=changes | alone)
 
 
 def measure_sensitivity(

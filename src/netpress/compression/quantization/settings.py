@@ -1,9 +1,11 @@
 """The settings of the `quantize` stage, and its presets: int8, int6, int4, fixed-9-12, half, binary."""
 
+import itertools
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from netpress.compression.gradual import GradualPruning
 from netpress.numerics.calibration import Calibration, MinMax, Sigma, SquaredError
 from netpress.numerics.formats import Binary, Fixed, Float16, Float32, Integer, NumberFormat
 from netpress.numerics.rescaling import Arithmetic
@@ -71,6 +73,14 @@ class QuantizeSettings(Settings):
     quantization where `distillation` or the loss `label_refinery` names none."""
     learn: tuple[Literal["weight_steps", "input_steps"], ...] = ("weight_steps",)
     """Scales that learn with the weights (LSQ, Esser et al. 2020); the others stay as calibrated."""
+    falling: tuple[Annotated[int, between(3, 16)], ...] = ()
+    """Widths on the way, as [8, 6, 5]: one for each of the first rounds of `train`. Weights and inputs have so many
+    bits at least; the rounds that are left train the formats themselves. A width may stand twice."""
+    falling_steps: Literal["scaled", "measured"] = "measured"
+    """Where the steps of the next width come from: those that were learned, times the lost levels, or the weights and
+    images anew, as at the beginning."""
+    prune: GradualPruning | None = None
+    """Prune gradually while the network trains."""
 
     @property
     def folds(self) -> bool:
@@ -81,6 +91,8 @@ class QuantizeSettings(Settings):
     def _makes_sense(self) -> Self:
         if self.train is None and self.learn != ("weight_steps",):
             raise ValueError("learn needs a training: add train")
+        if self.train is None and (self.falling or self.prune is not None):
+            raise ValueError(f"{'falling' if self.falling else 'prune'} needs a training: add train")
         targets = [target for target in (self.target_accuracy, self.target_score) if target is not None]
         if self.bits == "auto" and (len(targets) != 1 or self.rules):
             raise ValueError('bits = "auto" needs either target_accuracy or target_score, and takes no rules')
@@ -90,6 +102,21 @@ class QuantizeSettings(Settings):
             raise ValueError("widths: names a width twice")
         if self.bits is None and targets:
             raise ValueError('target_accuracy and target_score need bits = "auto"')
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_it_is_to_be(self) -> Self:
+        if self.train is None:
+            return self
+        if self.prune is not None:
+            self.prune.refuse_training(self.train, "prune")
+        if any(later > earlier for earlier, later in itertools.pairwise(self.falling)):
+            raise ValueError(f"falling: {list(self.falling)} must not rise")
+        if len(self.falling) >= self.train.rounds > 0 and self.falling:
+            raise ValueError(
+                f"falling: {len(self.falling)} widths take a round of the training each, and one is left for the "
+                f"formats themselves: train.rounds must be {len(self.falling) + 1} or more, not {self.train.rounds}"
+            )
         return self
 
 

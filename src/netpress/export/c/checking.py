@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from netpress.data import Images
 from netpress.errors import Failure, UserError
 from netpress.evaluation import best_class
@@ -12,6 +14,7 @@ from netpress.export.c.building import FLAGS, BrokenCompiler, find_compiler
 from netpress.export.c.calling import CHECKED, build_checked, count_differences
 from netpress.network import Network
 
+BATCH = 256
 COMPARED = 1000  # test images: the reference is slow
 
 
@@ -69,5 +72,6 @@ def check_c(network: Network, written: CFiles, name: str, images: Images | None 
                 f"{written.source}: {different} of {len(shown)} answers to test images are not those of the reference; "
                 "please report this, with the compiler's version"
             )
-        right = int((best_class(kernels(images.images)) == images.labels.cpu()).sum())
+        found = torch.cat([best_class(kernels(batch)) for batch in images.images.split(BATCH)])
+        right = int((found == images.labels.cpu()).sum())
     return CCheck(len(shown), None, compiled, kernels.path, len(images), right / len(images))

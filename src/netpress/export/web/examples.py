@@ -15,6 +15,7 @@ from torch import Tensor
 
 from netpress.data import Images, normalize
 from netpress.data.pixels import PixelRules, read_images
+from netpress.data.stored import Pixels
 from netpress.evaluation import best_class
 from netpress.network import Network
 from netpress.program import Program, execute
@@ -88,7 +89,7 @@ def choose_examples(network: Network, program: Program, test: Images, rules: Pix
     return Examples(tiles, len(first) - len(right), form, form != Form(rules.size, None))
 
 
-def answer(network: Network, program: Program, images: Tensor) -> Tensor:
+def answer(network: Network, program: Program, images: Pixels) -> Tensor:
     """The logits of uint8 images [count, channels, height, width], by the reference: [count, classes]."""
     spec = network.input
     with torch.inference_mode():

@@ -2,8 +2,7 @@
 
     {"kind": "activate", "modules": ["stem.activation", ...], "function": "relu"}
 
-A quantizer of unsigned integers whose zero point is 0 clamps at 0 anyway, so that a ReLU before it costs nothing; a
-hard-swish is five operations a value.
+A ReLU is one operation a value, a hard-swish five.
 """
 
 from typing import Literal

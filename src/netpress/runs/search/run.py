@@ -1,6 +1,5 @@
 """Running a search: ask for a recipe, count it, train it where there is room, note what came of it, ask again."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from netpress.folders.search import SearchFolder, trial_name
 from netpress.network import Library
 from netpress.recipe.schema import Recipe, check_recipe, resolve_again
 from netpress.recipe.search_schema import Stopping
+from netpress.report.figures import decimal, percent
 from netpress.report.sizes import read_sizes
 from netpress.runs.jobs import RunOptions
 from netpress.runs.planning import plan_network
@@ -20,13 +20,11 @@ from netpress.runs.search.sampling import propose, require_optuna
 from netpress.runs.search.space import Space, read_space
 from netpress.runs.search.stopping import Curve, find_stop, find_training, read_curve
 from netpress.runs.search.table import SearchTable
-from netpress.runs.search.trials import Journal, Trial
-from netpress.runs.workers.driver import TRIES, wait_until_free
+from netpress.runs.search.trials import IN_VAIN, Journal, Trial
+from netpress.runs.workers.driver import Tries
 from netpress.runs.workers.places import Ended, Place
 from netpress.runs.workers.tasks import Task
 
-IN_VAIN = 100
-"""So many questions in a row that bring nothing new to train end the search."""
 LOOK = 1.0
 """Seconds between two looks at the epochs of what runs."""
 
@@ -56,7 +54,7 @@ def run_search(space: Space, folder: Path, options: RunOptions, place: Place) ->
         _refuse_another(results, space)
     with results.claimed(space.recipe.text, {}, options.fresh, resolve_again):
         journal = Journal(results.journal)
-        work = _Work(space, results, options.for_members(folder), place, journal)
+        work = _Work(space, results, options.for_members(folder), place, journal, Tries(place, options.console))
         try:
             work.run()
         finally:
@@ -97,8 +95,8 @@ class _Work:
     options: RunOptions
     place: Place
     journal: Journal
+    tries: Tries
     running: dict[str, Task] = field(default_factory=dict)
-    tries: Counter[str] = field(default_factory=Counter)
     stopped: set[str] = field(default_factory=set)
     curves: dict[int, Curve] = field(default_factory=dict)
     in_vain: int = 0
@@ -157,8 +155,7 @@ class _Work:
         told = ", ".join(f"{path} = {value}" for path, value in trial.values.items())
         self.options.console.say(f"{name}: {told}")
         task = self.running[name] = Task(name, self.space.put(number, trial.values), folder, self.options)
-        self.tries[name] += 1
-        self.place.start(task)
+        self.tries.begin(task)
 
     # --- what came of it
 
@@ -173,9 +170,7 @@ class _Work:
             trial = replace(trial, state="stopped", figures={"accuracy": best}, message=message)
         elif ended.error is None:
             trial = replace(trial, state="done", figures=_read_figures(run))
-        elif ended.lost and self.tries[ended.name] < TRIES:
-            self.options.console.warn(f"{ended.name}: {ended.error}; it is begun again where it was")
-            wait_until_free(task)
+        elif self.tries.go_on(task, ended):
             waiting.insert(0, number)
             return
         else:
@@ -259,4 +254,4 @@ def _read_figures(run: RunFolder) -> dict[str, float]:
 def _tell_figures(trial: Trial) -> str:
     if trial.state != "done":
         return trial.message
-    return f"{trial.figures['accuracy']:.2%} of the images to select on, score {trial.figures['score']:.5f}"
+    return f"{percent(trial.figures['accuracy'])} of the images to select on, score {decimal(trial.figures['score'])}"

@@ -6,11 +6,11 @@ trials before, and a search that was interrupted asks as one that was not.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from netpress.errors import UserError
 from netpress.process.devices import seed_for
-from netpress.recipe.search_schema import Range, Search
+from netpress.recipe.search_schema import Candidates, Range
 from netpress.runs.search.trials import Trial
 
 if TYPE_CHECKING:
@@ -22,6 +22,26 @@ FAR = 1e30
 DIGITS = 6
 
 
+class Asked(Protocol):
+    """What there is to choose from, and how; the [search] table of a recipe is one."""
+
+    @property
+    def space(self) -> Mapping[str, Candidates]:
+        """Name -> a list of values, or a range."""
+
+    @property
+    def objectives(self) -> Sequence[str]:
+        """Names of figures; `accuracy` is better higher, all others lower."""
+
+    @property
+    def sampler(self) -> str:
+        """`tpe` or `random`."""
+
+    @property
+    def random_trials(self) -> int:
+        """Of `tpe`: how many begin at random."""
+
+
 def require_optuna() -> None:
     """Raise UserError where the package is not installed."""
     try:
@@ -30,7 +50,7 @@ def require_optuna() -> None:
         raise UserError(f'netpress search needs the extra: pip install "netpress[search]" ({error})') from None
 
 
-def propose(search: Search, seed: int, number: int, history: Sequence[Trial]) -> dict[str, Any]:
+def propose(search: Asked, seed: int, number: int, history: Sequence[Trial]) -> dict[str, Any]:
     """The values of trial `number`, given those before, in the order in which they ended; open ones last."""
     import optuna
     from optuna.study import StudyDirection
@@ -49,7 +69,7 @@ def propose(search: Search, seed: int, number: int, history: Sequence[Trial]) ->
     return {path: _value(search, path, asked[path]) for path in search.space}
 
 
-def _sampler(search: Search, seed: int) -> "optuna.samplers.BaseSampler":
+def _sampler(search: Asked, seed: int) -> "optuna.samplers.BaseSampler":
     import optuna
 
     if search.sampler == "random":
@@ -71,7 +91,7 @@ def _distribution(candidates: Any) -> "optuna.distributions.BaseDistribution":
     return FloatDistribution(candidates.low, candidates.high, log=candidates.log, step=candidates.step)
 
 
-def _value(search: Search, path: str, asked: Any) -> Any:
+def _value(search: Asked, path: str, asked: Any) -> Any:
     candidates = search.space[path]
     if not isinstance(candidates, Range):
         return candidates[asked]
@@ -81,13 +101,13 @@ def _value(search: Search, path: str, asked: Any) -> Any:
     return min(max(short, candidates.low), candidates.high)
 
 
-def _place(search: Search, path: str, value: Any) -> Any:
+def _place(search: Asked, path: str, value: Any) -> Any:
     """The other way round."""
     candidates = search.space[path]
     return value if isinstance(candidates, Range) else list(candidates).index(value)
 
 
-def _known(search: Search, trial: Trial, distributions: Mapping[str, Any]) -> "optuna.trial.FrozenTrial":
+def _known(search: Asked, trial: Trial, distributions: Mapping[str, Any]) -> "optuna.trial.FrozenTrial":
     from optuna.trial import TrialState, create_trial
 
     params = {path: _place(search, path, value) for path, value in trial.values.items()}

@@ -15,7 +15,7 @@ from netpress.report.search import render_search
 from netpress.report.sweep import FLASH, RAM, SCORE, Measure, Point
 from netpress.report.tables import Cell, Table, write_markdown
 from netpress.runs.search.space import Space
-from netpress.runs.search.trials import Trial
+from netpress.runs.search.trials import IN_VAIN, Trial
 from netpress.runs.sweep.members import name_columns
 
 FIGURES: Mapping[str, Callable[[Any], str]] = {
@@ -71,11 +71,13 @@ class SearchTable:
         return tuple(signs.get(name, 1.0) * trial.figures[name] for name in self.space.search.objectives)
 
     @property
+    def _ended(self) -> int:
+        return sum(trial.counts and trial.state != "open" for trial in self.trials)
+
+    @property
     def state(self) -> str:
         """How far it is, in a line."""
-        asked = self.space.search.trials
-        counted = [trial for trial in self.trials if trial.counts and trial.state != "open"]
-        parts = [f"{len(counted)} of {asked} trials ended"]
+        parts = [f"{self._ended} of {self.space.search.trials} trials ended"]
         for state, word in (("stopped", "stopped early"), ("failed", "failed"), ("refused", "refused by counting")):
             count = sum(trial.state == state for trial in self.trials)
             parts += [f"{count} {word}"] if count else []
@@ -83,7 +85,9 @@ class SearchTable:
 
     @property
     def is_finished(self) -> bool:
-        return all(trial.state != "open" for trial in self.trials) and bool(self.trials)
+        """Whether no more is asked: there are enough, or the space has nothing more to train."""
+        in_vain = len(self.trials) >= IN_VAIN and not any(trial.counts for trial in self.trials[-IN_VAIN:])
+        return self._ended >= self.space.search.trials or in_vain
 
     def as_csv(self) -> str:
         """One line a trial, in the order in which they were asked for; fractions as fractions."""

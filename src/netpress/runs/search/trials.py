@@ -17,6 +17,9 @@ from typing import Any, Literal
 from netpress.errors import Failure
 from netpress.files import read_text
 
+IN_VAIN = 100
+"""So many questions in a row that bring nothing new to train end the search."""
+
 State = Literal["open", "done", "stopped", "refused", "failed"]
 
 

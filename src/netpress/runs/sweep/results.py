@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from netpress.data.store import ImageCache
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.files import atomic_write, read_object
@@ -90,7 +91,9 @@ def measure_stages(member: Member, folder: RunFolder, options: RunOptions) -> No
     for path in folder.networks()[:-1]:
         network = load(path, allow_import=options.allow_import or recipe.model_table.own_class)
         if dataset is None:
-            dataset = load_run_data(recipe.data, options.data, recipe.seed, network, Console(quiet=True))
+            dataset = load_run_data(
+                recipe.data, options.data, recipe.seed, network, Console(quiet=True), ImageCache(options.cache)
+            )
         measured = evaluate(network, dataset.test, device=choose_device(options.device))
         card = score(network, settings=recipe.score)
         beside = {name: score(network, settings=settings) for name, settings in recipe.beside.items()}

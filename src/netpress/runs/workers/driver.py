@@ -16,6 +16,26 @@ TRIES = 3
 """How often a task is begun whose worker is lost, before that counts as its failure."""
 
 
+class Tries:
+    """Begins tasks at a place, and those again whose worker was lost."""
+
+    def __init__(self, place: Place, console: Console) -> None:
+        self.place, self.console, self.begun = place, console, Counter[str]()
+
+    def begin(self, task: Task) -> None:
+        """Start it."""
+        self.begun[task.name] += 1
+        self.place.start(task)
+
+    def go_on(self, task: Task, ended: Ended) -> bool:
+        """Whether it is to be begun again, where it was: then its folder is free."""
+        if not ended.lost or self.begun[task.name] >= TRIES:
+            return False
+        self.console.warn(f"{task.name}: {ended.error}; it is begun again where it was")
+        wait_until_free(task)
+        return True
+
+
 class TaskError(Exception):
     """What the user wrote in one task cannot be done."""
 
@@ -41,7 +61,7 @@ def run_tasks(
     once those that run have been stopped. `place` is closed.
     """
     waiting, running = list(tasks), dict[str, Task]()
-    outcomes, tries = dict[str, Failure | None](), Counter[str]()
+    outcomes, tries = dict[str, Failure | None](), Tries(place, console)
 
     def end(name: str, failure: Failure | None) -> None:
         outcomes[name] = failure
@@ -50,12 +70,11 @@ def run_tasks(
     def begin() -> None:
         for task in [one for one in waiting if outcomes.keys() >= set(one.after)][: place.slots - len(running)]:
             waiting.remove(task)
-            tries[task.name] += 1
             try:
                 failure = attempt(prepare, task)
                 if failure is None:
                     running[task.name] = task
-                    place.start(task)
+                    tries.begin(task)
                 else:
                     end(task.name, failure)
             except UserError as error:
@@ -63,9 +82,7 @@ def run_tasks(
 
     def settle(ended: Ended) -> None:
         task = running.pop(ended.name)
-        if ended.lost and tries[task.name] < TRIES:
-            console.warn(f"{task.name}: {ended.error}; it is begun again where it was")
-            wait_until_free(task)
+        if tries.go_on(task, ended):
             waiting.insert(0, task)
         elif isinstance(ended.error, UserError):
             raise TaskError(task.name, ended.error)

@@ -16,8 +16,17 @@ from netpress.recipe.schema import Recipe, check_recipe
 from netpress.runs.jobs import RunOptions
 from netpress.runs.recipes import run_recipe
 
-PATHS = ("data", "answers")
-PLAIN = ("device", "fresh", "save_every_seconds", "threads", "allow_import", "answers_limit", "tensorboard")
+PATHS = ("data", "answers", "cache")
+PLAIN = (
+    "device",
+    "fresh",
+    "save_every_seconds",
+    "threads",
+    "allow_import",
+    "answers_limit",
+    "cache_limit",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,14 @@ class Swapped:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
-        make, (_, *arguments), *state = reduced
-        return make, (self.plain, *arguments), *state
+        _, (_, *arguments), *state = reduced
+        return _make, (self.plain, *arguments), *state
+
+
+def _make(kind: type[nn.Module], *arguments: Any) -> nn.Module:
+    """What `copyreg.__newobj__` does, which pickle lets make nothing but the object's own class."""
+    made: nn.Module = kind.__new__(kind, *arguments)
+    return made
 
 
 def plain_type(module: nn.Module) -> type[nn.Module]:
