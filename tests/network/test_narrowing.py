@@ -88,7 +88,7 @@ def test_shapes_change_as_values_do() -> None:
         ("norm", Sizes(3, 4), ValueError, "a norm of 3 channels cannot give 4"),
         ("pool", Sizes(1, 1), TypeError, "MaxPool2d cannot be narrowed"),
         ("back", Sizes(3, 6), TypeError, "ConvTranspose2d cannot be narrowed"),
-        ("quantized", Sizes(3, 7), TypeError, "QuantizedLinear cannot be narrowed"),
+        ("quantized", Sizes(99, 7), ValueError, "99 to 7 channels are more"),
         ("absent", Sizes(1, 1), AttributeError, "absent"),
     ],
 )

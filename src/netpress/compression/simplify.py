@@ -2,21 +2,27 @@
 
     04-simplify/metrics.jsonl     one line: how many modules, channels and values went
 
-Whole modules go whose results nothing uses, such as the gates of KAIST's released blocks of stride 2. Masks, formats
-and patterns of what stays follow. A network that computes nothing in vain stays as it is, to the last bit.
+Whole modules go whose results nothing uses, such as the gates of KAIST's released blocks of stride 2; blocks that add
+zeros to what they are given; and channels that nothing reads or that are always zero. Masks, formats and patterns of
+what stays follow. A network that computes nothing in vain stays as it is, to the last bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from netpress.compression.channels.removal import narrow_network
+from netpress.compression.simplification.blocks import idle_blocks
+from netpress.compression.simplification.channels import removable_channels
 from netpress.compression.simplification.idle import idle_modules
 from netpress.data.batches import normalize
 from netpress.errors import Failure, UserError
 from netpress.network import Network, copy
+from netpress.network.edits.narrowing import is_narrowable, sizes_of
 from netpress.network.edits.removing import Remove
+from netpress.network.selection import layers_with_weights
 from netpress.numerics.layers import quantized_layers
 from netpress.process.devices import generator_for
 from netpress.program import execute, lower
@@ -44,8 +50,12 @@ def simplify(network: Network, settings: SimplifySettings, context: Context) -> 
     simple = copy(network)
     simple.module.cpu()
     before = _answers(simple, context.seed)
-    rows = remove_idle(simple)
-    line: dict[str, Any] = {"modules": len(rows), "values": _values(network) - _values(simple)}
+    rows = remove_all(simple)
+    line: dict[str, Any] = {
+        "modules": sum("why" in row for row in rows),
+        "channels": sum(map(_gone, rows)),
+        "values": _values(network) - _values(simple),
+    }
     if rows:
         line["difference"] = _check(before, _answers(simple, context.seed), network, settings, context)
     context.truncate_log(0)  # where an interruption came after this line
@@ -57,22 +67,76 @@ def simplify(network: Network, settings: SimplifySettings, context: Context) -> 
 def plan(outlook: Outlook, settings: SimplifySettings) -> Plan:
     """One row for each module that would go, or one that says that none would."""
     planned = copy(outlook.network)
-    rows = remove_idle(planned)
-    return Plan(rows or [{"what": "nothing", "why": NOTHING}], planned)
+    rows = remove_all(planned)
+    unknown = any(parameter.is_meta for parameter in planned.module.parameters())
+    undecided = ("flash", "ram", "score") if unknown else ()  # of channels weights decide
+    return Plan(rows or [{"what": "nothing", "why": NOTHING}], planned, undecided)
 
 
+UNUSED = "nothing uses its result"
+PASSING = "what it adds is zero"
 NOTHING = "everything that is computed feeds the answers"
 
 
-def remove_idle(network: Network) -> list[PlanRow]:
-    """Take modules that feed nothing out of `network`, in place; a row for each, with what it stored."""
+def remove_all(network: Network) -> list[PlanRow]:
+    """Take what computes nothing out of `network`, in place; a row for each module, and for each narrower layer."""
+    rows = _remove_modules(
+        network, UNUSED, lambda: idle_modules(network.module, trace(network.module, network.input.size))
+    )
+    try:
+        rows += _remove_modules(network, PASSING, lambda: idle_blocks(network))
+        return rows + remove_channels(network)
+    except UserError:  # no program can be made of it, so nobody knows where its channels go
+        return rows
+
+
+def _remove_modules(network: Network, why: str, find: Callable[[], list[str]]) -> list[PlanRow]:
     rows: list[PlanRow] = []
-    while names := idle_modules(network.module, trace(network.module, network.input.size)):
+    while names := find():
         for name in names:
             stored = sum(tensor.numel() for tensor in network.module.get_submodule(name).parameters())
-            rows.append({"what": name, "why": "nothing uses its result", "values": stored})
+            rows.append({"what": name, "why": why, "values": stored})
         network.edit(Remove(modules=tuple(names)))
     return rows
+
+
+def remove_channels(network: Network) -> list[PlanRow]:
+    """Take channels that count for nothing out of `network`, in place; a row for each layer that gives fewer."""
+    rows: dict[str, PlanRow] = {}
+    while True:
+        groups, units = removable_channels(network)
+        if not groups:
+            break
+        narrowed = copy(network)
+        before = {name: sizes_of(layer).outputs for name, layer in _narrowable(network)}
+        narrow_network(narrowed, groups, units)
+        if not _runs(narrowed):
+            break  # its forward pass knows how many channels there are
+        network.__dict__.update(vars(narrowed))
+        network.masks = {name: mask for name, mask in network.masks.items() if not bool(mask.all())}
+        for name, layer in _narrowable(network):
+            count = sizes_of(layer).outputs
+            if count < before[name] and layer.weight.dim() > 1:
+                first = rows.get(name, {"channels": before[name]})
+                rows[name] = {"what": name, "channels": first["channels"], "left": count}
+    return list(rows.values())
+
+
+def _narrowable(network: Network) -> list[tuple[str, Any]]:
+    return [(name, layer) for name, layer in layers_with_weights(network.module) if is_narrowable(layer)]
+
+
+def _runs(network: Network) -> bool:
+    try:
+        with torch.inference_mode():
+            network.module.eval()(torch.zeros(1, *network.input.size))
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _gone(row: PlanRow) -> int:
+    return int(row["channels"]) - int(row["left"]) if "left" in row else 0
 
 
 def _values(network: Network) -> int:

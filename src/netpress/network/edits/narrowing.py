@@ -75,9 +75,9 @@ def is_narrowable(layer: nn.Module) -> bool:
     """Whether `Narrow` can change this layer: torch's convolutions, linear layers and batch norms, with own tensors.
 
     A layer with groups must be depthwise or have whole channels a group on both sides, as torch demands; those that
-    are quantized, transposed, or calculate their weights before each use, stay.
+    are transposed, or calculate their weights before each use, stay.
     """
-    if not isinstance(layer, Narrowable) or isinstance(layer, _ConvTransposeNd | QuantizedLayer):
+    if not isinstance(layer, Narrowable) or isinstance(layer, _ConvTransposeNd):
         return False
     own = layer._parameters.get("weight")
     return isinstance(own, nn.Parameter) or (isinstance(layer, _BatchNorm) and not layer.affine)
@@ -131,6 +131,8 @@ def _narrow(layer: Narrowable, new: Sizes) -> None:
         layer.weight = _replaced(layer.weight, kept)
     if layer.bias is not None:
         layer.bias = _replaced(layer.bias, layer.bias[rows])
+    if isinstance(layer, QuantizedLayer) and layer.weight_scale is not None and layer.weight_scale.dim():
+        layer.weight_scale = _replaced(layer.weight_scale, layer.weight_scale[rows])
 
 
 def _replaced(parameter: Tensor, kept: Tensor) -> nn.Parameter:
