@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from netpress.compression.quantization.sensitivity import Sensitivity, measure_sensitivity
+from netpress.compression.quantization.sensitivity import Part, Sensitivity, measure_sensitivity
 from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.data.pictures import Asked, Picture, list_pictures
 from netpress.data.store import LIMIT, ImageCache, cache_near
@@ -229,8 +229,11 @@ def sensitivity(
     seed: int = 0,
     console: Console | None = None,
     allow_import: bool = False,
+    apart: bool = False,
 ) -> LayerLosses:
     """How much accuracy each layer loses when it alone is quantized, at each of `widths` in bits.
+
+    `apart`: its weights and its inputs each by itself.
 
     `images` images of those set apart to select on decide. `set` takes settings of the stage `quantize`, such as
     "preset=int4", and of the data, such as "data.validation=0.2". The other arguments are as for `evaluate`.
@@ -262,5 +265,6 @@ def sensitivity(
             dataset=loaded,
             name="sensitivity",
         )
-        rows = measure_sensitivity(network, settings, context, widths, images)
+        parts: tuple[Part, ...] = ("weights", "inputs") if apart else ("both",)
+        rows = measure_sensitivity(network, settings, context, widths, images, parts)
     return LayerLosses(rows, min(images, len(loaded.selection)))

@@ -14,7 +14,7 @@ Each stage of a run has a folder of its own. It writes its metrics there and, wh
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,7 @@ class Plan:
 
 RunFunction = Callable[[Network, Any, Context], Network]
 PlanFunction = Callable[[Outlook, Any], Plan]
+TrainingsFunction = Callable[[Any], Mapping[str, Settings]]
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ class Stage:
     the stage makes. `plan(outlook, settings)` says what it would make; it leaves the outlook as it is, and raises
     UserError for what the stage would refuse, or could only spoil, once the stages before have run for hours.
     `weighs` says that `plan` looks at weights, `counts` that what `run` makes depends on how the run counts its score.
+    `trainings` gives the settings of the trainings whose images do not depend on what the stage meets, each by the part
+    of the context that it has, or "" for all of it.
     """
 
     settings: type[Settings]
@@ -185,6 +188,7 @@ class Stage:
     plan: PlanFunction
     weighs: bool = False
     counts: bool = False
+    trainings: TrainingsFunction = lambda settings: {}
 
     @property
     def kind(self) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -9,14 +10,23 @@ import pytest
 import torch
 
 from netpress.cli import main
-from netpress.compression.quantization.automatic import order_moves
+from netpress.compression.quantization.automatic import Harms, order_moves
 from netpress.compression.quantization.post_training import quantize_once
-from netpress.compression.quantization.sensitivity import Sensitivity, folded, measure_sensitivity, with_width
+from netpress.compression.quantization.sensitivity import (
+    WORST,
+    Sensitivity,
+    folded,
+    harms,
+    measure_sensitivity,
+    with_width,
+    with_widths,
+)
 from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.compression.quantize import plan, quantize
 from netpress.data import DataSettings, load_dataset
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
+from netpress.evaluation.accuracy import collect_answers
 from netpress.network import Network, create, load, save
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
@@ -94,23 +104,56 @@ def test_each_layer_is_measured_alone(network: Network, context: Context) -> Non
         assert row.accuracy == pytest.approx(alone.accuracy, abs=1e-9)
         assert row.lost == pytest.approx(floats.accuracy - alone.accuracy, abs=1e-9)
         assert row.loss == pytest.approx(alone.loss - floats.loss, abs=1e-4)
+        answers = [collect_answers(each.module, each, context.data.selection) for each in (start, one)]
+        first, second = (torch.log_softmax(each.double(), 1) for each in answers)
+        assert row.divergence == pytest.approx(float((first.exp() * (first - second)).sum(1).mean()), abs=1e-5)
+
+
+def test_weights_and_inputs_are_measured_apart(network: Network, context: Context) -> None:
+    rows = measure_sensitivity(network, QuantizeSettings(), context, (3,), 200, parts=("weights", "inputs"))
+    layers = list(dict.fromkeys(row.layer for row in rows))
+    assert [(row.layer, row.part) for row in rows] == [(layer, part) for layer in layers for part in parts_of(rows)]
+    start = folded(network, QuantizeSettings(), context)
+    weights = quantize_once(start, with_widths(QuantizeSettings(arithmetic="float32"), 3, None), context)
+    assert not scales_of(weights)  # what enters stays as it is
+
+
+def parts_of(rows: list[Sensitivity]) -> list[str]:
+    return list(dict.fromkeys(row.part for row in rows))
 
 
 def test_steps_go_by_harm_for_what_is_saved() -> None:
-    table = [
-        Sensitivity("a", 8, 0.9, 0.0, 0.0),
-        Sensitivity("a", 6, 0.9, 0.01, 0.0),
-        Sensitivity("a", 4, 0.5, 0.40, 0.0),
-        Sensitivity("b", 8, 0.9, 0.0, 0.0),
-        Sensitivity("b", 6, 0.9, 0.02, 0.0),
-        Sensitivity("b", 4, 0.9, 0.03, 0.0),
-        Sensitivity("c", 8, 0.9, 0.0, 0.0),
-        Sensitivity("c", 6, 0.9, 0.0, 0.0),
-        Sensitivity("c", 4, 0.9, 0.0, 0.0),
+    free = {8: 0.0, 6: 0.0, 4: 0.0}
+    table: Harms = {
+        "a": {"weights": {8: 0.0, 6: 0.01, 4: 0.40}, "inputs": free},
+        "b": {"weights": {8: 0.0, 6: 0.02, 4: 0.03}, "inputs": free},
+        "c": {"weights": free, "inputs": free},
+    }
+    shares = {
+        (weights, inputs): {"a": float(weights), "b": 2.0 * weights, "c": 5.0}
+        for weights in (8, 6, 4)
+        for inputs in (8, 6, 4)
+    }
+    # b in one step to 4 bits: .03 for 8; a to 6 bits: .01 for 2; c saves nothing, and no narrower input saves anything.
+    assert [(layer, weights) for layer, (weights, _) in order_moves(table, shares)] == [("b", 4), ("a", 6), ("a", 4)]
+
+
+def test_a_step_narrows_weights_and_inputs_together_where_the_wider_is_what_costs() -> None:
+    harm = {8: 0.0, 4: 0.1}
+    shares = {(w, a): {"a": float(max(w, a))} for w in (8, 4) for a in (8, 4)}
+    assert order_moves({"a": {"weights": harm, "inputs": harm}}, shares) == [("a", (4, 4))]
+    apart = {(w, a): {"a": w + 3.0 * a} for w in (8, 4) for a in (8, 4)}
+    assert order_moves({"a": {"weights": harm, "inputs": harm}}, apart) == [("a", (8, 4)), ("a", (4, 4))]
+
+
+def test_a_narrower_width_never_harms_less() -> None:
+    rows = [
+        Sensitivity("a", 4, 0.9, 0.0, 0.0, 0.2, "weights"),
+        Sensitivity("a", 6, 0.9, 0.0, 0.0, 0.3, "weights"),
+        Sensitivity("a", 2, 0.9, 0.0, 0.0, math.nan, "weights"),
+        Sensitivity("a", 8, 0.9, 0.0, 0.0, 0.1, "inputs"),
     ]
-    shares = {8: {"a": 8.0, "b": 16.0, "c": 5.0}, 6: {"a": 6.0, "b": 12.0, "c": 5.0}, 4: {"a": 4.0, "b": 8.0, "c": 5.0}}
-    # b in one step to 4 bits: .03 for 8; a to 6 bits: .01 for 2; c saves nothing.
-    assert order_moves(table, shares) == [("b", 4), ("a", 6), ("a", 4)]
+    assert harms(rows) == {"a": {"weights": {6: 0.3, 4: 0.3, 2: WORST}, "inputs": {8: 0.1}}}
 
 
 def test_a_score_is_reached_with_least_harm(network: Network, context: Context) -> None:
@@ -122,8 +165,10 @@ def test_a_score_is_reached_with_least_harm(network: Network, context: Context) 
     target = (scores[8] + scores[3]) / 2
     values = {"bits": "auto", "target_score": target, "widths": [8, 5, 3], "auto_images": 200}
     made = quantize(network, parse(QuantizeSettings, values), context)
-    widths = {name: layer.formats.weight.bits for name, layer in quantized_layers(made.module).items()}  # type: ignore[union-attr]
-    assert len(set(widths.values())) > 1 and set(widths.values()) <= {8, 5, 3}
+    formats = [layer.formats for layer in quantized_layers(made.module).values()]
+    widths = {(each.weight.bits, each.input.bits) for each in formats}  # type: ignore[union-attr]
+    assert len(widths) > 1 and {bits for pair in widths for bits in pair} <= {8, 5, 3}
+    assert any(weights != inputs for weights, inputs in widths)
     assert scores[3] < score(made).score <= target
     save(made, context.folder / "auto.netpress")
     assert score(load(context.folder / "auto.netpress")).score == score(made).score
@@ -188,9 +233,11 @@ def test_the_command_prints_a_table(
     assert code == 0 and {row["bits"] for row in rows} == {8, 3}
     code, out, _ = call("--widths", "3", "--images", "100", "--csv")
     lines = out.strip().split("\n")
-    assert code == 0 and lines[0] == "layer,bits,accuracy,lost,loss" and len(lines) == 1 + len(rows) / 2
+    assert code == 0 and lines[0] == "layer,part,bits,accuracy,lost,loss,divergence" and len(lines) == 1 + len(rows) / 2
     code, out, _ = call("--widths", "8", "--images", "50")
     assert code == 0 and "8 bits" in out and "of 50 images that are selected on" in out
+    code, out, _ = call("--widths", "8", "--images", "50", "--apart")
+    assert code == 0 and "weights, 8 bits" in out and "inputs, 8 bits" in out
     code, _, err = call("--widths", "8,many")
     assert code == 2 and "write whole numbers" in err
     assert call("--widths", "1")[0] == 2

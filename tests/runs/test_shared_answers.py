@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import netpress
+from netpress.cli import main
 from netpress.errors import UserError
 from netpress.files import dump_toml
 from netpress.network import create, save
@@ -160,3 +161,33 @@ def test_where_answers_lie(tmp_path, monkeypatch):
     Path("file").touch()
     with pytest.raises(UserError, match="is not a folder"):
         RunOptions(answers=Path("file")).answers_beside(Path("digits"))
+
+
+def test_teachers_are_asked_before_the_run(tmp_path, monkeypatch, capsys):
+    recipe = _recipe(tmp_path)
+    del recipe["stages"][1]["train"]["distillation"]
+    file = tmp_path / "taught.toml"
+    file.write_text(dump_toml(recipe), encoding="utf-8")
+    expected = _run(recipe, tmp_path / "alone" / "run")
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["netpress", "answers", str(file), *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, *capsys.readouterr()  # type: ignore[return-value]
+
+    out = tmp_path / "runs" / "run"
+    code, said, _ = call("--out", str(out))
+    assert code == 0 and said.endswith(f"answers     2 epochs asked for; kept in {out.parent / '.answers'}\n")
+    assert not out.exists()
+    assert call("--out", str(out))[1].startswith("answers     0 epochs asked for")
+    ask = MeanTeacher._ask
+    batches: list[int] = []
+    monkeypatch.setattr(MeanTeacher, "_ask", lambda *words: (batches.append(len(words[2])), ask(*words))[1])
+    assert _run(recipe, out) == expected
+    assert 32 not in batches  # as many as a batch of the training has: only how good the teacher is was asked
+    code, _, error = call("--set", "stages.0.distillation.keep_answers=false")
+    assert code == 2 and "no training has named teachers and keep_answers = true" in error
+    file.write_text(dump_toml({**recipe, "sweep": {"seeds": [1, 2]}}), encoding="utf-8")
+    code, _, error = call()
+    assert code == 2 and "netpress answers asks for one alone" in error

@@ -43,7 +43,7 @@ from netpress.errors import UserError
 
 def add_commands(app: typer.Typer) -> None:
     """Put this file's commands into the command line."""
-    for command in (run, plan, apply, report, new):
+    for command in (run, plan, answers, apply, report, new):
         app.command()(command)
 
 
@@ -231,6 +231,47 @@ def _describe_member(planned: dict[str, Any]) -> dict[str, Any]:
         "epochs": planned["epochs"],
         "begins_with": planned["begins_with"],
     }
+
+
+def answers(
+    recipe: RecipeName,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
+    overrides: Overrides = None,
+    epochs_scale: EpochsScale = 1.0,
+    device: DeviceName = "auto",
+    seed: Seed = None,
+    threads: Threads = None,
+    allow_import: AllowImport = False,
+    folder: Answers = None,
+    answers_limit: AnswersLimit = 10.0,
+    cache: Cache = None,
+    cache_limit: CacheLimit = 50.0,
+) -> None:
+    """Ask the teachers of a recipe before its run, or beside it on another core; its trainings read what they answer.
+
+    For trainings with keep_answers, on as many threads as the run has. What is kept already is passed over.
+    """
+    from netpress.process.console import Console
+    from netpress.recipe.reading import read_recipe
+    from netpress.runs.asking import ask_teachers
+    from netpress.runs.jobs import RunOptions
+
+    resolved = read_recipe(recipe, overrides or [], seed, epochs_scale)
+    options = RunOptions(
+        data=data,
+        device=device,
+        console=Console(),
+        threads=threads,
+        allow_import=allow_import,
+        answers=folder,
+        answers_limit=answers_limit,
+        cache=cache,
+        cache_limit=cache_limit,
+    )
+    place = out or Path("runs") / resolved.name
+    asked = ask_teachers(resolved, place, options)
+    print(f"answers     {asked} epochs asked for; kept in {options.answers_beside(place).path}")
 
 
 def apply(

@@ -39,10 +39,12 @@ def sensitivity(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line a layer and width.")] = False,
     allow_import: AllowImport = False,
+    apart: Annotated[bool, typer.Option("--apart", help="Weights and inputs of a layer, each by itself.")] = False,
 ) -> None:
     """Measure what each layer loses when it alone is quantized.
 
-    It is the accuracy lost at each width, on images that are selected on. --set takes the settings of the stage
+    It is the accuracy lost at each width, on images that are selected on, and the mean divergence of the answers from
+    those in floats, in nats, which tells more from few images. --set takes the settings of the stage
     `quantize`, such as preset, calibration or leave_out, and data.KEY=VALUE where the data is to be read otherwise
     than the network says.
     """
@@ -62,20 +64,26 @@ def sensitivity(
         seed=seed or 0,
         console=Console(quiet=as_json or as_csv),
         allow_import=allow_import,
+        apart=apart,
     )
     rows = measured.rows
     if as_json:
         print_json([vars(row) for row in rows])
     elif as_csv:
-        print("layer,bits,accuracy,lost,loss")
+        print("layer,part,bits,accuracy,lost,loss,divergence")
         for row in rows:
-            print(f"{row.layer},{row.bits},{row.accuracy},{row.lost},{row.loss}")
+            print(f"{row.layer},{row.part},{row.bits},{row.accuracy},{row.lost},{row.loss},{row.divergence}")
     else:
         layers: dict[str, dict[str, Any]] = {}
         for row in rows:
-            layers.setdefault(row.layer, {"layer": row.layer})[f"{row.bits} bits"] = f"{row.lost:+.2%}"
+            column = f"{row.bits} bits" if row.part == "both" else f"{row.part}, {row.bits} bits"
+            cell = f"{row.lost:+.2%} {row.divergence:7.4f}"
+            layers.setdefault(row.layer, {"layer": row.layer})[column] = cell
         print_table(list(layers.values()))
-        print(f"\naccuracy that each layer loses alone, of {measured.images:,} images that are selected on")
+        print(
+            f"\naccuracy that each layer loses alone, of {measured.images:,} images that are selected on, "
+            "and divergence in nats"
+        )
 
 
 def _widths(text: str) -> list[int]:

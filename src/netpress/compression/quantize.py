@@ -30,7 +30,7 @@ from netpress.numerics.layers import quantized_layers
 from netpress.program import check_operations
 from netpress.stage import STAGES, Context, Outlook, Plan, PlanRow, Stage
 from netpress.tracing.foldable import find_foldable_norms
-from netpress.training import run_training
+from netpress.training import TrainSettings, run_training
 from netpress.training.masking import MaskHolder
 from netpress.training.train import check_within as check_training
 from netpress.training.train import plan_answers
@@ -177,4 +177,9 @@ def _train(
     run_training(quantized, settings.train, context.part("train"), parts, own_teacher=start, masks=masks)
 
 
-STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan, counts=True))
+def trainings(settings: QuantizeSettings) -> dict[str, TrainSettings]:
+    """As in `Stage`."""
+    return {} if settings.train is None else {"train": settings.train}
+
+
+STAGES.add("quantize", Stage(QuantizeSettings, quantize, plan, counts=True, trainings=trainings))

@@ -97,6 +97,7 @@ class KeptAnswers:
             epoch.rows[first : first + len(answers)] = answers
             if first + len(answers) == len(epoch.rows):
                 self._write(epoch.key, epoch.rows.cpu().numpy())
+                epoch.is_read = True
         return answers.float()
 
     def accuracies(self, images: Images) -> dict[str, float]:
@@ -113,13 +114,17 @@ class KeptAnswers:
         self._write(key, np.array([measured[title] for title in titles]))
         return measured
 
+    def has_all(self) -> bool:
+        """Whether the answers of all teachers to the present epoch are kept."""
+        return all(self._epoch(index).is_read for index in range(len(self.teacher.networks)))
+
     def describe(self) -> str:
         """How many epochs of answers were read since this training began or went on, and how many asked for."""
         where = "" if self.folder is None else f"; kept in {self.folder.path}"
         return f"answers of teachers: {self.read} epochs read, {self.asked} asked for{where}"
 
     def _epoch(self, index: int) -> _Epoch:
-        place = self.position.round, self.position.epoch
+        place = self.position.drawn
         if place != self.place:
             self.epochs, self.place = {}, place
         if index not in self.epochs:
@@ -183,6 +188,7 @@ def count_bytes(settings: TrainSettings, epochs: int, images: int, classes: int)
     taught = settings.taught
     if taught is None or not taught.keep_answers:
         return 0
+    epochs = min(epochs, settings.repeat_after or epochs)
     return epochs * settings.augment.passes * images * classes * DTYPE.itemsize * max(1, len(taught.teachers))
 
 

@@ -13,12 +13,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from netpress.data import shuffled_batches
 from netpress.errors import Failure, UserError
 from netpress.evaluation.accuracy import evaluate_module
 from netpress.network import Network
 from netpress.process.console import Progress
-from netpress.process.devices import generator_for
 from netpress.process.interruption import Request, deferred
 from netpress.process.memory import keep_freed_memory
 from netpress.settings import SettingsError, parse
@@ -26,6 +24,7 @@ from netpress.stage import Context
 from netpress.training.accelerated import accelerate
 from netpress.training.answers import KeptAnswers
 from netpress.training.averaging import copy_tensors
+from netpress.training.batching import epoch_batches, epoch_images
 from netpress.training.checks import check_data, check_teaching
 from netpress.training.keeping import KeptWeights, Weights
 from netpress.training.masking import MaskHolder
@@ -99,8 +98,6 @@ class _Training:
         except UserError as error:
             raise UserError(f"{context.name}: {error}") from None
         self.network, self.settings, self.context = network, settings, context
-        # Each copy of the images has transforms of its own: numbers run over all copies.
-        self.count = len(data.train) * settings.augment.passes
         self.selection = data.selection.to(device)
         lay_out(network.module, device)
         self.taken = TrainingStep(
@@ -114,7 +111,7 @@ class _Training:
         )
         self.taken.masks.mask_weights()
         self.weights = Weights(network.module)
-        self.position = Position(settings, len(self._batches(0, 0)))
+        self.position = Position(settings, len(self._batches((0, 0))))
         self.figures = EpochFigures(device)
         self.kept = KeptWeights(network.module, settings, self.taken.average)
         self.parts: dict[str, Part] = {
@@ -175,7 +172,7 @@ class _Training:
     def _take_steps(self, progress: Progress, request: Request) -> None:
         """Take the steps left in this epoch; save, and stop where that is asked for, in between."""
         position, figures = self.position, self.figures
-        batches = self._batches(position.round, position.epoch)
+        batches = self._batches(position.drawn)
         first, before = position.step, figures.seconds
         started = saved = shown = time.monotonic()
         while position.step < len(batches):
@@ -202,9 +199,9 @@ class _Training:
         learning_rate = position.learning_rate
         for part in self.parts.values():
             part.begin_step(position.steps_before)
-        place = (self.context.name, position.round, position.epoch, position.step)
+        place = (self.context.name, *position.drawn, position.step)
         indices = batch.to(device, non_blocking=True)
-        randomness = StepRandomness(self.context.seed, place, device)
+        randomness = StepRandomness(self.context.seed, place, device, position.epochs_before)
         figures = self.taken.take(indices, learning_rate, randomness, position.size)
         self.figures.add(figures, len(batch), learning_rate)
         position.step += 1
@@ -266,17 +263,11 @@ class _Training:
             accuracy=right,
         )
 
-    def _batches(self, round_index: int, epoch: int) -> list[Tensor]:
-        """The epoch's batches of indices. A last batch of one image is left out: norms cannot learn from it."""
-        generator = generator_for(self.context.seed, self.context.name, round_index, epoch, "order")
-        labels = self.context.data.train.labels.repeat(self.settings.augment.passes)
-        balanced = labels if self.settings.sampling == "balanced" else None
-        batches = shuffled_batches(self.count, self.settings.batch_size, generator, balanced=balanced)
-        return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+    def _batches(self, drawn: tuple[int, int]) -> list[Tensor]:
+        return epoch_batches(self.settings, self.context, drawn)
 
     def _images(self) -> int:
-        """Images that an epoch passes over."""
-        return self.count - 1 if self.position.steps * self.settings.batch_size < self.count else self.count
+        return epoch_images(self.settings, self.context)
 
     def _save(self) -> None:
         """Write down what the parts remember; nothing where the weights have gone bad."""

@@ -28,6 +28,12 @@ class Position(Part):
         return sum(self.settings.epochs_of(earlier) for earlier in range(self.round)) + self.epoch
 
     @property
+    def drawn(self) -> tuple[int, int]:
+        """The round and epoch whose order and changes of the images the present epoch has: its own, or an earlier's."""
+        repeat = self.settings.repeat_after
+        return (self.round, self.epoch) if repeat is None else (0, self.epochs_before % repeat)
+
+    @property
     def steps_before(self) -> int:
         """Steps until the next one, since the training began."""
         return self.epochs_before * self.steps + self.step

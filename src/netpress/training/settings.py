@@ -50,6 +50,9 @@ class TrainSettings(Settings):
     sampling: Literal["uniform", "balanced"] = "uniform"
     """Of classes with unequally many images: `uniform` passes over each image once an epoch; `balanced` over as many
     images, those of each class as often as those of the others, so that the images of a small class return."""
+    repeat_after: Count | None = None
+    """Epochs after which the images come again just as they came, in the same order, changed and mixed alike, so that
+    kept answers of teachers serve once more; by default never."""
     sizes: tuple[Annotated[Count, at_most(4096)], ...] = ()
     """Progressive resizing: sides in pixels to which images are reduced, each for an equal share of a round's steps,
     such as [16, 24, 32]; empty: never. Smaller images cost less, and a network learns much from them at first."""
@@ -97,6 +100,12 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"schedule.warmup: {self.schedule.warmup:g} epochs of warm-up leave nothing of a round of {shortest}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _repeats_alike(self) -> Self:
+        if self.repeat_after is not None and self.sizes:
+            raise ValueError("repeat_after: images whose sizes change do not come again as they came; leave out sizes")
         return self
 
     @model_validator(mode="after")

@@ -34,8 +34,10 @@ class StepRandomness:
 
     seed: int
     place: tuple[str | int, ...]
-    """The stage's name, then round, epoch and step from 0."""
+    """The stage's name, then round, epoch and step from 0, of the epoch whose draws these are."""
     device: torch.device
+    epoch: int = 0
+    """Epochs of the training before this step's."""
 
     def generator(self, purpose: str) -> torch.Generator:
         return generator_for(self.seed, *self.place, purpose, device=self.device)
@@ -126,7 +128,7 @@ class TrainingStep:
         randomness.seed_global()
         pixels, mixed = self.prepare(indices, randomness, size)
         if self.crew is not None:
-            pixels, mixed = self.crew.hand_out(pixels, mixed, randomness.place[:-1], randomness.module_seed)
+            pixels, mixed = self.crew.hand_out(pixels, mixed, randomness.epoch, randomness.module_seed)
         loss, term, right = self.measure(pixels, mixed, randomness)
         loss, right = self.update(loss, term, right, learning_rate)
         return torch.stack([loss.detach().double(), term.detach().double(), right.double()])

@@ -72,4 +72,4 @@ def _plan_round(settings: TrainSettings, index: int) -> PlanRow:
     }
 
 
-STAGES.add("train", Stage(TrainSettings, train, plan))
+STAGES.add("train", Stage(TrainSettings, train, plan, trainings=lambda settings: {"": settings}))

@@ -1,31 +1,37 @@
-"""The stage `quantize` chooses the width of each layer: `bits = "auto"`.
+"""The stage `quantize` chooses the widths of each layer, one for its weights and one for its inputs: `bits = "auto"`.
 
-All layers begin at the largest width. Each step gives one layer a narrower width: the step that costs the least
-accuracy for each point of score that it saves. A measurement of the whole quantized network, of its accuracy or its
-score, decides how many of these steps to take.
+All layers begin at the largest width. Each step gives one layer narrower weights, narrower inputs or both: the step
+that moves the answers least for each point of score that it saves. A measurement of the whole quantized network, of its
+accuracy or its score, decides how many of these steps to take.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from netpress.compression.quantization.assignment import trim_masks
-from netpress.compression.quantization.post_training import quantize_once
+from netpress.compression.quantization.assignment import choose_formats, trim_masks
+from netpress.compression.quantization.post_training import put_layers, quantize_once
 from netpress.compression.quantization.sensitivity import (
-    Sensitivity,
+    Part,
     draw_images,
     folded,
+    harms,
     measure_sensitivity,
     with_width,
+    with_widths,
 )
 from netpress.compression.quantization.settings import FormatRule, QuantizeSettings
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
-from netpress.network import Network
+from netpress.network import Network, copy
 from netpress.scoring import ScoreSettings, score_trace, trace_network
 from netpress.stage import Context
 
-Move = tuple[str, int]
-"""A layer and the width that it is given."""
+Widths = tuple[int, int]
+"""Bits of a layer's weights, and of its inputs."""
+Move = tuple[str, Widths]
+"""A layer and the widths that it is given."""
+Harms = Mapping[str, Mapping[Part, Mapping[int, float]]]
+"""What each layer costs: its weights and its inputs at each width."""
 
 
 def choose_widths(network: Network, settings: QuantizeSettings, context: Context) -> QuantizeSettings:
@@ -40,7 +46,8 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
         raise UserError(f'{context.name}: bits = "auto" needs a run or `netpress apply`, which count the score')
     widths = sorted(settings.widths, reverse=True)
     start = folded(network, settings, context)
-    table = measure_sensitivity(start, settings, context, widths, settings.auto_images)
+    parts: tuple[Part, ...] = ("weights", "inputs")
+    table = harms(measure_sensitivity(start, settings, context, widths, settings.auto_images, parts))
     seen = draw_images(context, settings.auto_images)
 
     def quantized(settings: QuantizeSettings) -> Network:
@@ -48,8 +55,7 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
         trim_masks(network)
         return network
 
-    shares = {bits: _layer_scores(quantized(with_width(settings, bits)), counting) for bits in widths}
-    moves = order_moves(table, shares)
+    moves = order_moves(table, _shares(start, settings, counting, widths))
 
     @functools.cache
     def accuracy(count: int) -> float:
@@ -78,13 +84,19 @@ def choose_widths(network: Network, settings: QuantizeSettings, context: Context
             )
         count = 0 if score(0) <= target else _last(len(moves), lambda steps: score(steps) > target) + 1
     mixed = _with_moves(settings, table, moves[:count])
-    bits = _widths(table, moves[:count])
-    counts = {width: sum(1 for given in bits.values() if given == width) for width in widths}
-    layers_of = ", ".join(f"{layers} of {width} bits" for width, layers in counts.items() if layers)
+    given = _widths(table, moves[:count]).values()
     reached = f"{accuracy(count):.2%} before training, score {score(count):.6f}"
-    context.console.say(f"{context.name}: layers {layers_of}; {reached}")
+    weights, inputs = (_count_widths(bits) for bits in zip(*given, strict=True))
+    context.console.say(f"{context.name}: weights of {weights}; inputs of {inputs}; {reached}")
     after = ("train", "learn", "falling", "falling_steps", "prune")
     return mixed.model_copy(update={name: getattr(settings, name) for name in after})
+
+
+def _count_widths(given: Sequence[int]) -> str:
+    """8 bits in 12 layers, 6 in 3."""
+    counts = [(bits, given.count(bits)) for bits in sorted(set(given), reverse=True)]
+    (bits, layers), *others = counts
+    return ", ".join([f"{bits} bits in {layers} layers", *(f"{bits} in {layers}" for bits, layers in others)])
 
 
 def _layer_scores(network: Network, counting: ScoreSettings) -> dict[str, float]:
@@ -93,49 +105,74 @@ def _layer_scores(network: Network, counting: ScoreSettings) -> dict[str, float]
     return score_trace(traced, counting, network.formats, dataset=network.facts.get("dataset")).shares()
 
 
-def order_moves(table: Sequence[Sensitivity], shares: Mapping[int, Mapping[str, float]]) -> list[Move]:
+def _shares(
+    start: Network, settings: QuantizeSettings, counting: ScoreSettings, widths: Sequence[int]
+) -> dict[Widths, dict[str, float]]:
+    """What each operation adds to the score where all layers have the same widths; which weights become 0 is not
+    looked at.
+    """
+    shares = {}
+    for weights in widths:
+        for inputs in widths:
+            network = copy(start)
+            put_layers(network, choose_formats(network.module, with_widths(settings, weights, inputs)))
+            shares[weights, inputs] = _layer_scores(network, counting)
+    return shares
+
+
+def order_moves(table: Harms, shares: Mapping[Widths, Mapping[str, float]]) -> list[Move]:
     """Steps from the widest formats to the narrowest, each the least harm for the score that it saves.
 
-    shares: for each width, what each layer adds to the score if all have that width. A step may skip widths;
-    one that saves nothing is never taken, one that does no harm comes first, largest saving first.
+    shares: for each pair of widths, what each layer adds to the score if all have it. A step may skip widths, and may
+    change weights and inputs together: a product is as wide as the wider of them. One that saves nothing is never
+    taken, one that does no harm comes first, largest saving first.
     """
-    harm = {(row.layer, row.bits): row.harm for row in table}
-    widths = sorted({row.bits for row in table}, reverse=True)
-    at = dict.fromkeys((row.layer for row in table), widths[0])
+    widest = max(shares)
+    at = dict.fromkeys(table, widest)
     moves: list[Move] = []
-    while True:
-        best: tuple[float, float, Move] | None = None
-        for layer, now in at.items():
-            for bits in (width for width in widths if width < now):
-                saved = shares[now].get(layer, 0.0) - shares[bits].get(layer, 0.0)
-                if saved <= 0:
-                    continue
-                price = max(0.0, harm[layer, bits] - harm[layer, now]) / saved
-                if best is None or (price, -saved) < best[:2]:
-                    best = (price, -saved, (layer, bits))
-        if best is None:
-            return moves
-        layer, bits = best[2]
-        at[layer] = bits
-        moves.append((layer, bits))
+    steps = {layer: _best_step(table, shares, layer, widest) for layer in table}
+    while any(steps.values()):
+        _, _, (layer, given) = min(step for step in steps.values() if step is not None)
+        at[layer] = given
+        moves.append((layer, given))
+        steps[layer] = _best_step(table, shares, layer, given)
+    return moves
 
 
-def _widths(table: Sequence[Sensitivity], moves: Sequence[Move]) -> dict[str, int]:
-    widest = max(row.bits for row in table)
-    return dict.fromkeys((row.layer for row in table), widest) | dict(moves)
+def _best_step(
+    table: Harms, shares: Mapping[Widths, Mapping[str, float]], layer: str, now: Widths
+) -> tuple[float, float, Move] | None:
+    """The next step of one layer: harm for each point saved, the saving as a negative number, and the step."""
+
+    def harm(given: Widths) -> float:
+        return table[layer]["weights"][given[0]] + table[layer]["inputs"][given[1]]
+
+    best: tuple[float, float, Move] | None = None
+    for given, share in shares.items():
+        saved = shares[now].get(layer, 0.0) - share.get(layer, 0.0)
+        if given[0] > now[0] or given[1] > now[1] or saved <= 0:
+            continue
+        step = ((harm(given) - harm(now)) / saved, -saved, (layer, given))
+        best = step if best is None else min(best, step)
+    return best
 
 
-def _with_moves(settings: QuantizeSettings, table: Sequence[Sensitivity], moves: Sequence[Move]) -> QuantizeSettings:
-    """Settings that give each layer the width it has after these moves."""
-    bits = _widths(table, moves)
-    widest = with_width(settings, max(bits.values()))
-    groups: dict[int, list[str]] = {}
-    for layer, width in bits.items():
-        groups.setdefault(width, []).append(layer)
+def _widths(table: Harms, moves: Sequence[Move]) -> dict[str, Widths]:
+    widest = max(max(each["weights"]) for each in table.values())
+    return dict.fromkeys(table, (widest, widest)) | dict(moves)
+
+
+def _with_moves(settings: QuantizeSettings, table: Harms, moves: Sequence[Move]) -> QuantizeSettings:
+    """Settings that give each layer the widths it has after these moves."""
+    given = _widths(table, moves)
+    groups: dict[Widths, list[str]] = {}
+    for layer, widths in given.items():
+        groups.setdefault(widths, []).append(layer)
     rules = []
-    for width, layers in groups.items():
-        formats = with_width(settings, width)
+    for widths, layers in groups.items():
+        formats = with_widths(settings, *widths)
         rules.append(FormatRule(layers=tuple(layers), weights=formats.weights, inputs=formats.inputs))
+    widest = with_width(settings, max(max(each["weights"]) for each in table.values()))
     return widest.model_copy(update={"rules": tuple(rules)})
 
 

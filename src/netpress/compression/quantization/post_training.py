@@ -9,7 +9,7 @@ from netpress.compression.quantization.scales import (
     calibrate_weights,
     correct_biases,
     keep_grids,
-    keep_scales,
+    keep_steps,
     set_inputs,
     watch_inputs,
     without,
@@ -86,17 +86,17 @@ def calibrate(
         layer.formats = formats[name]
         layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
     kept = keep_grids(start.module, layers)
-    kept_scales = kept | keep_scales(start.module, without(layers, kept))
+    weights, inputs = keep_steps(start.module, without(layers, kept))
     observers = {}
     images: Images | None = None
     if context.dataset is not None:
         images = draw_images(settings, context)
         statistics = (start.input.mean, start.input.std)
         method = settings.calibration or preset.calibration
-        watched = without(formats, kept_scales)
+        watched = without(formats, kept | inputs)
         if watched:
             observers = watch_inputs(start.module, watched, images, statistics, method, context.seed)
-    calibrate_weights(without(layers, kept_scales), settings.weight_calibration or preset.weight_calibration)
+    calibrate_weights(without(layers, kept | weights), settings.weight_calibration or preset.weight_calibration)
     set_inputs(layers, observers)
     if images is None:
         return quantized

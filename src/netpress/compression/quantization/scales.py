@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from netpress.data import Images, normalize
 from netpress.errors import Failure
 from netpress.numerics.calibration import AnyCalibration, Observer, calibrate_tensor
-from netpress.numerics.formats import Binary, Fixed, Integer, Ternary
+from netpress.numerics.formats import AnyFormat, Binary, Fixed, Integer, Ternary
 from netpress.numerics.grid import round_scales
 from netpress.numerics.layer_formats import LayerFormats
 from netpress.numerics.layers import QuantizedLayer
@@ -57,26 +57,45 @@ def keep_grids(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[s
     return kept
 
 
-def keep_scales(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> set[str]:
-    """Let new layers keep the scales and zero points of those of `module`, in place, where only scales and biases are
-    stored otherwise. The weights' are rounded to how they are stored now. Returns the names.
+def keep_steps(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> tuple[set[str], set[str]]:
+    """Let new layers keep the steps and zero points of those of `module`, in place, where their numbers are of the same
+    kind and have as many bits, or more. Returns the names of those whose weights do, and of those whose inputs do.
+
+    With n more bits a step is 2^n times finer, so that every value of before is one of the new. The scales of weights
+    are rounded to how they are stored now.
     """
-    kept = set()
+    weights, inputs = set(), set()
     for name, layer in layers.items():
-        old, weight = module.get_submodule(name), layer.formats.weight
-        if not isinstance(old, QuantizedLayer) or old.unit_rows or not isinstance(weight, Integer | Ternary | Binary):
+        old = module.get_submodule(name)
+        if not isinstance(old, QuantizedLayer) or old.unit_rows:
             continue
-        same = old.formats.weight.model_copy(update={"scales": weight.scales}) == weight != old.formats.weight
-        if not same or old.formats.input != layer.formats.input or old.input_scale is None:
-            continue
-        kept.add(name)
-        assert old.weight_scale is not None and layer.weight_scale is not None
-        layer.weight_scale.data.copy_(round_scales(old.weight_scale.detach(), weight))
-        for part in ("input_scale", "input_zero_point"):
-            values = getattr(old, part)
-            if values is not None:
-                getattr(layer, part).data.copy_(values)
-    return kept
+        weight, value = layer.formats.weight, layer.formats.input
+        finer = _finer(old.formats.weight, weight)
+        if finer is not None and old.weight_scale is not None and layer.weight_scale is not None:
+            layer.weight_scale.data.copy_(_rounded(old.weight_scale.detach() / 2**finer, weight))
+            weights.add(name)
+        finer = _finer(old.formats.input, value)
+        if finer is not None and old.input_scale is not None and layer.input_scale is not None:
+            layer.input_scale.data.copy_(_rounded(old.input_scale.detach() / 2**finer, value))
+            if old.input_zero_point is not None and layer.input_zero_point is not None:
+                layer.input_zero_point.copy_(old.input_zero_point * 2**finer)
+            inputs.add(name)
+    return weights, inputs
+
+
+def _finer(before: AnyFormat, after: AnyFormat) -> int | None:
+    """How many bits more `after` has; None where it has fewer, or numbers of another kind."""
+    if isinstance(after, Integer) and isinstance(before, Integer) and after.bits >= before.bits:
+        same = before.model_copy(update={"bits": after.bits, "scales": after.scales}) == after
+        return after.bits - before.bits if same else None
+    if isinstance(after, Ternary | Binary) and isinstance(before, Ternary | Binary):
+        return 0 if before.model_copy(update={"scales": after.scales}) == after else None
+    return None
+
+
+def _rounded(scale: Tensor, format: AnyFormat) -> Tensor:
+    assert isinstance(format, Integer | Ternary | Binary)
+    return round_scales(scale, format)
 
 
 def without(parts: Mapping[str, Part], names: Container[str]) -> dict[str, Part]:

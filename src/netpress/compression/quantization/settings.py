@@ -51,13 +51,14 @@ class QuantizeSettings(Settings):
     rules: tuple[FormatRule, ...] = ()
     """Formats for single layers or kinds; later rules win."""
     bits: Literal["auto"] | None = None
-    """With `auto`, each layer gets a width of its own: the least accuracy lost for the score that is saved."""
+    """With `auto`, weights and inputs of each layer get widths of their own: answers that move least for the score
+    that is saved."""
     target_accuracy: Fraction | None = None
     """For `auto`: the accuracy to keep on the images that the run selects on, quantized and not yet trained."""
     target_score: Positive | None = None
     """For `auto`: the score to reach, in place of an accuracy to keep."""
     widths: tuple[Annotated[int, between(2, 16)], ...] = (8, 7, 6, 5, 4)
-    """For `auto`: the widths to choose from, for weights and inputs alike."""
+    """For `auto`: the widths to choose from."""
     auto_images: Count = 1000
     """For `auto`: so many of the images that the run selects on decide."""
     leave_out: tuple[str, ...] = ()

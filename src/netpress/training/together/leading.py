@@ -35,7 +35,7 @@ class Crew:
         self.bfloat16 = bfloat16
         self.share = Share(team)
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.epoch: tuple[str | int, ...] = ()  # for which the helpers have what the losses remember
+        self.epoch = -1  # for which the helpers have what the losses remember
         self.is_asked = False
         """Whether somebody asked a helper to stop."""
         self.is_begun = False
@@ -62,7 +62,7 @@ class Crew:
         self.stack.close()
         self.is_begun = False
 
-    def hand_out(self, pixels: Tensor, mixed: Mixed, epoch: tuple[str | int, ...], seed: int) -> tuple[Tensor, Mixed]:
+    def hand_out(self, pixels: Tensor, mixed: Mixed, epoch: int, seed: int) -> tuple[Tensor, Mixed]:
         """Begin a step of that `epoch` on a batch; the leader's part of it. A batch too small to share it has alone.
 
         `seed` is that of the modules that draw.

@@ -1,0 +1,92 @@
+"""A quantized network that is quantized again: what keeps its steps, and what it then answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from netpress.compression.quantization.settings import QuantizeSettings
+from netpress.compression.quantize import quantize
+from netpress.data import DataSettings, load_dataset
+from netpress.network import Network, create
+from netpress.numerics.layers import quantized_layers
+from netpress.process.console import Console
+from netpress.process.world import World
+from netpress.settings import parse
+from netpress.stage import Context
+
+PARTS = ("weight_scale", "input_scale", "input_zero_point")
+
+
+def formats(weights: int, inputs: int, **more: Any) -> dict[str, Any]:
+    return {
+        "arithmetic": "float16",
+        "correct_biases": False,
+        "weights": {"kind": "int", "bits": weights, "scale": "channel"},
+        "inputs": {"kind": "int", "bits": inputs, "scale": "tensor", "signed": False, "zero_point": True},
+        **more,
+    }
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    data = load_dataset(DataSettings(train_images=64, image_size=16), None, 0, Console(quiet=True))
+    return Context(tmp_path, World(torch.device("cpu")), 3, Console(quiet=True), data)
+
+
+@pytest.fixture
+def first(context: Context) -> Network:
+    """A network of 5-bit weights and 6-bit inputs, whose steps are none that a calibration would find."""
+    made = quantize(
+        create("resnet", {"blocks": [1, 1], "width": 4, "image_size": 16}, seed=1), _settings(formats(5, 6)), context
+    )
+    for layer in quantized_layers(made.module).values():
+        layer.input_scale.data.mul_(2.0)
+    return made
+
+
+def _settings(values: dict[str, Any]) -> QuantizeSettings:
+    return parse(QuantizeSettings, values)
+
+
+def _steps(network: Network) -> dict[str, Tensor]:
+    layers = quantized_layers(network.module)
+    return {f"{name}.{part}": getattr(layer, part).detach().clone() for name, layer in layers.items() for part in PARTS}
+
+
+def _answers(network: Network, context: Context) -> Tensor:
+    pixels = context.data.test.images[:32].float() / 255
+    with torch.no_grad():
+        return network.module.eval()(pixels)
+
+
+@pytest.mark.parametrize(("weights", "inputs"), [(5, 6), (5, 8), (7, 6), (8, 8)])
+def test_as_many_bits_or_more_keep_the_steps(weights: int, inputs: int, first: Network, context: Context) -> None:
+    again = quantize(first, _settings(formats(weights, inputs)), context)
+    answers_stay = torch.equal(_answers(again, context), _answers(first, context))
+    assert answers_stay == (inputs == 6)  # what enters is rounded less by more bits
+    before, after = _steps(first), _steps(again)
+    for name, step in before.items():
+        factor = 2.0 ** (weights - 5 if "weight" in name else inputs - 6)
+        assert torch.equal(after[name], step * factor if "zero_point" in name else step / factor)
+
+
+def test_fewer_bits_of_inputs_are_calibrated_anew_and_weights_keep_their_steps(
+    first: Network, context: Context
+) -> None:
+    again = quantize(first, _settings(formats(5, 4)), context)
+    before, after = _steps(first), _steps(again)
+    assert all(torch.equal(step, after[name]) for name, step in before.items() if "weight_scale" in name)
+    ratios = [float(after[name] / step) for name, step in before.items() if "input_scale" in name]
+    assert all(ratio > 1 for ratio in ratios) and not all(ratio == 4 for ratio in ratios)
+
+
+def test_narrower_scales_round_the_steps(first: Network, context: Context) -> None:
+    narrow = {"kind": "minifloat", "exponent_bits": 4, "mantissa_bits": 2}
+    again = quantize(first, _settings(formats(5, 6, scales=narrow)), context)
+    before, after = _steps(first), _steps(again)
+    assert all(torch.equal(step, after[name]) for name, step in before.items() if "input" in name)
+    ratios = torch.cat([(after[name] / step).flatten() for name, step in before.items() if "weight_scale" in name])
+    assert 0 < float((ratios - 1).abs().max()) <= 2**-3
