@@ -90,3 +90,19 @@ def test_narrower_scales_round_the_steps(first: Network, context: Context) -> No
     assert all(torch.equal(step, after[name]) for name, step in before.items() if "input" in name)
     ratios = torch.cat([(after[name] / step).flatten() for name, step in before.items() if "weight_scale" in name])
     assert 0 < float((ratios - 1).abs().max()) <= 2**-3
+
+
+def test_kept_formats_go_on_in_integers(context: Context) -> None:
+    network = create("resnet", {"blocks": [1, 1], "width": 4, "image_size": 16}, seed=1)
+    stem = {"layers": "stem", "weights": {"kind": "int", "bits": 7, "scale": "channel"}, "bias": {"kind": "float32"}}
+    mixed = quantize(network, _settings(formats(5, 6, rules=[stem])), context)
+    integers = quantize(mixed, _settings({"preset": "int8", "keep_formats": True, "correct_biases": False}), context)
+    before, after = (quantized_layers(each.module) for each in (mixed, integers))
+    assert [layer.formats for layer in after.values()] == [
+        layer.formats.model_copy(update={"arithmetic": "integer"}) for layer in before.values()
+    ]
+    assert all(torch.equal(step, _steps(integers)[name]) for name, step in _steps(mixed).items())
+    assert all(torch.equal(before[name].weight, layer.weight) for name, layer in after.items())
+    wider = quantize(mixed, _settings({"keep_formats": True, "inputs": formats(5, 8)["inputs"]}), context)
+    assert {layer.formats.input.bits for layer in quantized_layers(wider.module).values()} == {8}  # type: ignore[union-attr]
+    assert {layer.formats.weight.bits for layer in quantized_layers(wider.module).values()} == {5, 7}  # type: ignore[union-attr]

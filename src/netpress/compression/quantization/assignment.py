@@ -44,13 +44,14 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
         arithmetic=settings.arithmetic or preset.arithmetic,
         accumulators=settings.accumulators,
     )
+    kept = quantized_layers(module).keys() if settings.keep_formats else ()
     for name, layer in layers_with_weights(module):
         if name in left_out:
             continue
         if type(layer) not in QUANTIZABLE:
             kind, out = type(layer).__name__, f'leave_out = ["{name}"] and arithmetic = "float32"'
             raise UserError(f"{name}: {kind} cannot be quantized; keep it in floats with {out}")
-        chosen[name] = general
+        chosen[name] = _kept(layer, general, settings) if name in kept else general
     if not chosen:
         raise UserError("leave_out: no layer is left to quantize")
     present = kinds_of(module)
@@ -63,7 +64,7 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
                     "scales": settings.scales,
                 }
             )
-            _apply(wider, present[str(rule.layers)], chosen)
+            _apply(wider, [name for name in present[str(rule.layers)] if name not in kept], chosen)
     for index, rule in enumerate(settings.rules):
         names = [name for name, _ in select(module, rule.layers, f"rules.{index}.layers")]
         scales = rule.scales or (settings.scales if rule.weights is not None else None)
@@ -76,6 +77,15 @@ def choose_formats(module: nn.Module, settings: QuantizeSettings) -> dict[str, L
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
     return chosen
+
+
+def _kept(layer: nn.Module, general: LayerFormats, settings: QuantizeSettings) -> LayerFormats:
+    """The formats that a quantized layer has, but for what the settings name."""
+    assert isinstance(layer, QuantizedConv2d | QuantizedLinear)
+    named = {"weight": settings.weights, "input": settings.inputs, "bias": settings.bias}
+    own = {part: getattr(layer.formats, part) for part, format in named.items() if format is None}
+    formats = general.model_copy(update=own)
+    return formats.model_copy(update={"weight": _with_scales(formats.weight, settings.scales)})
 
 
 def _half(name: str, layer: nn.Module, general: LayerFormats) -> LayerFormats:

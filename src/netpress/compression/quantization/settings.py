@@ -37,6 +37,9 @@ class QuantizeSettings(Settings):
     kind: Literal["quantize"] = "quantize"
     preset: Preset = "int8"
     """Formats for the whole network; the settings below change single ones."""
+    keep_formats: bool = False
+    """Layers that are quantized already keep the formats of their weights, inputs and biases, and with them their
+    integers, where the settings below name no others; the preset is for what is left."""
     weights: NumberFormat | None = None
     """Format of all weights, in place of the preset's and of its wider first and last layers."""
     inputs: NumberFormat | None = None
