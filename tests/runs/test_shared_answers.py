@@ -186,8 +186,10 @@ def test_teachers_are_asked_before_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(MeanTeacher, "_ask", lambda *words: (batches.append(len(words[2])), ask(*words))[1])
     assert _run(recipe, out) == expected
     assert 32 not in batches  # as many as a batch of the training has: only how good the teacher is was asked
+    code, _, error = call("--out", str(out), "--threads", "64")
+    assert code == 2 and "reads no answers of others" in error
     code, _, error = call("--set", "stages.0.distillation.keep_answers=false")
-    assert code == 2 and "no training has named teachers and keep_answers = true" in error
+    assert code == 2 and "has named teachers and keep_answers = true" in error
     file.write_text(dump_toml({**recipe, "sweep": {"seeds": [1, 2]}}), encoding="utf-8")
     code, _, error = call()
     assert code == 2 and "netpress answers asks for one alone" in error

@@ -73,6 +73,12 @@ def test_nan_does_not_become_a_number() -> None:
     assert (found[:, 1:] == torch.tensor([6.0, 7.0, -8.0])).all()
 
 
+def test_what_no_quotient_holds_goes_to_the_end_of_the_range() -> None:
+    x = torch.tensor([1e32, -1e32, float("inf"), -float("inf"), 1.0] * 7)
+    rounded = round_values(x, 2.0**-24, -128, 127)
+    assert rounded.tolist() == [127, -128, 127, -128, 127] * 7
+
+
 def test_any_number_of_threads_gives_the_same_sum() -> None:
     generator = torch.Generator().manual_seed(0)
     x, gradient = torch.randn(2, 1 << 20, generator=generator)

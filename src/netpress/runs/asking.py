@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from netpress.errors import UserError
+from netpress.files import read_object
+from netpress.folders.run import RunFolder
 from netpress.network import Library
 from netpress.network.data import adopt
 from netpress.process.devices import choose_device, seed_for, set_threads
 from netpress.process.world import World
 from netpress.recipe.schema import Recipe
 from netpress.runs.beginning import create_for, load_run_data, read_network
+from netpress.runs.fitting import fit_recipe
 from netpress.runs.jobs import RunOptions
 from netpress.stage import Context, stage_name, stage_of
 from netpress.training import TrainSettings
@@ -21,18 +24,18 @@ def ask_teachers(recipe: Recipe, folder: Path, options: RunOptions) -> int:
     What is kept already is not asked again, and nothing is written in `folder`. How many epochs were asked for comes
     back. Raises UserError for recipes of several networks, and where nothing keeps answers.
     """
-    if recipe.networks or recipe.sweep is not None:
+    if recipe.networks or recipe.sweep is not None or recipe.search is not None:
         raise UserError(f"{recipe.name}: has several networks; netpress answers asks for one alone")
+    recipe = fit_recipe(recipe, options.data, options.allow_import, folder).recipe
     device = choose_device(options.device)
-    if options.threads is not None:
-        set_threads(options.threads)
+    _settle_threads(folder, options.threads)
     library, console = Library(options.allow_import), options.console
     named = read_network(recipe, library)
     dataset = load_run_data(recipe.data, options.data, recipe.seed, named, console, options.images_beside(folder))
     if named is not None:
         adopt(named, dataset)
     network = named or create_for(dataset, recipe.model_table, seed=recipe.seed)
-    asked, found = 0, False
+    asked, found, used = 0, False, set[str]()
     for place, settings in enumerate(recipe.stages):
         name = stage_name(place, settings)
         for part, training in stage_of(settings).trainings(settings).items():
@@ -51,7 +54,22 @@ def ask_teachers(recipe: Recipe, folder: Path, options: RunOptions) -> int:
                 library=library,
                 answers=options.answers_beside(folder),
             )
-            asked += ask_ahead(network, training, context)
+            asked += ask_ahead(network, training, context, used)
     if not found:
-        raise UserError(f"{recipe.name}: no training has named teachers and keep_answers = true, so nothing is asked")
+        raise UserError(
+            f"{recipe.name}: no stage train or quantize has named teachers and keep_answers = true, so nothing is "
+            "asked; the rounds of prune, prune_channels and factorize ask for themselves"
+        )
     return asked
+
+
+def _settle_threads(folder: Path, threads: int | None) -> None:
+    """Compute with the threads of the run in `folder`, if it has begun: with others it would read no answers."""
+    environment = RunFolder(folder).environment
+    if environment.exists():
+        began = read_object(environment, threads=int)["threads"]
+        if threads not in (None, began):
+            raise UserError(f"--threads {threads}: the run in {folder} has {began}, and reads no answers of others")
+        threads = began
+    if threads is not None:
+        set_threads(threads)

@@ -16,20 +16,22 @@ from netpress.training.step import StepRandomness, TrainingStep
 
 
 @torch.no_grad()
-def ask_ahead(network: Network, settings: TrainSettings, context: Context) -> int:
+def ask_ahead(network: Network, settings: TrainSettings, context: Context, used: set[str] | None = None) -> int:
     """Ask the teachers of a training for all answers that are not kept yet; how many epochs it came to.
 
-    `network` has the student's input and classes; its weights do not matter. Epochs that are kept are passed over.
-    Raises UserError where teachers are missing or do not fit.
+    `network` has the student's input and classes; its weights and layers do not matter. Epochs that are kept are passed
+    over; it ends where the folder has no room for more. `used`: keys of answers that must stay there, to which these
+    are added. Raises UserError where teachers are missing or do not fit, Failure where nothing can be written.
     """
     device = context.device
-    step = TrainingStep(network, settings, context.data.train.to(device), library=context.library)
+    bare = settings.model_copy(update={"orthogonality": None, "average": None, "compile": "off"})  # of the student
+    step = TrainingStep(network, bare, context.data.train.to(device), library=context.library)
     teacher = step.loss.teacher
     if teacher is None or context.answers is None:
         return 0
     position = Position(settings, len(epoch_batches(settings, context, (0, 0))))
     precision = "bfloat16" if step.bfloat16 else "float32"
-    kept = KeptAnswers(teacher, network, settings, context, position, epoch_images(settings, context), precision)
+    kept = KeptAnswers(teacher, network, settings, context, position, epoch_images(settings, context), precision, used)
     asked, drawn = 0, set()
     while not position.is_over:
         if position.drawn not in drawn and not kept.has_all():
@@ -39,6 +41,10 @@ def ask_ahead(network: Network, settings: TrainSettings, context: Context) -> in
                 with torch.autocast(device.type, torch.bfloat16, enabled=step.bfloat16):
                     teacher(pixels)
                 position.step += 1
+            if kept.problem is not None:
+                raise kept.problem
+            if kept.is_full:
+                break
             asked += 1
             context.console.say(f"{context.name}: asked for epoch {position.epochs_before + 1} of {settings.epochs}")
         drawn.add(position.drawn)

@@ -61,9 +61,10 @@ class KeptAnswers:
         position: Position,
         images: int,
         precision: str,
+        used: set[str] | None = None,
     ) -> None:
         """`images`: how many an epoch passes over. `precision`: in which teachers compute. From here on `teacher` asks
-        this object at every step of `position`.
+        this object at every step of `position`. `used`: keys that must stay, to which those used here are added.
         """
         self.teacher, self.student, self.context, self.position = teacher, student, context, position
         self.folder = context.answers
@@ -72,8 +73,13 @@ class KeptAnswers:
         self.keys = [_teacher_key(teacher, index) for index in range(len(teacher.networks))] if self.folder else []
         self.stream = _stream(student, settings, context, precision) if self.folder else {}
         self.epochs: dict[int, _Epoch] = {}  # the present one of each teacher, by its number
-        self.place: tuple[int, int] | None = None  # round and epoch of these
-        self.used: set[str] = set()
+        self.place: tuple[int, int] | None = None  # round and epoch of whose draws these are
+        self.number = -1  # epochs before the present one
+        self.used: set[str] = set() if used is None else used
+        self.is_full = False
+        """Whether there was no room for an epoch."""
+        self.problem: Failure | None = None
+        """Why nothing could be written, where that is so."""
         self.read = self.asked = 0  # epochs
         self.told: set[str] = set()
         teacher.recall = self.answer
@@ -115,8 +121,8 @@ class KeptAnswers:
         return measured
 
     def has_all(self) -> bool:
-        """Whether the answers of all teachers to the present epoch are kept."""
-        return all(self._epoch(index).is_read for index in range(len(self.teacher.networks)))
+        """Whether the answers to the present epoch are kept of all teachers whose answers can be."""
+        return all(self._epoch(index).is_read for index, key in enumerate(self.keys) if key is not None)
 
     def describe(self) -> str:
         """How many epochs of answers were read since this training began or went on, and how many asked for."""
@@ -124,9 +130,11 @@ class KeptAnswers:
         return f"answers of teachers: {self.read} epochs read, {self.asked} asked for{where}"
 
     def _epoch(self, index: int) -> _Epoch:
-        place = self.position.drawn
-        if place != self.place:
-            self.epochs, self.place = {}, place
+        place, number = self.position.drawn, self.position.epochs_before
+        if (place, number) != (self.place, self.number):
+            same = self.epochs if place == self.place else {}
+            self.epochs = {index: epoch for index, epoch in same.items() if epoch.is_read}
+            self.place, self.number = place, number
         if index not in self.epochs:
             self.epochs[index] = self._open(index)
         return self.epochs[index]
@@ -167,11 +175,13 @@ class KeptAnswers:
             if self.folder.write(key, values, self.used):
                 self.used.add(key)
             else:
+                self.is_full = True
                 self._warn_once(
                     f"{self.folder.path}: {self.folder.limit / 1e9:g} GB do not hold all answers of this training; the "
                     "rest is not kept. --answers-limit sets another bound"
                 )
         except Failure as failure:
+            self.problem = failure
             self._warn_once(f"{failure}; answers of teachers are not kept")
 
     def _warn_once(self, text: str) -> None:

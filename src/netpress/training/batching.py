@@ -24,5 +24,5 @@ def epoch_batches(settings: TrainSettings, context: Context, drawn: tuple[int, i
 def epoch_images(settings: TrainSettings, context: Context) -> int:
     """How many images an epoch passes over."""
     count = len(context.data.train.labels) * settings.augment.passes
-    left = count % settings.batch_size
-    return count - 1 if left == 1 and count > settings.batch_size else count
+    last = count % settings.batch_size or settings.batch_size
+    return count - 1 if last == 1 and count > settings.batch_size else count

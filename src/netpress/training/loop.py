@@ -201,7 +201,8 @@ class _Training:
             part.begin_step(position.steps_before)
         place = (self.context.name, *position.drawn, position.step)
         indices = batch.to(device, non_blocking=True)
-        randomness = StepRandomness(self.context.seed, place, device, position.epochs_before)
+        own = (self.context.name, position.round, position.epoch, position.step)
+        randomness = StepRandomness(self.context.seed, place, device, position.epochs_before, own)
         figures = self.taken.take(indices, learning_rate, randomness, position.size)
         self.figures.add(figures, len(batch), learning_rate)
         position.step += 1

@@ -38,14 +38,17 @@ class StepRandomness:
     device: torch.device
     epoch: int = 0
     """Epochs of the training before this step's."""
+    own: tuple[str | int, ...] | None = None
+    """As `place`, of this step itself where that is another: images come again, noise in the network does not."""
 
     def generator(self, purpose: str) -> torch.Generator:
-        return generator_for(self.seed, *self.place, purpose, device=self.device)
+        place = self.place if purpose in ("augment", "mix") else self.own or self.place
+        return generator_for(self.seed, *place, purpose, device=self.device)
 
     @property
     def module_seed(self) -> int:
         """Of the generator that modules such as nn.Dropout draw from."""
-        return seed_for(self.seed, *self.place, "modules")
+        return seed_for(self.seed, *(self.own or self.place), "modules")
 
     def seed_global(self) -> None:
         """Seed the generator that modules such as nn.Dropout draw from."""

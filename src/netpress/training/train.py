@@ -24,7 +24,7 @@ def plan(outlook: Outlook, settings: TrainSettings) -> Plan:
     """
     check_real(outlook, settings)
     rows = [
-        _plan_round(settings, index) | plan_answers(outlook, (settings, settings.epochs_of(index)))
+        _plan_round(settings, index) | plan_answers(outlook, (settings, _new_epochs(settings, index)))
         for index in range(settings.rounds)
     ]
     if settings.orthogonality is not None:
@@ -54,6 +54,12 @@ def plan_answers(outlook: Outlook, *trainings: tuple[TrainSettings | None, int])
     images, classes = outlook.images or 0, len(outlook.network.classes)
     kept = sum(count_bytes(settings, epochs, images, classes) for settings, epochs in trainings if settings is not None)
     return {"answers_MB": round(kept / 1e6, 3)} if kept else {}
+
+
+def _new_epochs(settings: TrainSettings, index: int) -> int:
+    """Epochs of round `index` whose images did not come before."""
+    before, most = sum(map(settings.epochs_of, range(index))), settings.repeat_after or settings.epochs
+    return min(before + settings.epochs_of(index), most) - min(before, most)
 
 
 def _plan_round(settings: TrainSettings, index: int) -> PlanRow:
