@@ -43,6 +43,7 @@ UNUSED = {
     "auto_images": "give --images",
     **dict.fromkeys(("rules", "train", "learn", "correct_biases", "arithmetic"), _ALONE),
     **dict.fromkeys(("bits", "target_accuracy", "target_score"), "since no widths are chosen"),
+    "keep_formats": "since only networks in floats are measured",
 }
 """Settings of the stage `quantize` that the measurement does not look at, and what to do."""
 

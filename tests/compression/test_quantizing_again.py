@@ -1,5 +1,7 @@
 """A quantized network that is quantized again: what keeps its steps, and what it then answers."""
 
+import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from netpress.network import Network, create
 from netpress.numerics.layers import quantized_layers
 from netpress.process.console import Console
 from netpress.process.world import World
-from netpress.settings import parse
+from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 
 PARTS = ("weight_scale", "input_scale", "input_zero_point")
@@ -103,6 +105,29 @@ def test_kept_formats_go_on_in_integers(context: Context) -> None:
     ]
     assert all(torch.equal(step, _steps(integers)[name]) for name, step in _steps(mixed).items())
     assert all(torch.equal(before[name].weight, layer.weight) for name, layer in after.items())
+    fixed = {"bias": {"kind": "fixed", "bits": 10}, "bias_calibration": {"kind": "minmax"}}
+    few = quantize(network, _settings(formats(5, 6, **fixed)), context)
+    again = quantize(few, _settings({"preset": "int8", "keep_formats": True, "correct_biases": False}), context)
+    biases = [[layer.bias for layer in quantized_layers(each.module).values()] for each in (few, again)]
+    assert all(torch.equal(one, other) for one, other in zip(*biases, strict=True) if one is not None)
     wider = quantize(mixed, _settings({"keep_formats": True, "inputs": formats(5, 8)["inputs"]}), context)
     assert {layer.formats.input.bits for layer in quantized_layers(wider.module).values()} == {8}  # type: ignore[union-attr]
     assert {layer.formats.weight.bits for layer in quantized_layers(wider.module).values()} == {5, 7}  # type: ignore[union-attr]
+
+
+def test_fixed_point_keeps_its_steps(context: Context) -> None:
+    network = create("resnet", {"blocks": [1, 1], "width": 4, "image_size": 16}, seed=1)
+    made = quantize(network, _settings({"preset": "fixed-9-12"}), context)
+    layers = quantized_layers(made.module)
+    for layer in layers.values():
+        layer.input_scale.data.mul_(2.0)
+    again = quantized_layers(quantize(made, _settings({"preset": "fixed-9-12"}), context).module)
+    assert all(torch.equal(again[name].input_scale, layer.input_scale) for name, layer in layers.items())
+
+
+def test_what_cannot_act_is_said(first: Network, context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = formats(5, 6, weight_calibration={"kind": "minmax"})
+    quantize(first, _settings(asked), dataclasses.replace(context, console=Console(stream=io.StringIO())))
+    assert "weight_calibration: 7 layers keep their steps" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="keep_formats is for quantized networks"):
+        _settings({"bits": "auto", "target_score": 1.0, "keep_formats": True})

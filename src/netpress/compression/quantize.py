@@ -90,7 +90,7 @@ def plan(outlook: Outlook, settings: QuantizeSettings) -> Plan:
     formats = choose_formats(network.module, settings)
     if settings.bits == "auto":
         outlook.refuse_quantized('bits = "auto"', "widths are chosen for a network in floats")
-        choose_formats(network.module, with_width(settings, max(settings.widths)))
+        _check_accumulators(choose_formats(network.module, with_width(settings, max(settings.widths))))
     _check_accumulators(formats)
     if settings.bits is None:
         check_falling(formats, settings)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from netpress.compression.channels.removal import narrow_network
+from netpress.compression.quantization.assignment import trim_masks
 from netpress.compression.simplification.blocks import idle_blocks
 from netpress.compression.simplification.channels import removable_channels
 from netpress.compression.simplification.idle import idle_modules
@@ -51,6 +52,10 @@ def simplify(network: Network, settings: SimplifySettings, context: Context) -> 
     simple.module.cpu()
     before = _answers(simple, context.seed)
     rows = remove_all(simple)
+    if quantized_layers(simple.module) and any("left" in row for row in rows):
+        trim_masks(simple)  # a mask that paid may not pay any more
+        for weight in simple.weights().values():
+            weight.data.add_(0.0)  # what no mask hides now is 0 in the file, never -0
     line: dict[str, Any] = {
         "modules": sum("why" in row for row in rows),
         "channels": sum(map(_gone, rows)),
@@ -65,12 +70,11 @@ def simplify(network: Network, settings: SimplifySettings, context: Context) -> 
 
 
 def plan(outlook: Outlook, settings: SimplifySettings) -> Plan:
-    """One row for each module that would go, or one that says that none would."""
+    """One row for each module that nothing uses, or one that says that there is none."""
     planned = copy(outlook.network)
-    rows = remove_all(planned)
-    unknown = any(parameter.is_meta for parameter in planned.module.parameters())
-    undecided = ("flash", "ram", "score") if unknown else ()  # of channels weights decide
-    return Plan(rows or [{"what": "nothing", "why": NOTHING}], planned, undecided)
+    rows = _remove_unused(planned)  # by structure alone: weights and scales are not yet what they will be
+    nothing = {"what": "nothing", "why": "no module is idle; of blocks and channels weights decide"}
+    return Plan(rows or [nothing], planned, ("flash", "ram", "score"))
 
 
 UNUSED = "nothing uses its result"
@@ -78,11 +82,15 @@ PASSING = "what it adds is zero"
 NOTHING = "everything that is computed feeds the answers"
 
 
-def remove_all(network: Network) -> list[PlanRow]:
-    """Take what computes nothing out of `network`, in place; a row for each module, and for each narrower layer."""
-    rows = _remove_modules(
+def _remove_unused(network: Network) -> list[PlanRow]:
+    return _remove_modules(
         network, UNUSED, lambda: idle_modules(network.module, trace(network.module, network.input.size))
     )
+
+
+def remove_all(network: Network) -> list[PlanRow]:
+    """Take what computes nothing out of `network`, in place; a row for each module, and for each narrower layer."""
+    rows = _remove_unused(network)
     try:
         rows += _remove_modules(network, PASSING, lambda: idle_blocks(network))
         return rows + remove_channels(network)

@@ -20,8 +20,8 @@ from netpress.data import normalize
 from netpress.errors import UserError
 from netpress.evaluation import evaluate
 from netpress.network import Network
-from netpress.numerics.formats import AnyFormat, Fixed, GridFormat, Integer, integer_range, significant_bits
-from netpress.numerics.grid import round_scale
+from netpress.numerics.formats import AnyFormat, Fixed, GridFormat, Integer, integer_range
+from netpress.numerics.grid import round_scales
 from netpress.numerics.layer_formats import LayerFormats
 from netpress.numerics.layers import QuantizedLayer, quantized_layers
 from netpress.program import has_integer_arithmetic
@@ -137,7 +137,7 @@ def _stretch(scale: Any, before: AnyFormat, after: AnyFormat) -> float:
         (low, high), (least, most) = integer_range(before), integer_range(after)
         asymmetric = isinstance(after, Integer) and (after.zero_point or not after.signed)
         ratio = (high - low) / (most - least) if asymmetric else high / most
-    scale.data.copy_(round_scale(scale.data * ratio, significant_bits(after), power_of_two=isinstance(after, Fixed)))
+    scale.data.copy_(round_scales(scale.data * ratio, after))
     return ratio
 
 

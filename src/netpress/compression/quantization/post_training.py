@@ -23,6 +23,7 @@ from netpress.network import Network, copy
 from netpress.network.edits.folding import merge_statistics
 from netpress.network.edits.quantizing import Quantize
 from netpress.network.edits.ranging import ScaleNorms, unscaled_norms
+from netpress.numerics.calibration import MinMax
 from netpress.numerics.layer_formats import LayerFormats
 from netpress.numerics.layers import freeze, quantized_layers
 from netpress.process.devices import generator_for
@@ -87,6 +88,7 @@ def calibrate(
         layer.unit_rows = isinstance(start.module.get_submodule(name), CosineLinear)
     kept = keep_grids(start.module, layers)
     weights, inputs = keep_steps(start.module, without(layers, kept))
+    _say_kept(settings, context, weight_calibration=kept | weights, calibration=kept | inputs)
     observers = {}
     images: Images | None = None
     if context.dataset is not None:
@@ -109,9 +111,17 @@ def calibrate(
     return quantized
 
 
+def _say_kept(settings: QuantizeSettings, context: Context, **kept: set[str]) -> None:
+    """Say where a calibration that was asked for finds steps that stay."""
+    for name, layers in kept.items():
+        if getattr(settings, name) is not None and layers:
+            context.console.warn(f"{context.name}: {name}: {len(layers)} layers keep their steps, so not for them")
+
+
 def settle(quantized: Network, settings: QuantizeSettings) -> None:
     """Give every tensor the values that its format stores, in place: real weights end here."""
-    freeze(quantized.module, settings.bias_calibration or PRESETS[settings.preset].bias_calibration)
+    own = MinMax() if settings.keep_formats else PRESETS[settings.preset].bias_calibration  # finds a kept grid again
+    freeze(quantized.module, settings.bias_calibration or own)
     merge_statistics(quantized.module)
     round_others(quantized)
 

@@ -70,11 +70,11 @@ def keep_steps(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> tuple
         if not isinstance(old, QuantizedLayer) or old.unit_rows:
             continue
         weight, value = layer.formats.weight, layer.formats.input
-        finer = _finer(old.formats.weight, weight)
+        finer = finer_by(old.formats.weight, weight)
         if finer is not None and old.weight_scale is not None and layer.weight_scale is not None:
             layer.weight_scale.data.copy_(_rounded(old.weight_scale.detach() / 2**finer, weight))
             weights.add(name)
-        finer = _finer(old.formats.input, value)
+        finer = finer_by(old.formats.input, value)
         if finer is not None and old.input_scale is not None and layer.input_scale is not None:
             layer.input_scale.data.copy_(_rounded(old.input_scale.detach() / 2**finer, value))
             if old.input_zero_point is not None and layer.input_zero_point is not None:
@@ -83,18 +83,20 @@ def keep_steps(module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> tuple
     return weights, inputs
 
 
-def _finer(before: AnyFormat, after: AnyFormat) -> int | None:
+def finer_by(before: AnyFormat, after: AnyFormat) -> int | None:
     """How many bits more `after` has; None where it has fewer, or numbers of another kind."""
     if isinstance(after, Integer) and isinstance(before, Integer) and after.bits >= before.bits:
         same = before.model_copy(update={"bits": after.bits, "scales": after.scales}) == after
         return after.bits - before.bits if same else None
+    if isinstance(after, Fixed) and isinstance(before, Fixed):
+        return after.bits - before.bits if after.bits >= before.bits else None
     if isinstance(after, Ternary | Binary) and isinstance(before, Ternary | Binary):
         return 0 if before.model_copy(update={"scales": after.scales}) == after else None
     return None
 
 
 def _rounded(scale: Tensor, format: AnyFormat) -> Tensor:
-    assert isinstance(format, Integer | Ternary | Binary)
+    assert isinstance(format, Fixed | Integer | Ternary | Binary)
     return round_scales(scale, format)
 
 

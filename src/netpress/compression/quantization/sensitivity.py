@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from netpress.compression.quantization.post_training import fold_first, quantize_once
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import Images
-from netpress.errors import UserError
-from netpress.evaluation.accuracy import collect_answers
+from netpress.errors import Failure, UserError
+from netpress.evaluation.accuracy import NO_ANSWER, collect_answers
 from netpress.evaluation.ranking import best_class
 from netpress.network import Network, copy
 from netpress.network.edits import replace_module
@@ -83,11 +83,13 @@ def measure_sensitivity(
 
     Norms are folded first. `images` images that a run selects on, drawn at random, decide. Biases are not corrected,
     and what is outside the layer's sums is float32: one layer is one change.
-    Raises UserError as the `quantize` stage does.
+    Raises UserError as the `quantize` stage does, Failure where the network in floats answers no numbers.
     """
     start = folded(network, settings, context)
     seen = draw_images(context, images)
     floats = collect_answers(start.module, start, seen)
+    if not bool(torch.isfinite(floats).all()):
+        raise Failure(NO_ANSWER)
     rows: list[Sensitivity] = []
     alone = settings.model_copy(update={"correct_biases": False, "arithmetic": "float32"})
     for part in parts:

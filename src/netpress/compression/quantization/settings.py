@@ -111,6 +111,8 @@ class QuantizeSettings(Settings):
         targets = [target for target in (self.target_accuracy, self.target_score) if target is not None]
         if self.bits == "auto" and (len(targets) != 1 or self.rules):
             raise ValueError('bits = "auto" needs either target_accuracy or target_score, and takes no rules')
+        if self.bits == "auto" and self.keep_formats:
+            raise ValueError('keep_formats is for quantized networks, and bits = "auto" for those in floats')
         if not self.widths:
             raise ValueError("widths: is empty; name at least one width to choose from")
         if len(set(self.widths)) < len(self.widths):

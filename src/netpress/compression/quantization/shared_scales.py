@@ -7,11 +7,13 @@ do not depend on each other, it is the share of noise in the channel's output, t
 
 from torch import Tensor, nn
 
+from netpress.compression.quantization.scales import finer_by
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.models.blocks import CosineLinear
 from netpress.numerics.calibration import AnyCalibration, calibrate_tensor
 from netpress.numerics.formats import Binary, GridFormat, Integer, Ternary, scale_count, scale_format
 from netpress.numerics.layer_formats import LayerFormats
+from netpress.numerics.layers import QuantizedLayer
 from netpress.numerics.rounding import dequantize, quantize
 
 
@@ -30,13 +32,15 @@ def share_scales(
     for name, layer in formats.items():
         part, weight = module.get_submodule(name), layer.weight
         chosen[name] = layer
-        if isinstance(part, CosineLinear) or not isinstance(weight, Integer | Ternary | Binary):
+        unit_rows = isinstance(part, CosineLinear) or (isinstance(part, QuantizedLayer) and part.unit_rows)
+        if unit_rows or not isinstance(weight, Integer | Ternary | Binary):
             continue
         values = part.weight.detach().cpu()  # type: ignore[operator]
         shared = weight.model_copy(update={"scale": "tensor"})
         if scale_bits(shared, values) >= scale_bits(weight, values):
             continue
-        added = rounding_error(values, shared, method) - rounding_error(values, weight, method)
+        stays = isinstance(part, QuantizedLayer) and finer_by(part.formats.weight, weight) is not None
+        added = rounding_error(values, shared, method) - (0.0 if stays else rounding_error(values, weight, method))
         if added <= most:
             chosen[name] = layer.model_copy(update={"weight": shared})
     return chosen
