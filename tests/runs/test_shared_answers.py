@@ -157,6 +157,10 @@ def test_where_answers_lie(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert RunOptions().answers_beside(Path("runs/digits")).path == tmp_path / "runs" / ".answers"
     assert RunOptions().answers_beside(Path("digits")).path == tmp_path / ".answers"
+    with pytest.raises(UserError, match="--answers-limit inf: is no size"):
+        RunOptions(answers_limit=float("inf")).answers_beside(Path("digits"))
+    with pytest.raises(UserError, match="--cache-limit nan: is no size"):
+        RunOptions(cache_limit=float("nan")).images_beside(Path("digits"))
     assert RunOptions(answers=Path("x"), answers_limit=0.5).answers_beside(Path("digits")).limit == 5 * 10**8
     Path("file").touch()
     with pytest.raises(UserError, match="is not a folder"):

@@ -7,6 +7,7 @@
 What stands side by side, and may run in several processes, are the tasks of `netpress.runs.workers`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Generic, TypeVar
 
 from netpress.data.store import LIMIT, ImageCache
 from netpress.data.store import PLACE as IMAGES
-from netpress.errors import Failure
+from netpress.errors import Failure, UserError
 from netpress.folders.answers import PLACE, AnswersFolder
 from netpress.process.console import Console
 from netpress.process.team import Team
@@ -60,16 +61,16 @@ class RunOptions:
     def answers_beside(self, folder: Path) -> AnswersFolder:
         """Where answers are kept in the run of `folder`, or an apply to that file; other runs beside it share them.
 
-        Raises UserError where the options name what cannot be a folder.
+        Raises UserError where the options name what cannot be a folder, or no size of one.
         """
         place = self.answers or folder.resolve().parent / PLACE
-        answers = AnswersFolder(place, round(self.answers_limit * 1e9))
+        answers = AnswersFolder(place, _bytes("--answers-limit", self.answers_limit))
         answers.check()
         return answers
 
     def images_beside(self, folder: Path) -> ImageCache:
         """Where decoded images are kept, for runs of `folder` and beside it. Raises UserError as `answers_beside`."""
-        cache = ImageCache(self.cache or folder.resolve().parent / IMAGES, round(self.cache_limit * 1e9))
+        cache = ImageCache(self.cache or folder.resolve().parent / IMAGES, _bytes("--cache-limit", self.cache_limit))
         cache.check()
         return cache
 
@@ -80,6 +81,12 @@ class RunOptions:
     def for_members(self, folder: Path) -> "RunOptions":
         """Of the runs in a sweep or chain in `folder`, once that is cleared; they share answers with runs beside it."""
         return replace(self.for_run(folder), fresh=False, answers=self.answers_beside(folder).path)
+
+
+def _bytes(option: str, gigabytes: float) -> int:
+    if not math.isfinite(gigabytes):
+        raise UserError(f"{option} {gigabytes}: is no size; give a number of GB")
+    return round(gigabytes * 1e9)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from netpress.compression.quantization.output_scales import set_output_scales
-from netpress.compression.quantization.post_training import CORRECTED, RANGED, Images, draw_images
+from netpress.compression.quantization.post_training import Images, draw_images
 from netpress.compression.quantization.scales import calibrate_weights, set_inputs, watch_inputs
 from netpress.compression.quantization.settings import PRESETS, QuantizeSettings
 from netpress.data import normalize
@@ -101,8 +101,9 @@ class FallingWidths(Part):
                 scale_steps(layer, before[name])
         spec, device = self.network.input, self.context.device
         if has_integer_arithmetic(self.network):
-            pixels = normalize(images.images[:CORRECTED].to(device), spec.mean, spec.std)
-            set_output_scales(self.network, pixels[:RANGED])
+            seen = images.images[: self.settings.range_images].to(device)
+            pixels = normalize(seen, spec.mean, spec.std)
+            set_output_scales(self.network, pixels, self.settings.headroom)
         if len(self.context.data.selection):
             self.accuracy = evaluate(self.network, self.context.data.selection, device=device).accuracy
 

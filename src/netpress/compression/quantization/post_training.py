@@ -32,7 +32,6 @@ from netpress.stage import Context
 from netpress.tracing.foldable import find_foldable_norms
 
 CORRECTED = 512  # images that correct biases, all in one batch
-RANGED = 256  # of them, those on which the ranges of 16-bit values are met
 
 
 def quantize_once(network: Network, settings: QuantizeSettings, context: Context) -> Network:
@@ -103,11 +102,12 @@ def calibrate(
     if images is None:
         return quantized
     device = next(start.module.parameters()).device
-    pixels = normalize(images.images[:CORRECTED].to(device), start.input.mean, start.input.std)
+    seen = images.images[: max(CORRECTED, settings.range_images)]
+    pixels = normalize(seen.to(device), start.input.mean, start.input.std)
     if has_integer_arithmetic(quantized):
-        set_output_scales(quantized, pixels[:RANGED])
+        set_output_scales(quantized, pixels[: settings.range_images], settings.headroom)
     if settings.correct_biases:
-        correct_biases(start.module, quantized.module, without(layers, kept), pixels)
+        correct_biases(start.module, quantized.module, without(layers, kept), pixels[:CORRECTED])
     return quantized
 
 

@@ -79,6 +79,11 @@ class QuantizeSettings(Settings):
     """How the range of biases in fixed point is found, in place of the preset's."""
     calibration_images: Count = 1024
     """Training images, drawn at random, that calibrate."""
+    range_images: Count = 256
+    """Of them, for integer arithmetic, those on which the ranges of 16-bit values are met."""
+    headroom: Annotated[float, between(1, 16)] = 2.0
+    """For integer arithmetic: the range of 16-bit values as a multiple of the largest that was met. Less rounds less;
+    what is beyond saturates. With many range_images 1 may do."""
     correct_biases: bool = True
     """Shift biases so that every channel keeps the mean that it has in floats (at most 512 of those images)."""
     fold: bool | None = None
