@@ -131,3 +131,15 @@ def test_what_cannot_act_is_said(first: Network, context: Context, capsys: pytes
     assert "weight_calibration: 7 layers keep their steps" in capsys.readouterr().err
     with pytest.raises(SettingsError, match="keep_formats is for quantized networks"):
         _settings({"bits": "auto", "target_score": 1.0, "keep_formats": True})
+
+
+def test_less_headroom_makes_a_unit_of_the_output_worth_half(first: Network, context: Context) -> None:
+    def scales(**more: float) -> dict[str, Tensor]:
+        made = quantize(first, _settings({"keep_formats": True, **more}), context)
+        return {key: value for key, value in made.module.state_dict().items() if key.endswith(".output_scale")}
+
+    wide, narrow, few = scales(), scales(headroom=1.0), scales(range_images=1)
+    assert wide and all(torch.equal(narrow[key], scale / 2) for key, scale in wide.items())
+    assert all(bool((few[key] <= scale).all()) for key, scale in wide.items())
+    with pytest.raises(SettingsError, match="headroom"):
+        _settings({"headroom": 0.5})
