@@ -23,6 +23,8 @@ RECIPE = {
         {"kind": "prune", "amount": 0.2, "gradual": {}, "train": ONE_EPOCH},
         {"kind": "prune_to_gate", "gate": 0.0, "step": 0.4},
         {"kind": "factorize", "keep": 0.6, "rounds": 3, "images": 64, "train": ONE_EPOCH, "regrow": {"share": 0.5}},
+        {"kind": "simplify"},
+        {"kind": "activations", "to": "clamp", "replaces": ["relu"]},
         {"kind": "fold"},
         {"kind": "quantize", "falling": [10], "train": ONE_EPOCH | {"epochs": 2, "rounds": 2}},
     ],
@@ -33,7 +35,7 @@ LINES = {  # of the page: which lines a section is of, by the stages that write 
     "A line a round: prune": r"\d\d-prune",
     "A line a round: prune_channels and factorize": r"\d\d-(prune_channels|factorize)",
     "A line a look: prune_to_gate": r"\d\d-prune_to_gate",
-    "One line: fold and quantize": r"\d\d-(fold|quantize)",
+    "One line: fold, simplify, activations and quantize": r"\d\d-(fold|simplify|activations|quantize)",
 }
 
 
