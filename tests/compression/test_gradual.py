@@ -13,11 +13,8 @@ from netpress.compression.prune import prune, prune_once
 from netpress.compression.prune_settings import PruneSettings
 from netpress.compression.quantization.settings import QuantizeSettings
 from netpress.compression.quantize import plan, quantize
-from netpress.data import Dataset
 from netpress.errors import UserError
 from netpress.network import Network
-from netpress.process.console import Console
-from netpress.process.world import World
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context, Outlook
 
@@ -28,12 +25,6 @@ TRAIN: dict[str, Any] = {
     "average": {"decay": 0.5},
 }
 GROW = {"every": 2, "end": 0.5, "frozen": 0.75}  # of 16 steps: whole from 8 on, frozen from 12 on
-
-
-@pytest.fixture
-def context(shades: Dataset, tmp_path: Path) -> Context:
-    world = World(torch.device("cpu"))
-    return Context(tmp_path, world, 1, Console(quiet=True), shades, save_every_seconds=0, name="02-prune")
 
 
 def settings_of(**values: Any) -> PruneSettings:

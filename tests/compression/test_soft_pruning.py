@@ -11,20 +11,11 @@ import netpress.training.loop as loop
 from netpress.compression.gate import selection_accuracy
 from netpress.compression.prune import PruneSettings, prune, prune_once
 from netpress.compression.soft_pruning import SoftPruning
-from netpress.data import Dataset
 from netpress.network import Network, load
-from netpress.process.console import Console
-from netpress.process.world import World
 from netpress.settings import SettingsError, parse
 from netpress.stage import Context
 
 TRAIN: dict[str, Any] = {"epochs": 3, "batch_size": 16, "optimizer": {"kind": "sgd", "learning_rate": 0.1}}
-
-
-@pytest.fixture
-def context(shades: Dataset, tmp_path: Path) -> Context:
-    world = World(torch.device("cpu"))
-    return Context(tmp_path, world, 1, Console(quiet=True), shades, save_every_seconds=0, name="02-prune")
 
 
 def settings_of(**values: Any) -> PruneSettings:
